@@ -1,0 +1,138 @@
+"""Every error a user can meet, in one tree.
+
+    LabError                     message, hint (what to do next), where (step, machine, file)
+     ├─ UserError                what was typed cannot be done: option, name, size, file
+     │   ├─ SpecError            a field of an OCI configuration; names the field
+     │   └─ NotFound             no such node, machine, container or image; lists those there are
+     ├─ HostError                this computer lacks something (a check of ``doctor`` names it)
+     ├─ ImageError               an image, layer or blob is missing, damaged or hostile
+     ├─ ContainerError           a step of starting or changing a container failed
+     ├─ MachineError             QEMU or a guest failed; carries the last console lines
+     ├─ NodeError                an agent answered that it could not do what was asked
+     │   ├─ NodeLost             the stream ended after a request was sent: its outcome is unknown
+     │   └─ ProtocolError        bytes that are no frame, or a frame that makes no sense
+     ├─ CommandFailed            the user's own command ended with a non-zero status
+     └─ TimeLimit                --timeout passed and the command was ended
+
+An error crosses the agent's stream as JSON (`to_json`, `from_json`) and comes out as the same class.
+In a notebook an error renders as its message and hint, never as a traceback of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "CommandFailed",
+    "ContainerError",
+    "HostError",
+    "ImageError",
+    "LabError",
+    "MachineError",
+    "NodeError",
+    "NodeLost",
+    "NotFound",
+    "ProtocolError",
+    "SpecError",
+    "TimeLimit",
+    "UserError",
+    "from_json",
+    "to_json",
+]
+
+
+class LabError(Exception):
+    """Something failed: what (`message`), where (`where`, may be empty) and what to do next (`hint`, may be empty)."""
+
+    registry: ClassVar[dict[str, type[LabError]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        LabError.registry[cls.__name__] = cls
+
+    def __init__(self, message: str, *, hint: str = "", where: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.where = where
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        lines = [self.message]
+        if self.where:
+            lines += ["  where: " + self.where.replace("\n", "\n         ")]
+        if self.hint:
+            lines += ["  try:   " + self.hint.replace("\n", "\n         ")]
+        return lines
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints instead of a traceback (IPython.core.interactiveshell, ``showtraceback``)."""
+        first, *rest = self._lines()
+        return [f"{type(self).__name__}: {first}", *rest]
+
+
+class UserError(LabError):
+    """What was typed cannot be done."""
+
+
+class SpecError(UserError):
+    """A field of an OCI configuration is wrong; `where` names it, such as ``process.args``."""
+
+
+class NotFound(UserError):
+    """There is no node, machine, container or image of that name."""
+
+
+class HostError(LabError):
+    """This computer lacks something the request needs."""
+
+
+class ImageError(LabError):
+    """An image, layer or blob is missing, damaged or hostile."""
+
+
+class ContainerError(LabError):
+    """A step of starting or changing a container failed; `where` names the step."""
+
+
+class MachineError(LabError):
+    """QEMU or a guest failed; `where` holds the last console lines."""
+
+
+class NodeError(LabError):
+    """An agent answered that it could not do what was asked."""
+
+
+class NodeLost(NodeError):
+    """The stream to a node ended after a request was sent: whether it was carried out is unknown."""
+
+
+class ProtocolError(NodeError):
+    """Bytes that are no frame, or a frame that makes no sense."""
+
+
+class CommandFailed(LabError):
+    """The user's command ended with a non-zero status (`status`; 128 + N for signal N, as a shell counts)."""
+
+    def __init__(self, message: str, *, status: int = 1, hint: str = "", where: str = "") -> None:
+        super().__init__(message, hint=hint, where=where)
+        self.status = status
+
+
+class TimeLimit(LabError):
+    """The time given with ``--timeout`` passed and the command was ended."""
+
+
+def to_json(error: BaseException) -> dict[str, Any]:
+    """Describe an error for the wire; anything that is no `LabError` becomes a `NodeError` that names its class."""
+    if isinstance(error, LabError):
+        return {"error": type(error).__name__, "message": error.message, "hint": error.hint, "where": error.where}
+    return {"error": "NodeError", "message": f"{type(error).__name__}: {error}", "hint": "", "where": ""}
+
+
+def from_json(document: dict[str, Any]) -> LabError:
+    """Make the error that `to_json` described; an unknown class becomes a `NodeError`."""
+    cls = LabError.registry.get(str(document.get("error")), NodeError)
+    text = {key: str(document.get(key, "")) for key in ("message", "hint", "where")}
+    return cls(text["message"], hint=text["hint"], where=text["where"])
