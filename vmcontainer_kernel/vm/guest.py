@@ -1,0 +1,273 @@
+"""Guest images: a kernel, an initial RAM disk and a root disk, built here, by an ordinary user, and kept in the cache.
+
+    cache/guests/  packages.json    which packages: resolved once, then fixed until the cache is cleared
+                   packages/*.deb   their files
+                   base-KEY/        unpacked, made small, compiled            key: packages and builder
+                   KEY/             vmlinuz initrd root.squashfs manifest.json  key: base and our own files
+
+A folder whose name is a key is complete and never changes: it is made beside its place and renamed. A change of our
+own files rebuilds the last line only, in seconds and without network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import HostError
+from ..paths import cache_dir
+from . import modules as kernel_modules
+from . import packages as distribution
+from . import tree
+from .initrd import build_initrd, vmlinux
+from .packages import Package
+
+__all__ = ["GuestImage", "Report", "add_images", "ensure_guest", "find_guest"]
+
+Report = Callable[[str, float], None]
+
+PACKAGE = Path(__file__).parent.parent
+OS_RELEASE = Path("/etc/os-release")
+FILE_SYSTEM = "squashfs"
+COMPRESSION = ("-comp", "lz4", "-b", "128K")
+
+# Loaded by the RAM disk in this order: the root disk first, then the devices a guest always has.
+BOOT_MODULES = (
+    "virtio_pci virtio_blk squashfs overlay virtio_console virtio_balloon virtio_rng virtio_net pvpanic_pci".split()
+)
+# On the root disk, loaded by modprobe when the kernel first asks for them.
+MODULES = (
+    *BOOT_MODULES,
+    *"veth bridge br_netfilter tun dummy macvlan ipvlan vxlan loop erofs fuse ext4 vfat nls_*".split(),
+    *"nf_tables nft_* nf_nat* nf_conntrack* nf_reject* nf_defrag* nfnetlink* x_tables xt_* ip_tables ip6_tables".split(),
+    *"iptable_* ip6table_* sch_* cls_* act_* unix_diag inet_diag tcp_diag udp_diag netlink_diag af_packet_diag".split(),
+    *"virtio_mem vmw_vsock_virtio_transport vsock qemu_fw_cfg zram".split(),
+)
+
+
+@dataclass(frozen=True)
+class GuestImage:
+    """A guest image in the cache: its folder, what it was made of (`key`), its files and its kernel's release."""
+
+    path: Path
+    key: str
+    kernel: Path
+    initrd: Path
+    root: Path
+    release: str
+
+
+def find_guest() -> GuestImage | None:
+    """Return the guest image that matches this version's files, or None if it must be built first.
+
+    No network and no other program: a few milliseconds.
+    """
+    guests = cache_dir("guests")
+    try:
+        packages = _read_lock(guests / "packages.json")
+        return _load(guests / _key(packages)[1])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def ensure_guest(report: Report | None = None) -> GuestImage:
+    """Return the guest image, building what is missing; two builders at once make it one time.
+
+    `report(phase, fraction)` is called as it goes on. Raises HostError (no network, no mksquashfs, disk full),
+    MachineError (a package that cannot be used).
+    """
+    found = find_guest()
+    if found:
+        return found
+    report = report or (lambda phase, fraction: None)
+    guests = cache_dir("guests")
+    with _locked(guests / "lock"), _disk_full(guests):
+        return find_guest() or _build(guests, report)
+
+
+def _build(guests: Path, report: Report) -> GuestImage:
+    _remove_leftovers(guests)
+    packages = _packages(guests, report)
+    base_key, key = _key(packages)
+    base = guests / f"base-{base_key}"
+    if not base.exists():
+        with _made(base) as folder:
+            _build_base(guests, packages, folder, report)
+    if not (guests / key / "manifest.json").exists():
+        shutil.rmtree(guests / key, ignore_errors=True)
+        with _made(guests / key) as folder:
+            _build_image(base, folder, packages, key, report)
+    report("ready", 1.0)
+    return _load(guests / key)
+
+
+def _packages(guests: Path, report: Report) -> list[Package]:
+    """Return the packages to use: those of the lock file, or those apt names now."""
+    lock = guests / "packages.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return _read_lock(lock)
+    report("package lists", 0.0)
+    apt = _apt(guests)
+    distribution.update(apt)
+    wanted = distribution.names_for(OS_RELEASE.read_text())
+    packages = distribution.resolve(wanted, apt.show)
+    document = {"wanted": asdict(wanted), "packages": [asdict(package) for package in packages]}
+    _write_atomically(lock, json.dumps(document, indent=1))
+    return packages
+
+
+def _read_lock(lock: Path) -> list[Package]:
+    """Read the lock file; raises ValueError when it was written for other wishes (a new version, another system)."""
+    document = json.loads(lock.read_text())
+    wanted = json.loads(json.dumps(asdict(distribution.names_for(OS_RELEASE.read_text()))))
+    if document["wanted"] != wanted:
+        raise ValueError("the lock file was made for other packages")
+    return [Package(**package) for package in document["packages"]]
+
+
+def _apt(guests: Path) -> distribution.Apt:
+    apt = distribution.Apt(guests / "apt")
+    apt.prepare()
+    return apt
+
+
+def _build_base(guests: Path, packages: Sequence[Package], folder: Path, report: Report) -> None:
+    """Make the base: ``root`` (the tree without our files), ``vmlinuz`` and ``initrd``."""
+    apt = _apt(guests)
+    debs = distribution.fetch(apt, packages, guests / "packages", lambda part: report("packages", 0.05 + 0.35 * part))
+    report("unpack", 0.4)
+    root = folder / "root"
+    distribution.unpack(debs, root)
+    _build_kernel(root, folder, report)
+    report("compile", 0.55)
+    (root / "usr/bin/python3").symlink_to(next((root / "usr/bin").glob("python3.*")).name)
+    (root / "usr/bin/python").symlink_to("python3")
+    applets = tree.run([str(root / "usr/bin/busybox"), "--list-full"], {}).split()
+    tree.dress(root, distribution.os_release(OS_RELEASE.read_text()))
+    tree.link_busybox(root, applets)
+    python = next((root / "usr/lib").glob("python3.*")).name
+    tree.compile_python(root, f"usr/lib/{python}", seen_as=f"/usr/lib/{python}")
+
+
+def _build_kernel(root: Path, folder: Path, report: Report) -> None:
+    """Take the kernel and its modules out of the unpacked tree, and make the RAM disk."""
+    report("kernel", 0.5)
+    source = next((root / "usr/lib/modules").iterdir())
+    builtin_text = (source / "modules.builtin").read_text()
+    builtin = kernel_modules.builtin_names(builtin_text)
+    modules = kernel_modules.select(source, MODULES, builtin)
+    kernel = (root / "boot" / f"vmlinuz-{source.name}").read_bytes()
+    (folder / "vmlinuz").write_bytes(vmlinux(kernel))
+    order = kernel_modules.load_order(modules, BOOT_MODULES, builtin)
+    busybox = (root / "usr/bin/busybox").read_bytes()
+    (folder / "initrd").write_bytes(build_initrd(busybox, [modules[name] for name in order], FILE_SYSTEM))
+    (folder / "release").write_text(source.name)
+    tree.trim(root)
+    tree.install_modules(root, folder.joinpath("release").read_text(), modules, builtin_text)
+
+
+def _build_image(base: Path, folder: Path, packages: Sequence[Package], key: str, report: Report) -> None:
+    """Make the image: the base's tree and our files on a disk, the kernel and RAM disk beside it."""
+    report("agent", 0.75)
+    root = folder / "tree"
+    shutil.copytree(base / "root", root, symlinks=True, copy_function=os.link)
+    tree.add_ours(root, PACKAGE)
+    report("container image", 0.8)
+    add_images(root / "usr/share/vmcontainer/images")
+    report("root disk", 0.85)
+    tree.squash(root, folder / "root.squashfs", COMPRESSION)
+    shutil.rmtree(root)
+    for name in ("vmlinuz", "initrd"):
+        shutil.copyfile(base / name, folder / name)
+    manifest = {
+        "key": key,
+        "release": (base / "release").read_text(),
+        "packages": [asdict(package) for package in packages],
+        "digests": {name: _digest(folder / name) for name in ("vmlinuz", "initrd", "root.squashfs")},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def add_images(folder: Path) -> None:
+    """Build the container images that a guest is born with, as an OCI image layout in `folder`."""
+    from ..container.images import Store, build_busybox
+
+    folder.mkdir(parents=True)
+    build_busybox(Store(folder))
+
+
+def _load(folder: Path) -> GuestImage:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    files = {name: folder / name for name in ("vmlinuz", "initrd", "root.squashfs")}
+    for path in files.values():
+        path.stat()
+    return GuestImage(folder, manifest["key"], *files.values(), release=manifest["release"])
+
+
+def _key(packages: Sequence[Package]) -> tuple[str, str]:
+    """Return the keys of base and image: digests of all that they are made of."""
+    base = hashlib.sha256(json.dumps([asdict(package) for package in packages]).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem in {"guest", "tree", "initrd", "modules", "decompress"}:
+            base.update(path.read_bytes())
+    image = base.copy()
+    for path in tree.our_files(PACKAGE):
+        image.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
+    return base.hexdigest()[:16], image.hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _made(place: Path) -> Iterator[Path]:
+    """Give a folder beside `place` that takes its name when all went well, and is removed when not."""
+    folder = Path(tempfile.mkdtemp(prefix="tmp-", dir=place.parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+        folder.rename(place)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; the kernel drops it however the holder ends (flock(2))."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _disk_full(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        hint = "free 400 MB, or set VMCONTAINER_CACHE to a folder on another disk"
+        raise HostError("the disk is full while a guest image is built", where=str(place), hint=hint) from error
+
+
+def _remove_leftovers(guests: Path) -> None:
+    """Remove what builders that were killed left; called with the lock held."""
+    for path in guests.glob("tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.rename(path)

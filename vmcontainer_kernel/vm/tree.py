@@ -1,0 +1,177 @@
+"""The guest's root file system as a folder: unpacked packages made small, busybox's links, configuration, our own files.
+
+Nothing here needs privileges: files belong to whoever builds, and mksquashfs writes them as root's. The unpacked Python
+runs on the build machine through its own dynamic loader, to compile its library and to show that it works.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from ..errors import HostError, MachineError
+from . import modules as kernel_modules
+from .initrd import INIT
+from .modules import Module
+
+__all__ = ["OUR_FILES", "add_ours", "compile_python", "dress", "install_modules", "link_busybox", "squash", "trim"]
+
+OUR_FOLDER = "usr/lib/vmcontainer"
+# The part of this package that runs in a guest: standard library only (docs/architecture.md, "Layers").
+OUR_FILES = ("__init__.py", "errors.py", "paths.py", "agent/**/*.py", "container/**/*.py")
+
+# What neither the agent nor a lesson needs, and extension modules whose libraries are not in the guest.
+_UNUSED = (
+    "boot",
+    "etc/ld.so.conf.d",
+    "etc/python3*",
+    "usr/share",
+    "usr/lib/binfmt.d",
+    "usr/lib/modules",
+    "usr/lib/*/gconv",
+    "usr/lib/*/libnsl*",
+    "usr/lib/*/libnss_hesiod*",
+    "usr/lib/*/libthread_db*",
+    "usr/lib/*/libmemusage*",
+    "usr/lib/*/libpcprofile*",
+    "usr/lib/python3.*/sitecustomize.py",
+    *(
+        f"usr/lib/python3.*/{name}"
+        for name in (
+            "test idlelib tkinter turtledemo turtle.py lib2to3 ensurepip distutils pydoc_data venv __phello__ sqlite3 "
+            "curses dbm config-*"
+        ).split()
+    ),
+    *(
+        f"usr/lib/python3.*/lib-dynload/{name}.*"
+        for name in (
+            "_ssl _hashlib _bz2 _lzma _curses* readline _sqlite3 _dbm _gdbm _crypt _uuid nis _tkinter ossaudiodev "
+            "_test* *xx* xxlimited* _ctypes_test"
+        ).split()
+    ),
+)
+
+_FOLDERS = "dev etc home mnt proc root run srv sys tmp usr/local/bin usr/share usr/sbin var/lib var/log var/tmp".split()
+
+_CONFIGURATION = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"
+    "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+    "etc/group": "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n",
+    "etc/hostname": "guest\n",
+    "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "etc/machine-id": "",
+    # QEMU's user network answers names at this address (qemu(1), -netdev user).
+    "etc/resolv.conf": "nameserver 10.0.2.3\n",
+    "etc/profile": "PS1='\\h:\\w\\$ '\n",
+}
+
+# Imports that the agent and the container engine cannot do without.
+_PROOF = "import array, ctypes, fcntl, hashlib, json, os, resource, selectors, socket, struct, tarfile, termios, zlib"
+
+
+def trim(tree: Path) -> None:
+    """Remove what a guest does not use; the kernel's own files must have been read before."""
+    for pattern in _UNUSED:
+        for path in tree.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def dress(tree: Path, os_release: Mapping[str, str]) -> None:
+    """Add folders, accounts and configuration; `os_release` is that of the distribution the packages came from."""
+    for name in _FOLDERS:
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    for name, text in _CONFIGURATION.items():
+        (tree / name).write_text(text)
+    (tree / "usr/lib/os-release").write_text("".join(f'{key}="{os_release[key]}"\n' for key in sorted(os_release)))
+    _link(tree / "etc/os-release", "../usr/lib/os-release")
+    _link(tree / "var/run", "../run")
+    (tree / "tmp").chmod(0o1777)
+    init = tree / "usr/sbin/init"
+    init.write_text(INIT)
+    init.chmod(0o755)
+
+
+def link_busybox(tree: Path, applets: Iterable[str]) -> None:
+    """Make a link to busybox for each applet path (``bin/ls``) of which the tree has no program."""
+    for applet in applets:
+        path = tree / "usr" / applet.removeprefix("usr/")
+        if not path.exists():
+            _link(path, os.path.relpath("usr/bin/busybox", path.parent.relative_to(tree)))
+
+
+def _link(path: Path, target: str) -> None:
+    if not path.is_symlink():
+        path.symlink_to(target)
+
+
+def install_modules(tree: Path, release: str, modules: Mapping[str, Module], builtin: str) -> None:
+    """Write kernel modules and modprobe's tables below ``/lib/modules/RELEASE``."""
+    root = tree / "usr/lib/modules" / release
+    for module in modules.values():
+        path = root / module.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(module.content)
+    (root / "modules.builtin").write_text(builtin)
+    (root / "modules.dep").write_text(kernel_modules.modules_dep(modules))
+    (root / "modules.alias").write_text(kernel_modules.modules_alias(modules))
+
+
+def python_argv(tree: Path, *arguments: str) -> list[str]:
+    """Return the command that runs the tree's Python on this machine, with the tree's own loader and libraries."""
+    libraries = tree / "usr/lib/x86_64-linux-gnu"
+    program = next(iter(sorted((tree / "usr/bin").glob("python3.*"))), tree / "usr/bin/python3")
+    return [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries), str(program), "-S", *arguments]
+
+
+def compile_python(tree: Path, folder: str, *, seen_as: str, exclude: str = "^$") -> None:
+    """Compile the Python files below `folder` with the guest's own Python, as if they lay in `seen_as`.
+
+    "Unchecked" hashes: the guest never compares a source file with its compiled one (PEP 552), and the same source
+    gives the same bytes whatever its times are.
+    """
+    compiler = ["-m", "compileall", "-q", "-x", exclude, "--invalidation-mode", "unchecked-hash"]
+    compiler += ["-s", str(tree / folder), "-p", seen_as, str(tree / folder)]
+    environment = {"PYTHONHOME": str(tree / "usr"), "PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1"}
+    run(python_argv(tree, *compiler), environment)
+    run(python_argv(tree, "-c", _PROOF), environment)
+
+
+def add_ours(tree: Path, package: Path) -> None:
+    """Copy this package's guest part into the tree and compile it."""
+    for path in our_files(package):
+        target = tree / OUR_FOLDER / package.name / path.relative_to(package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    compile_python(tree, OUR_FOLDER, seen_as="/" + OUR_FOLDER)
+
+
+def our_files(package: Path) -> list[Path]:
+    """List the files of this package that belong into a guest."""
+    return sorted(path for pattern in OUR_FILES for path in package.glob(pattern))
+
+
+def squash(tree: Path, disk: Path, compression: Sequence[str]) -> None:
+    """Write the tree as a squashfs disk, everything owned by root, times zero: equal trees give equal disks."""
+    options = ["-noappend", "-all-root", "-no-xattrs", "-quiet", "-no-progress", "-all-time", "0", "-mkfs-time", "0"]
+    # The processors that are there are shared with a notebook: one compressor thread is 2 s slower, once.
+    run(["mksquashfs", str(tree), str(disk), *options, *compression], dict(os.environ))
+
+
+def run(argv: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Run a build tool and return its output; raises MachineError with its last lines, HostError if it is missing."""
+    try:
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    except FileNotFoundError as error:
+        package = {"mksquashfs": "squashfs-tools"}.get(argv[0], argv[0])
+        raise HostError(f"{argv[0]} is not installed", hint=f"apt-get install {package}") from error
+    if done.returncode:
+        tail = "\n".join((done.stderr or done.stdout).splitlines()[-5:])
+        raise MachineError(f"{Path(argv[0]).name} failed with status {done.returncode}", where=tail)
+    return done.stdout
