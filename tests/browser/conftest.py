@@ -1,0 +1,238 @@
+"""A real JupyterLab in a real Chromium: one server and one browser for the whole run, one page a test.
+
+Readiness is asked of JupyterLab itself (``jupyterapp``), never guessed from indicators: the application is restored,
+the notebook's context is ready, its session is ready.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+SAMPLES = Path(__file__).with_name("samples")
+START_TIMEOUT_S = 60
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--force-color-profile=srgb",
+]
+
+WHEN_READY = """async () => {
+  while (!window.jupyterapp) await new Promise((done) => setTimeout(done, 50));
+  await window.jupyterapp.restored;
+  let panel;
+  while (!(panel = window.jupyterapp.shell.currentWidget)?.context) await new Promise((done) => setTimeout(done, 50));
+  await panel.context.ready;
+  await panel.sessionContext.ready;
+  await panel.sessionContext.session.kernel.info;
+}"""
+RUN_CELL = """async (index) => {
+  const notebook = window.jupyterapp.shell.currentWidget.content;
+  notebook.activeCellIndex = index;
+  await window.jupyterapp.commands.execute("notebook:run-cell");
+  return notebook.widgets[index].model.outputs.toJSON();
+}"""
+EXECUTE = """async (code) => {
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  const future = kernel.requestExecute({ code, store_history: false, stop_on_error: false });
+  let text = "";
+  future.onIOPub = ({ header, content }) => {
+    if (header.msg_type === "stream") text += content.text;
+    if (header.msg_type === "error") text += content.traceback.join("\\n");
+  };
+  await future.done;
+  return text;
+}"""
+
+
+def sample(name: str) -> dict[str, Any]:
+    """A view document as a real machine gave it: ``hypervisor`` or ``kernel``."""
+    document: dict[str, Any] = json.loads((SAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+    return document
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running JupyterLab server."""
+
+    url: str
+    token: str
+    root: Path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    folders = {name: folder / name.lower() for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
+    folders |= {"IPYTHONDIR": folder / "ipython", "JUPYTERLAB_SETTINGS_DIR": folder / "settings"}
+    folders |= {"JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces"}
+    for path in folders.values():
+        path.mkdir(parents=True)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "JPY", "IPYTHON"))}
+    return kept | {name: str(path) for name, path in folders.items()}
+
+
+def _wait_until_serving(lab: Lab, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"{lab.url}/api?token={lab.token}", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail(f"JupyterLab did not start in {START_TIMEOUT_S} s:\n{log.read_text()[-2000:]}")
+
+
+def _shut_down(lab: Lab, server: subprocess.Popen[bytes]) -> None:
+    """Ask the server to end, as it then ends its kernels in order; a server that does not answer is killed."""
+    ask = urllib.request.Request(f"{lab.url}/api/shutdown?token={lab.token}", method="POST")
+    try:
+        urllib.request.urlopen(ask, timeout=10).close()
+        server.wait(30)
+    except (OSError, subprocess.TimeoutExpired):
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("lab")
+    root = folder / "notebooks"
+    root.mkdir()
+    port, token, log = _free_port(), secrets.token_hex(16), folder / "server.log"
+    options = {
+        "ServerApp.ip": "127.0.0.1",
+        "ServerApp.port": str(port),
+        "ServerApp.port_retries": "0",
+        "ServerApp.allow_root": "True",
+        "ServerApp.root_dir": str(root),
+        "IdentityProvider.token": token,
+        "LabApp.expose_app_in_browser": "True",
+        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        "LabApp.news_url": "None",
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", *(f"--{name}={value}" for name, value in options.items())]
+    started = Lab(f"http://127.0.0.1:{port}", token, root)
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=_environment(folder), cwd=root
+        )
+    try:
+        _wait_until_serving(started, server, log)
+        yield started
+    finally:
+        _shut_down(started, server)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        yield started
+        started.close()
+
+
+class Notebook:
+    """A notebook open in JupyterLab: run its cells, ask its kernel, look at its page."""
+
+    def __init__(self, page: Any, lab: Lab, name: str) -> None:
+        self.page = page
+        self.lab = lab
+        self.name = name
+        self.frames: list[bytes] = []
+        page.on("websocket", lambda ws: ws.on("framereceived", self._frame))
+
+    def _frame(self, payload: str | bytes) -> None:
+        self.frames.append(payload.encode() if isinstance(payload, str) else payload)
+
+    def open(self) -> None:
+        self.page.goto(f"{self.lab.url}/lab/tree/{self.name}?token={self.lab.token}")
+        self.page.evaluate(WHEN_READY)
+
+    def run(self, index: int) -> list[dict[str, Any]]:
+        """Run a cell as the user does, and give its outputs as the notebook file will hold them."""
+        outputs: list[dict[str, Any]] = self.page.evaluate(RUN_CELL, index)
+        return outputs
+
+    def text(self, index: int) -> str:
+        """Run a cell; its streams and error as text."""
+        parts = []
+        for output in self.run(index):
+            parts += [output.get("text", ""), "\n".join(output.get("traceback", []))]
+        return "".join("".join(part) if isinstance(part, list) else part for part in parts)
+
+    def ask(self, code: str) -> str:
+        """Run code in the notebook's kernel beside its cells; what it printed."""
+        text: str = self.page.evaluate(EXECUTE, code)
+        return text.strip()
+
+    def eventually(self, code: str, wanted: str, *, timeout_s: float = 10) -> None:
+        """Ask until the answer is `wanted`."""
+        deadline = time.monotonic() + timeout_s
+        while (answer := self.ask(code)) != wanted:
+            assert time.monotonic() < deadline, f"{code} still prints {answer!r}, not {wanted!r}"
+            time.sleep(0.1)
+
+    def theme(self, name: str) -> None:
+        self.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", name)
+        self.page.wait_for_selector(f"body[data-jp-theme-name='{name}']", state="attached")
+        self.page.wait_for_timeout(300)
+
+
+@pytest.fixture
+def notebook(lab: Lab, browser: Any) -> Iterator[Callable[..., Notebook]]:
+    """Open a notebook of the given code cells in a page of its own; its kernel ends with the test."""
+    contexts = []
+
+    def make(*cells: str, width: int = 1280, height: int = 1000, kernel: str = "python3", **options: Any) -> Notebook:
+        document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in cells])
+        document.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
+        name = f"{secrets.token_hex(6)}.ipynb"
+        nbformat.write(document, lab.root / name)
+        context = browser.new_context(viewport={"width": width, "height": height}, locale="en-US", **options)
+        contexts.append(context)
+        context.set_default_timeout(30_000)
+        opened = Notebook(context.new_page(), lab, name)
+        opened.open()
+        return opened
+
+    yield make
+    for context in contexts:
+        context.close()
+    _end_kernels(lab)
+
+
+def _end_kernels(lab: Lab) -> None:
+    with urllib.request.urlopen(f"{lab.url}/api/sessions?token={lab.token}", timeout=10) as answer:
+        sessions = json.load(answer)
+    for session in sessions:
+        url = f"{lab.url}/api/sessions/{session['id']}?token={lab.token}"
+        urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=30).close()
