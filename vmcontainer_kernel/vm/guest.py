@@ -12,22 +12,19 @@ own files rebuilds the last line only, in seconds and without network.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import HostError
 from ..paths import cache_dir
 from . import modules as kernel_modules
 from . import packages as distribution
 from . import tree
+from .cache import digest, locked, made, prune, reported_when_full, used
 from .initrd import build_initrd, vmlinux
 from .packages import Package
 
@@ -74,9 +71,11 @@ def find_guest() -> GuestImage | None:
     guests = cache_dir("guests")
     try:
         packages = _read_lock(guests / "packages.json")
-        return _load(guests / _key(packages)[1])
+        image = _load(guests / _key(packages)[1])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    used(image.path)
+    return image
 
 
 def ensure_guest(report: Report | None = None) -> GuestImage:
@@ -90,21 +89,22 @@ def ensure_guest(report: Report | None = None) -> GuestImage:
         return found
     report = report or (lambda phase, fraction: None)
     guests = cache_dir("guests")
-    with _locked(guests / "lock"), _disk_full(guests):
+    with locked(guests / "lock"), reported_when_full(guests, "a guest image", need_mib=400):
         return find_guest() or _build(guests, report)
 
 
 def _build(guests: Path, report: Report) -> GuestImage:
-    _remove_leftovers(guests)
+    prune(guests, "base-*", keep=2)
+    prune(guests, "[0-9a-f]*", keep=3)
     packages = _packages(guests, report)
     base_key, key = _key(packages)
     base = guests / f"base-{base_key}"
     if not base.exists():
-        with _made(base) as folder:
+        with made(base) as folder:
             _build_base(guests, packages, folder, report)
     if not (guests / key / "manifest.json").exists():
         shutil.rmtree(guests / key, ignore_errors=True)
-        with _made(guests / key) as folder:
+        with made(guests / key) as folder:
             _build_image(base, folder, packages, key, report)
     report("ready", 1.0)
     return _load(guests / key)
@@ -192,7 +192,7 @@ def _build_image(base: Path, folder: Path, packages: Sequence[Package], key: str
         "key": key,
         "release": (base / "release").read_text(),
         "packages": [asdict(package) for package in packages],
-        "digests": {name: _digest(folder / name) for name in ("vmlinuz", "initrd", "root.squashfs")},
+        "digests": {name: digest(folder / name) for name in ("vmlinuz", "initrd", "root.squashfs")},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
@@ -223,48 +223,6 @@ def _key(packages: Sequence[Package]) -> tuple[str, str]:
     for path in tree.our_files(PACKAGE):
         image.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
     return base.hexdigest()[:16], image.hexdigest()[:16]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _made(place: Path) -> Iterator[Path]:
-    """Give a folder beside `place` that takes its name when all went well, and is removed when not."""
-    folder = Path(tempfile.mkdtemp(prefix="tmp-", dir=place.parent))
-    try:
-        folder.chmod(0o755)
-        yield folder
-        folder.rename(place)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the kernel drops it however the holder ends (flock(2))."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def _disk_full(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        hint = "free 400 MB, or set VMCONTAINER_CACHE to a folder on another disk"
-        raise HostError("the disk is full while a guest image is built", where=str(place), hint=hint) from error
-
-
-def _remove_leftovers(guests: Path) -> None:
-    """Remove what builders that were killed left; called with the lock held."""
-    for path in guests.glob("tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,77 @@
+"""The guest's serial console: read as it comes, its end kept in memory, a bounded log on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+
+__all__ = ["Console"]
+
+KEPT_BYTES = 64 << 10
+FILE_LIMIT_BYTES = 1 << 20
+
+
+class Console:
+    """Reads one console socket on the running event loop until QEMU ends.
+
+    The log never grows beyond 1 MiB: it then starts again with the last 64 KiB. A guest that floods its console is
+    slowed by its own emulated serial port, not remembered.
+    """
+
+    def __init__(self, sock: socket.socket, path: Path) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._file = path.open("wb", buffering=0)
+        self._written = 0
+        self._kept = bytearray()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock.fileno(), self._read)
+
+    def _read(self) -> None:
+        """Take what is there; once for each wake-up, so that a flood does not occupy the loop."""
+        try:
+            data = self._socket.recv(KEPT_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return
+        self._kept += data
+        del self._kept[:-KEPT_BYTES]
+        # A full disk costs the log, not the machine.
+        with contextlib.suppress(OSError):
+            self._log(data)
+
+    def _log(self, data: bytes) -> None:
+        if self._written + len(data) > FILE_LIMIT_BYTES:
+            self._file.seek(0)
+            self._file.truncate()
+            self._written, data = 0, bytes(self._kept)
+        self._file.write(data)
+        self._written += len(data)
+
+    def tail(self, lines: int) -> str:
+        """Return the last lines, without control characters."""
+        text = self._kept[-256 * lines - 1024 :].decode("utf-8", "replace").replace("\r", "")
+        clean = ("".join(char for char in line if char.isprintable() or char == "\t") for line in text.splitlines())
+        return "\n".join([line for line in clean if line.strip()][-lines:])
+
+    def drain(self) -> None:
+        """Read what is left of a QEMU that has ended, then close."""
+        while not self._file.closed:
+            before = self._written
+            self._read()
+            if self._written == before:
+                break
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading; the log stays."""
+        if not self._file.closed:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._file.close()

@@ -1,0 +1,271 @@
+"""A running machine: QEMU, its monitor, its console, and the byte stream to the agent in its guest.
+
+        Launcher.spawn(argv, fds)                        events ─▶ STOP RESUME RESET SHUTDOWN GUEST_PANICKED …
+    boot ────────────▶ QEMU ──qmp──▶ running ⇄ paused ─────────────▶ gone (reason)
+    restore ─────────▶ QEMU ──qmp, saved state──▶ ↗
+
+A machine lives on the event loop that started it. QEMU is the child of whoever implements `Launcher`, who ends it when
+the notebook ends; here its end is only noticed, and told with its reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from ..errors import MachineError
+from . import observe, qemu
+from .console import Console
+from .qemu import MachineConfig, Wiring
+from .qmp import Monitor
+
+__all__ = ["Launcher", "Machine", "Spawned"]
+
+T = TypeVar("T")
+START_LIMIT_S = 10.0
+KILL_LIMIT_S = 2.0
+
+
+class Spawned(Protocol):
+    """A QEMU that somebody started for us."""
+
+    pid: int
+
+    async def wait(self) -> int:
+        """Return the exit status once it has ended; ``-N`` for signal N."""
+
+    async def kill(self) -> None:
+        """Send SIGKILL."""
+
+
+class Launcher(Protocol):
+    """Who starts QEMU."""
+
+    async def spawn(self, argv: Sequence[str], *, fds: Sequence[int] = (), log: Path) -> Spawned:
+        """Start a program: ``fds[i]`` becomes its descriptor ``FIRST_FD + i``, its output goes to the file `log`."""
+
+
+class Machine:
+    """One QEMU process.
+
+    `stream` is our end of the agent's byte stream (non-blocking, to be taken over by a node), `phases` the times in
+    seconds since the start at which each step was done, `events` QMP's last events as (time, name, detail), `gone` is
+    set once QEMU has ended, `reason` then tells why.
+    """
+
+    def __init__(self, config: MachineConfig, command: Sequence[str], folder: Path, spawned: Spawned) -> None:
+        self.config = config
+        self.command = tuple(command)
+        self.folder = folder
+        self.pid = spawned.pid
+        self.stream: socket.socket
+        self.phases: list[tuple[str, float]] = []
+        self.events: deque[tuple[float, str, str]] = deque(maxlen=100)
+        self.gone = asyncio.Event()
+        self.reason = ""
+        self.started_s = time.time()
+        self._clock_s = time.monotonic()
+        self._spawned = spawned
+        self._monitor: Monitor | None = None
+        self._console: Console
+        self._waiting: list[tuple[str, asyncio.Future[None]]] = []
+        self._devices: list[dict[str, Any]] | None = None
+        self._statistics = observe.BalloonStatistics()
+        self._watcher: asyncio.Task[None]
+
+    @classmethod
+    async def boot(cls, config: MachineConfig, launcher: Launcher, run_dir: Path) -> Machine:
+        """Start a machine from its kernel; returns when QEMU answers and the guest runs (its agent does not yet).
+
+        Files go to ``run_dir/machines/NAME``. Raises MachineError with QEMU's own words, HostError without QEMU.
+        """
+        return await start(config, Wiring(), launcher, run_dir)
+
+    @property
+    def monitor(self) -> Monitor:
+        """The QMP connection; raises MachineError when QEMU has ended."""
+        if self._monitor is None or self.gone.is_set():
+            raise self.error(f"machine {self.config.name} does not run")
+        return self._monitor
+
+    async def pause(self) -> None:
+        """Stop the virtual CPUs (QMP ``stop``)."""
+        await self.monitor.execute("stop")
+
+    async def resume(self) -> None:
+        """Let the virtual CPUs run on (QMP ``cont``)."""
+        await self.monitor.execute("cont")
+
+    async def reset(self) -> None:
+        """Press the reset button: the guest boots its kernel again, its memory is lost (QMP ``system_reset``)."""
+        monitor = self.monitor
+        await monitor.execute("set-action", reboot="reset")
+        reset = self.expect("RESET")
+        await monitor.execute("system_reset")
+        await self.within(reset, START_LIMIT_S, "reset")
+
+    async def status(self) -> str:
+        """Return ``running``, ``paused`` …: the RunState of QMP, or ``gone``."""
+        if self.gone.is_set():
+            return "gone"
+        return str((await self.monitor.execute("query-status"))["status"])
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """End QEMU: wait `grace_s` for a guest that was asked to power off, then ``quit``, then SIGKILL.
+
+        Returns when QEMU has ended; it is no error if it had already.
+        """
+        if await self._ended(grace_s):
+            return
+        if self._monitor is not None:
+            with contextlib.suppress(MachineError):
+                await self._monitor.execute("quit", limit_s=1.0)
+        if not await self._ended(KILL_LIMIT_S):
+            await self._spawned.kill()
+            if not await self._ended(KILL_LIMIT_S):
+                raise self.error(f"QEMU process {self.pid} does not end, not even by SIGKILL")
+
+    async def view(self, proc: Path = Path("/proc")) -> dict[str, Any]:
+        """Return the hypervisor view (docs/architecture.md, "Views"); `proc` is where proc(5) is mounted."""
+        if self.gone.is_set():
+            return observe.gone_document(self._facts(), time.time())
+        monitor = self.monitor
+        if self._devices is None:
+            self._devices = await observe.devices(monitor.execute)
+        answers = await observe.ask(monitor.execute)
+        answers["guest-stats"] = await self._statistics.read(monitor.execute, time.time())
+        return observe.document(self._facts(), answers, observe.read_proc(proc, self.pid), self._devices, time.time())
+
+    def _facts(self) -> observe.Facts:
+        return observe.Facts(
+            machine=self.config.name,
+            uptime_s=time.monotonic() - self._clock_s,
+            accelerator=self.config.accelerator.name,
+            accelerator_reason=self.config.accelerator.reason,
+            qemu_version=self._monitor.version if self._monitor else "",
+            pid=self.pid,
+            command=self.command,
+            given_bytes=self.config.memory_bytes,
+            events=tuple(self.events),
+            reason=self.reason,
+        )
+
+    def console_tail(self, lines: int = 15) -> str:
+        """Return the last lines of the guest's console."""
+        return self._console.tail(lines)
+
+    def error(self, message: str, hint: str = "") -> MachineError:
+        """Make an error about this machine: why it is gone if it is, and its last words."""
+        if self.reason:
+            message += f": {self.reason}"
+        parts = [self.console_tail(), log_tail(self.folder / "qemu.log")]
+        where = "\n".join(part for part in parts if part) or f"{self.folder}: the console is empty"
+        return MachineError(message, where=where, hint=hint or "make a new one: %vm rm, then run the cell again")
+
+    def expect(self, event: str) -> asyncio.Future[None]:
+        """Return a future of the next event of that name; ask before doing what causes it."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((event, future))
+        return future
+
+    async def within(self, awaitable: Awaitable[T], limit_s: float, doing: str) -> T:
+        """Wait for something this machine's guest should do; raises MachineError when it ends or `limit_s` passes.
+
+        `doing` completes the sentence "machine vm did not …".
+        """
+        wanted = asyncio.ensure_future(awaitable)
+        ended = asyncio.ensure_future(self.gone.wait())
+        try:
+            await asyncio.wait((wanted, ended), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if wanted.done():
+                return wanted.result()
+        finally:
+            ended.cancel()
+            wanted.cancel()
+        if self.gone.is_set():
+            raise self.error(f"machine {self.config.name} ended before it could {doing}")
+        raise self.error(f"machine {self.config.name} did not {doing} in {limit_s:g} s")
+
+    def mark(self, phase: str) -> None:
+        """Note that a step of starting is done."""
+        self.phases.append((phase, round(time.monotonic() - self._clock_s, 4)))
+
+    async def _ended(self, limit_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.gone.wait(), max(limit_s, 0.001))
+        return self.gone.is_set()
+
+    def _on_event(self, name: str, data: Mapping[str, Any], seconds: float) -> None:
+        self.events.append((seconds, name, observe.event_detail(data)))
+        if name in ("DEVICE_DELETED", "MEM_UNPLUG_ERROR"):
+            self._devices = None
+        for waiter in [one for one in self._waiting if one[0] == name]:
+            self._waiting.remove(waiter)
+            if not waiter[1].done():
+                waiter[1].set_result(None)
+
+    async def _watch(self) -> None:
+        """Wait for QEMU's end, then say so to everybody."""
+        status = await self._spawned.wait()
+        # The last events and console lines lie in our sockets still.
+        await asyncio.sleep(0.02)
+        self._console.drain()
+        self.reason = observe.why_gone(self.events, status)
+        self.gone.set()
+        if self._monitor is not None:
+            await self._monitor.close()
+
+
+async def start(config: MachineConfig, wiring: Wiring, launcher: Launcher, run_dir: Path) -> Machine:
+    """Start QEMU and connect to it; on failure nothing stays behind but its log."""
+    command = qemu.argv(config, wiring, str(qemu.program_path()))
+    folder = run_dir / "machines" / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = [socket.socketpair() for _ in ("qmp", "agent", "console")]
+    theirs = [pair[1] for pair in pairs]
+    try:
+        spawned = await launcher.spawn(command, fds=[sock.fileno() for sock in theirs], log=folder / "qemu.log")
+    except BaseException:
+        for ours, _ in pairs:
+            ours.close()
+        raise
+    finally:
+        for sock in theirs:
+            sock.close()
+    machine = Machine(config, command, folder, spawned)
+    machine.mark("spawn")
+    await _connect(machine, *(ours for ours, _ in pairs))
+    return machine
+
+
+async def _connect(machine: Machine, qmp: socket.socket, agent: socket.socket, console: socket.socket) -> None:
+    agent.setblocking(False)
+    machine.stream = agent
+    machine._console = Console(console, machine.folder / "console.log")
+    machine._watcher = asyncio.create_task(machine._watch())
+    try:
+        machine._monitor = await Monitor.connect(qmp, machine._on_event, START_LIMIT_S)
+    except BaseException as error:
+        # QEMU has ended, or is to: its log has the reason, which is better than ours.
+        await machine.stop(grace_s=0.5 if isinstance(error, MachineError) else 0.0)
+        agent.close()
+        if isinstance(error, MachineError):
+            hint = "see the lines above, and what `vmcontainer doctor` says of QEMU"
+            raise machine.error(f"QEMU could not start machine {machine.config.name}", hint) from error
+        raise
+    machine.mark("qmp")
+
+
+def log_tail(path: Path, lines: int = 5) -> str:
+    """Return the last lines that QEMU wrote."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,118 @@
+"""A machine's monitor: the QEMU Machine Protocol over a socket of ours, with the errors of this project.
+
+    execute("query-status") ─▶ {"execute": "query-status", "id": …} ─▶ QEMU
+                            ◀─ {"return": {"status": "running"}}     ◀─
+    on_event(name, data, seconds)  ◀─ {"event": "STOP", …}           ◀─   at any time
+
+The protocol itself is the library qemu.qmp's; it is imported when the first machine starts, as that takes 100 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MachineError
+
+if TYPE_CHECKING:
+    from qemu.qmp import EventListener, Message, QMPClient
+
+__all__ = ["Monitor", "OnEvent", "preload"]
+
+OnEvent = Callable[[str, Mapping[str, Any], float], None]
+
+COMMAND_LIMIT_S = 10.0
+
+
+def preload() -> None:
+    """Import the library now (100 ms), so that the first machine need not wait for it."""
+    import qemu.qmp  # noqa: F401
+
+
+class Monitor:
+    """One QMP connection, used on one event loop."""
+
+    def __init__(self, client: QMPClient, listener: EventListener, on_event: OnEvent) -> None:
+        self._client = client
+        self._listener = listener
+        self._task = asyncio.create_task(_deliver(listener, on_event))
+
+    @classmethod
+    async def connect(cls, sock: socket.socket, on_event: OnEvent, limit_s: float = COMMAND_LIMIT_S) -> Monitor:
+        """Greet the QEMU at the other end of a connected socket and negotiate; the socket is then the monitor's.
+
+        Raises MachineError when QEMU ends, does not answer in `limit_s` seconds or speaks something else.
+        """
+        from qemu.qmp import EventListener, QMPClient
+
+        client = QMPClient()
+        listener = EventListener()
+        client.register_listener(listener)
+        async with _mapped("connect", limit_s):
+            await client.connect(sock)
+        return cls(client, listener, on_event)
+
+    @property
+    def version(self) -> str:
+        """QEMU's version, as in ``7.2.22``."""
+        greeting = self._client.greeting
+        if greeting is None:
+            return ""
+        found: dict[str, int] = greeting.QMP.version["qemu"]
+        return f"{found['major']}.{found['minor']}.{found['micro']}"
+
+    async def execute(self, command: str, *, limit_s: float = COMMAND_LIMIT_S, **arguments: Any) -> Any:
+        """Run a command and return its answer; in argument names ``_`` stands for ``-``.
+
+        Raises MachineError when QEMU refuses, ends before it answers, or answers not in time. The commands are listed
+        in the QEMU QMP Reference Manual.
+        """
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        async with _mapped(command, limit_s):
+            return await self._client.execute(command, named or None)
+
+    async def give(self, descriptor: int, name: str) -> None:
+        """Pass an open file to QEMU, which then knows it as ``fd:NAME`` (QMP ``getfd``, SCM_RIGHTS of unix(7))."""
+        self._client.send_fd_scm(descriptor)
+        await self.execute("getfd", fdname=name)
+
+    async def close(self) -> None:
+        """End the connection; never raises."""
+        self._task.cancel()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._client.disconnect(), 1.0)
+
+
+async def _deliver(listener: EventListener, on_event: OnEvent) -> None:
+    async for event in listener:
+        on_event(str(event["event"]), _data(event), _seconds(event))
+
+
+def _data(event: Message) -> Mapping[str, Any]:
+    data = event.get("data")
+    return data if isinstance(data, Mapping) else {}
+
+
+def _seconds(event: Message) -> float:
+    stamp = event.get("timestamp")
+    return stamp["seconds"] + stamp["microseconds"] / 1e6 if isinstance(stamp, Mapping) else 0.0
+
+
+@contextlib.asynccontextmanager
+async def _mapped(command: str, limit_s: float) -> AsyncIterator[None]:
+    """Turn the library's errors into ours; this is the one border where they are seen."""
+    from qemu.qmp import ExecuteError, QMPError
+
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError as error:
+        hint = "the host may be overloaded; stop the machine and try again"
+        raise MachineError(f"QEMU did not answer {command} in {limit_s:g} s", hint=hint) from error
+    except ExecuteError as error:
+        raise MachineError(f"QEMU refused {command}: {error}", hint="see the machine's state with %vm inspect") from error
+    except (QMPError, OSError, EOFError) as error:
+        raise MachineError(f"QEMU ended while it was asked to {command}", hint="start the machine again") from error

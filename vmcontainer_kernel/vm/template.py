@@ -1,0 +1,263 @@
+"""Templates and clones: a machine that has booted once, and machines that wake from it, copy on write.
+
+    ensure_template   boot ─▶ settle ─▶ save          cache/templates/KEY/  ram    guest memory, mapped shared
+                                                                            state  CPU and device state
+    clone             QEMU maps ram privately, loads state, runs on         manifest.json
+
+Memory is never copied: the template's QEMU works in the RAM file itself and each clone's maps it copy-on-write
+(migration capability ``x-ignore-shared``: the saved state leaves out memory that both sides see). A clone wakes with
+its template's clock, random seed, address, host name and machine-id; the agent's verb ``renew`` changes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import MachineError
+from ..paths import cache_dir
+from . import accelerator, cache, qemu
+from .machine import Launcher, Machine, start
+from .qemu import MachineConfig, Wiring
+
+__all__ = ["Settle", "Template", "clone", "ensure_template", "find_template", "fresh_mac"]
+
+Settle = Callable[[Machine], Awaitable[None]]
+
+SAVE_LIMIT_S = 30.0
+LOAD_LIMIT_S = 10.0
+BUILD_NAME = "template"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A saved machine: its folder, its key, what it was made from, and QEMU's version."""
+
+    path: Path
+    key: str
+    config: MachineConfig
+    qemu_version: tuple[int, int]
+
+    @property
+    def ram(self) -> Path:
+        """The guest's memory."""
+        return self.path / "ram"
+
+    @property
+    def state(self) -> Path:
+        """The saved CPU and device state."""
+        return self.path / "state"
+
+
+def find_template(config: MachineConfig) -> Template | None:
+    """Return the template of such machines if it is there and undamaged; no other program, about a millisecond."""
+    try:
+        identity, version = _qemu_identity()
+        key = key_of(config, identity)
+        template = Template(cache_dir("templates") / key, key, config, version)
+        return template if is_sound(template) else None
+    except FileNotFoundError:
+        return None
+
+
+async def ensure_template(config: MachineConfig, launcher: Launcher, run_dir: Path, settle: Settle) -> Template:
+    """Return the template of such machines, made now if there is none; two notebooks at once make it one time.
+
+    `settle(machine)` waits for the guest's agent and has it put the guest to rest. A damaged template is made again.
+    KVM that does not carry a guest through its first boot is given up until the next boot of this computer.
+    Raises MachineError when the guest does not come up, HostError when QEMU is missing or the disk is full.
+    """
+    found = find_template(config)
+    if found:
+        return found
+    async with _locked(cache_dir("templates") / "lock"):
+        found = find_template(config)
+        if found:
+            return found
+        try:
+            return await _build(config, launcher, run_dir, settle)
+        except MachineError as error:
+            if config.accelerator.name != "kvm":
+                raise
+            slower = accelerator.condemn(f"a guest did not start with KVM: {error.message}")
+        return await _build(replace(config, accelerator=slower), launcher, run_dir, settle)
+
+
+async def clone(template: Template, name: str, launcher: Launcher, run_dir: Path) -> Machine:
+    """Wake a machine from a template; returns when it runs, in the middle of what its template did.
+
+    Raises MachineError when the template is damaged or gone (`ensure_template` makes it again).
+    """
+    if not is_sound(template):
+        raise _damaged(template)
+    config = template.config.named(name, fresh_mac())
+    wiring = Wiring(ram=template.ram, qemu_version=template.qemu_version)
+    machine = await start(config, wiring, launcher, run_dir)
+    try:
+        await _load(machine, template.state)
+    except BaseException:
+        await machine.stop()
+        machine.stream.close()
+        raise
+    return machine
+
+
+async def _load(machine: Machine, state: Path) -> None:
+    await _ignore_shared(machine)
+    with _opened(state, os.O_RDONLY) as descriptor:
+        await machine.monitor.give(descriptor, "state")
+    running = machine.expect("RESUME")
+    await machine.monitor.execute("migrate-incoming", uri="fd:state")
+    await machine.within(running, LOAD_LIMIT_S, "wake from its template")
+    machine.mark("restored")
+    cache.used(machine.config.guest.path)
+
+
+async def _ignore_shared(machine: Machine) -> None:
+    capability = {"capability": "x-ignore-shared", "state": True}
+    await machine.monitor.execute("migrate-set-capabilities", capabilities=[capability])
+
+
+async def _build(config: MachineConfig, launcher: Launcher, run_dir: Path, settle: Settle) -> Template:
+    """Boot a machine on a RAM file, settle it and save it."""
+    identity, version = await asyncio.to_thread(_qemu_identity)
+    key = key_of(config, identity)
+    place = cache_dir("templates") / key
+    shutil.rmtree(place, ignore_errors=True)
+    cache.prune(place.parent, "[0-9a-f]*", keep=2)
+    need_mib = (config.memory_bytes >> 20) + 10
+    with cache.reported_when_full(place.parent, "a template", need_mib), cache.made(place) as folder:
+        await _save(config.named(f"{BUILD_NAME}-{key}", config.mac), version, folder, launcher, run_dir, settle)
+        _write_manifest(folder, key)
+    return Template(place, key, config, version)
+
+
+async def _save(
+    config: MachineConfig, version: tuple[int, int], folder: Path, launcher: Launcher, run_dir: Path, settle: Settle
+) -> None:
+    with _opened(folder / "ram", os.O_RDWR | os.O_CREAT) as ram:
+        # All of it now: writing to a mapped file on a full disk would end QEMU by SIGBUS.
+        os.posix_fallocate(ram, 0, config.memory_bytes)
+    wiring = Wiring(ram=folder / "ram", save=True, qemu_version=version)
+    machine = await start(config, wiring, launcher, run_dir)
+    try:
+        await settle(machine)
+        await _ignore_shared(machine)
+        with _opened(folder / "state", os.O_WRONLY | os.O_CREAT) as state:
+            await machine.monitor.give(state, "state")
+        await machine.monitor.execute("migrate", uri="fd:state")
+        await machine.within(_saved(machine), SAVE_LIMIT_S, "save its state")
+    finally:
+        await machine.stop()
+        machine.stream.close()
+        shutil.rmtree(machine.folder, ignore_errors=True)
+
+
+async def _saved(machine: Machine) -> None:
+    while (answer := await machine.monitor.execute("query-migrate")).get("status") != "completed":
+        if answer.get("status") == "failed":
+            reason = answer.get("error-desc", "no reason given")
+            raise machine.error(f"QEMU could not save the template: {reason}", hint="is the disk full?")
+        await asyncio.sleep(0.01)
+
+
+def fresh_mac() -> str:
+    """Return a random address below QEMU's prefix 52:54:00 (locally administered, unicast)."""
+    return ":".join(["52:54:00", *(f"{byte:02x}" for byte in secrets.token_bytes(3))])
+
+
+def key_of(config: MachineConfig, qemu_identity: str) -> str:
+    """Return the key of a template: a digest of all that its saved state depends on."""
+    parts = {
+        "qemu": qemu_identity,
+        "command": qemu.argv(config.named("", ""), Wiring(ram=Path("ram"), save=True)),
+        "guest": config.guest.key,
+    }
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _qemu_identity() -> tuple[str, tuple[int, int]]:
+    """Return what identifies this build of QEMU, and its version; asked from QEMU once for each build."""
+    program = qemu.program_path()
+    status = program.stat()
+    identity = f"{program} {status.st_size} {status.st_mtime_ns}"
+    store = cache_dir("probes") / "qemu.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(store.read_text())
+        if kept["identity"] == identity:
+            return identity, (kept["version"][0], kept["version"][1])
+    output = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
+    version = qemu.version_of(output)
+    temporary = store.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps({"identity": identity, "version": version}))
+    temporary.rename(store)
+    return identity, version
+
+
+def _write_manifest(folder: Path, key: str) -> None:
+    """Write what `is_sound` compares; times are cut to seconds, as copies of a cache in container images are."""
+    for name in ("ram", "state"):
+        with _opened(folder / name, os.O_RDWR) as descriptor:
+            os.fsync(descriptor)
+            seconds = int(os.fstat(descriptor).st_mtime)
+            os.utime(descriptor, (seconds, seconds))
+    manifest = {"key": key, "ram": _stamp(folder / "ram"), "state": cache.digest(folder / "state")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def is_sound(template: Template) -> bool:
+    """Tell whether a template is there as it was written.
+
+    The state's digest is compared; of the RAM file size and time only, as reading 256 MiB would take longer than a
+    clone. Nothing of ours writes to it: clones map it privately.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((template.path / "manifest.json").read_text())
+        return (
+            manifest["key"] == template.key
+            and manifest["ram"] == _stamp(template.ram)
+            and manifest["state"] == cache.digest(template.state)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _damaged(template: Template) -> MachineError:
+    return MachineError(
+        "the template is damaged or gone", where=str(template.path), hint="run the cell again: it is made anew"
+    )
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Any:
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    """Hold a lock file without holding up the event loop."""
+    while (descriptor := cache.try_lock(path)) is None:
+        await asyncio.sleep(0.1)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
