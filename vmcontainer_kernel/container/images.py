@@ -1,0 +1,284 @@
+"""The image store: an OCI image layout on disk, which skopeo and umoci can read, plus each layer unpacked once.
+
+    STORE/oci-layout  index.json  blobs/sha256/HEX      image-spec, image-layout.md
+    STORE/unpacked/sha256/HEX/                          one layer's files: a lower layer of the overlay; made whole or not at all
+
+A name leads to a manifest, the manifest to a configuration and layers; each blob is named by its own SHA-256, and that is checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmcontainer_kernel.container.spec import User
+from vmcontainer_kernel.errors import ImageError, NotFound
+
+__all__ = ["REF_NAME", "Blob", "Image", "Store", "build_busybox"]
+
+REF_NAME = "org.opencontainers.image.ref.name"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+_DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_DOCUMENT_BYTES = 4 << 20
+_REPAIR = "make it again: vmcontainer setup"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A descriptor: what kind of blob, its digest ``sha256:HEX`` and its size (image-spec, descriptor.md)."""
+
+    media_type: str
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """A resolved image; `layers` from the lowest up, `size_bytes` is what its blobs take."""
+
+    name: str
+    digest: str
+    config: dict[str, Any]
+    layers: tuple[Blob, ...]
+    size_bytes: int
+
+
+class Store:
+    """An OCI image layout in a folder, made if needed."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._cache: dict[str, Image] = {}
+        self._stamp: tuple[int, int] | None = None
+
+    def names(self) -> list[str]:
+        """Return the names of all images."""
+        entries = [one.get("annotations") or {} for one in self._index()]
+        return sorted(str(entry[REF_NAME]) for entry in entries if REF_NAME in entry)
+
+    def resolve(self, reference: str) -> Image:
+        """Return the image of a name, ``name:tag`` or ``sha256:…``; no tag means ``latest``; raise `NotFound` with what there is."""
+        self._forget_if_changed()
+        if reference not in self._cache:
+            self._cache[reference] = self._resolve(reference)
+        return self._cache[reference]
+
+    def _forget_if_changed(self) -> None:
+        try:
+            status = (self.path / "index.json").stat()
+        except FileNotFoundError:
+            return
+        if self._stamp != (stamp := (status.st_mtime_ns, status.st_ino)):
+            self._stamp = stamp
+            self._cache.clear()
+
+    def _index(self) -> list[dict[str, Any]]:
+        try:
+            document = json.loads((self.path / "index.json").read_bytes())
+        except FileNotFoundError:
+            return []
+        except ValueError as error:
+            raise ImageError(f"{self.path}/index.json is damaged: {error}", hint=_REPAIR) from error
+        entries = document.get("manifests") if isinstance(document, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+            raise ImageError(f"{self.path}/index.json lists no manifests", hint=_REPAIR)
+        return entries
+
+    def _resolve(self, reference: str) -> Image:
+        tagged = reference if ":" in reference.rpartition("/")[2] else f"{reference}:latest"
+        for entry in self._index():
+            name = (entry.get("annotations") or {}).get(REF_NAME)
+            if name in (reference, tagged) or entry.get("digest") == reference:
+                return self._read(str(name or reference), _blob(entry))
+        known = ", ".join(self.names())
+        raise NotFound(
+            f"there is no image {reference}",
+            hint=f"there are: {known}" if known else "there is none yet: run vmcontainer setup",
+            where=str(self.path),
+        )
+
+    def _read(self, name: str, blob: Blob) -> Image:
+        document = self._document(blob)
+        if blob.media_type in (INDEX_TYPE, _DOCKER_LIST):
+            return self._read(name, self._choose(name, document))
+        try:
+            config, layers = _blob(document["config"]), tuple(_blob(one) for one in document["layers"])
+        except (KeyError, TypeError) as error:
+            raise ImageError(f"{blob.digest} is no image manifest", hint=_REPAIR, where=name) from error
+        size_bytes = blob.size_bytes + config.size_bytes + sum(one.size_bytes for one in layers)
+        return Image(name, blob.digest, self._document(config), layers, size_bytes)
+
+    def _choose(self, name: str, index: dict[str, Any]) -> Blob:
+        wanted = _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
+        entries = [one for one in index.get("manifests", []) if isinstance(one, dict)]
+        for entry in entries:
+            if (entry.get("platform") or {}).get("architecture") == wanted:
+                return _blob(entry)
+        raise ImageError(f"image {name} has no variant for {wanted}", where=name)
+
+    def blob_path(self, digest: str) -> Path:
+        """Return where a blob is; raise `ImageError` if the digest is none."""
+        algorithm, _, value = digest.partition(":")
+        if algorithm != "sha256" or len(value) != 64 or set(value) - set("0123456789abcdef"):
+            raise ImageError(f"{digest!r} is no SHA-256 digest", hint=_REPAIR, where=str(self.path))
+        return self.path / "blobs" / "sha256" / value
+
+    def _document(self, blob: Blob) -> dict[str, Any]:
+        if blob.size_bytes > _DOCUMENT_BYTES:
+            raise ImageError(
+                f"{blob.digest} claims {blob.size_bytes} bytes: too many for a manifest", where=str(self.path)
+            )
+        with self.open_blob(blob) as stream:
+            data = stream.read()
+        try:
+            document = json.loads(data)
+        except ValueError as error:
+            raise ImageError(f"{blob.digest} is no JSON: {error}", hint=_REPAIR, where=str(self.path)) from error
+        if not isinstance(document, dict):
+            raise ImageError(f"{blob.digest} is no JSON object", hint=_REPAIR, where=str(self.path))
+        return document
+
+    @contextlib.contextmanager
+    def open_blob(self, blob: Blob) -> Iterator[Any]:
+        """Open a blob for reading, after its size and digest were found right (CVE-2021-41190: never trust the media type alone)."""
+        import hashlib
+
+        path = self.blob_path(blob.digest)
+        try:
+            stream = path.open("rb")
+        except FileNotFoundError as error:
+            raise ImageError(f"blob {blob.digest} is missing", hint=_REPAIR, where=str(path)) from error
+        with stream:
+            size_bytes = os.fstat(stream.fileno()).st_size
+            if size_bytes != blob.size_bytes:
+                raise ImageError(
+                    f"blob {blob.digest} has {size_bytes} bytes, not {blob.size_bytes}", hint=_REPAIR, where=str(path)
+                )
+            if hashlib.file_digest(stream, "sha256").hexdigest() != path.name:
+                raise ImageError(
+                    f"blob {blob.digest} is damaged: its content has another digest", hint=_REPAIR, where=str(path)
+                )
+            stream.seek(0)
+            yield stream
+
+    def layer_paths(self, image: Image) -> list[Path]:
+        """Return where the unpacked layers are or will be, lowest first."""
+        return [self.path / "unpacked" / "sha256" / self.blob_path(layer.digest).name for layer in image.layers]
+
+    def rootfs_layers(self, image: Image) -> list[Path]:
+        """Return the folders of the unpacked layers, lowest first; unpack those that are not yet."""
+        return [self._unpacked(layer, path) for layer, path in zip(image.layers, self.layer_paths(image), strict=True)]
+
+    def _unpacked(self, layer: Blob, path: Path) -> Path:
+        if path.is_dir():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            if not path.is_dir():
+                self._unpack(layer, path)
+        return path
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Let one process at a time change the store (flock(2): released by the kernel even if we are killed)."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _unpack(self, layer: Blob, path: Path) -> None:
+        from vmcontainer_kernel.container import files, layers
+
+        unfinished = path.parent / f".{path.name}.tmp"
+        files.remove_tree(unfinished)  # of a process that was killed; we hold the lock
+        unfinished.mkdir(mode=0o755)
+        try:
+            with self.open_blob(layer) as stream:
+                layers.unpack(stream, layer.media_type, unfinished)
+            unfinished.rename(path)
+        except BaseException:
+            files.remove_tree(unfinished)
+            raise
+
+    def add(self, name: str, config: dict[str, Any], layers: list[Blob]) -> Image:
+        """Write configuration and manifest, and let `name` mean them; the same input gives the same digests."""
+        config_blob = self.put(_canonical(config), CONFIG_TYPE)
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": _descriptor(config_blob),
+            "layers": [_descriptor(layer) for layer in layers],
+        }
+        blob = self.put(_canonical(manifest), MANIFEST_TYPE)
+        with self._lock():
+            others = [one for one in self._index() if (one.get("annotations") or {}).get(REF_NAME) != name]
+            entries = [*others, _descriptor(blob) | {"annotations": {REF_NAME: name}}]
+            self._replace("oci-layout", _canonical({"imageLayoutVersion": "1.0.0"}))
+            self._replace("index.json", _canonical({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}))
+        return self.resolve(name)
+
+    def put(self, data: bytes, media_type: str) -> Blob:
+        """Write a blob under its digest."""
+        import hashlib
+
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self._replace(self.blob_path(digest).relative_to(self.path), data)
+        return Blob(media_type, digest, len(data))
+
+    def _replace(self, name: Path | str, data: bytes) -> None:
+        """Write a file so that it is seen whole or not at all; an equal one is left alone."""
+        path = self.path / name
+        with contextlib.suppress(FileNotFoundError):
+            if path.read_bytes() == data:
+                return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            unfinished.write_bytes(data)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def find_user(self, image: Image, text: str) -> tuple[User, str]:
+        """Return the ids and home folder of ``uid[:gid]`` or a name, by the image's own /etc/passwd and /etc/group (passwd(5))."""
+        from vmcontainer_kernel.container import users
+
+        return users.find_user(self.rootfs_layers(image), text)
+
+
+def _blob(entry: Any) -> Blob:
+    try:
+        blob = Blob(str(entry.get("mediaType", "")), entry["digest"], entry["size"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ImageError(f"not a descriptor: {entry!r:.80}", hint=_REPAIR) from error
+    if not isinstance(blob.digest, str) or not isinstance(blob.size_bytes, int):
+        raise ImageError(f"not a descriptor: {entry!r:.80}", hint=_REPAIR)
+    return blob
+
+
+def _descriptor(blob: Blob) -> dict[str, Any]:
+    return {"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size_bytes}
+
+
+def _canonical(document: Any) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def build_busybox(store: Store, busybox_path: Path | None = None) -> Image:
+    """Build the image ``busybox:latest`` from the system's static busybox (see `busybox.build_busybox`)."""
+    from vmcontainer_kernel.container import busybox
+
+    return busybox.build_busybox(store, busybox_path)

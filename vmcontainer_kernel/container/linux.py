@@ -1,0 +1,273 @@
+"""The kernel's own vocabulary: constants under the names of the kernel headers, and one-line wrappers of the system calls Python 3.11 lacks.
+
+Each wrapper raises `OSError` with the path or name it was called for. The C library is opened with `ctypes.PyDLL`: the interpreter lock
+stays held during the call, so the child of `clone` wakes as the owner of the lock and may go on running Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+
+__all__ = [
+    "CAPABILITIES",
+    "NAMESPACE_FLAGS",
+    "capabilities_permitted",
+    "capset",
+    "clone",
+    "close_range",
+    "duplicate",
+    "inotify",
+    "join_session_keyring",
+    "last_capability",
+    "link_up",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "open_tree",
+    "pivot_root",
+    "prctl",
+    "set_controlling_tty",
+    "sethostname",
+    "setns",
+    "umount",
+    "unshare",
+]
+
+# linux/sched.h
+CLONE_PARENT = 0x8000
+CLONE_NEWTIME = 0x80
+CLONE_NEWNS = 0x20000
+CLONE_NEWCGROUP = 0x2000000
+CLONE_NEWUTS = 0x4000000
+CLONE_NEWIPC = 0x8000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+NAMESPACE_FLAGS = {
+    "user": CLONE_NEWUSER,
+    "pid": CLONE_NEWPID,
+    "mount": CLONE_NEWNS,
+    "uts": CLONE_NEWUTS,
+    "ipc": CLONE_NEWIPC,
+    "network": CLONE_NEWNET,
+    "cgroup": CLONE_NEWCGROUP,
+}
+"""OCI namespace type → CLONE_NEW* flag (runtime-spec, config-linux.md, "Namespaces")."""
+
+# linux/mount.h
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_NOATIME = 0x400
+MS_NODIRATIME = 0x800
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MS_RELATIME = 0x200000
+MS_STRICTATIME = 0x1000000
+MNT_DETACH = 2
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+
+# linux/prctl.h
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_KEEPCAPS = 8
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+# linux/inotify.h, linux/sockios.h, asm-generic/ioctls.h
+IN_MODIFY = 0x2
+IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 0x1
+TIOCSCTTY = 0x540E
+
+CAPABILITIES = (
+    *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
+    *("LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER"),
+    *("SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE"),
+    *("SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP"),
+    *("MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF"),
+    "CHECKPOINT_RESTORE",
+)
+"""Names of the capabilities without ``CAP_``; the index is the number (linux/capability.h)."""
+
+# Numbers are per architecture for old calls and shared by all for new ones (asm-generic/unistd.h).
+_ARM = os.uname().machine == "aarch64"
+_NR_CLONE = 220 if _ARM else 56
+_NR_KEYCTL = 219 if _ARM else 250
+_NR_OPEN_TREE = 428
+_NR_MOVE_MOUNT = 429
+_NR_CLOSE_RANGE = 436
+_NR_MOUNT_SETATTR = 442
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+_libc = ctypes.PyDLL(None, use_errno=True)
+_long, _text, _unsigned = ctypes.c_long, ctypes.c_char_p, ctypes.c_ulong
+_libc.syscall.restype = _long
+_libc.mount.argtypes = (_text, _text, _text, _unsigned, _text)
+_libc.prctl.argtypes = (ctypes.c_int, _unsigned, _unsigned, _unsigned, _unsigned)
+
+
+def _check(result: int, subject: object = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), None if subject is None else str(subject))
+    return result
+
+
+def _syscall(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
+    wide = [_long(value) if isinstance(value, int) else value for value in arguments]
+    return int(_libc.syscall(_long(number), *wide))
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else os.fsencode(text)
+
+
+def clone(flags: int) -> int:
+    """Fork with new namespaces; return 0 in the child (clone(2), raw: the child runs on a copy of this stack)."""
+    return _check(_syscall(_NR_CLONE, flags, 0, 0, 0, 0), "clone")
+
+
+def unshare(flags: int) -> None:
+    """Move this process into new namespaces (unshare(2))."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, flags: int) -> None:
+    """Join the namespaces `flags` of the process behind the pidfd `fd` (setns(2), Linux 5.8)."""
+    _check(_libc.setns(fd, flags), "setns")
+
+
+def mount(source: str | None, target: str, fstype: str | None, flags: int = 0, data: str | None = None) -> None:
+    """Attach a file system (mount(2))."""
+    _check(_libc.mount(_bytes(source), os.fsencode(target), _bytes(fstype), flags, _bytes(data)), target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """Detach a file system (umount2(2))."""
+    _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """Swap the root mount of this mount namespace (pivot_root(2))."""
+    _check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), new_root)
+
+
+def open_tree(dir_fd: int, path: str, flags: int = OPEN_TREE_CLONE) -> int:
+    """Return a descriptor of a detached copy of the mount at `path`, like a bind mount that is nowhere yet (open_tree(2))."""
+    return _check(_syscall(_NR_OPEN_TREE, dir_fd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC), path)
+
+
+def move_mount(tree_fd: int, target: str) -> None:
+    """Attach the detached mount `tree_fd` at `target` (move_mount(2))."""
+    _check(_syscall(_NR_MOVE_MOUNT, tree_fd, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH), target)
+
+
+def mount_setattr(fd: int, path: str, attributes: int, *, recursive: bool = False) -> None:
+    """Add MOUNT_ATTR_* flags to a mount, or to a whole tree of them (mount_setattr(2), Linux 5.12)."""
+    flags = (0 if path else AT_EMPTY_PATH) | (AT_RECURSIVE if recursive else 0)
+    record = struct.pack("=QQQQ", attributes, 0, 0, 0)
+    _check(_syscall(_NR_MOUNT_SETATTR, fd, os.fsencode(path), flags, record, len(record)), path)
+
+
+def prctl(option: int, value: int = 0, third: int = 0) -> None:
+    """Change a property of this process (prctl(2))."""
+    _check(_libc.prctl(option, value, third, 0, 0), "prctl")
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set the capability sets of this process, each a bit mask (capset(2))."""
+    masks = (effective, permitted, inheritable)
+    low_and_high = [mask & 0xFFFFFFFF for mask in masks] + [mask >> 32 for mask in masks]
+    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, struct.pack("=6I", *low_and_high)), "capset")
+
+
+def capabilities_permitted() -> int:
+    """Return the bit mask of the capabilities this process may use (capget(2))."""
+    data = ctypes.create_string_buffer(24)
+    _check(_libc.capget(struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0), data), "capget")
+    words = struct.unpack("=6I", data.raw)
+    return int(words[1]) | int(words[4]) << 32
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
+    """Close every descriptor from `first` to `last` (close_range(2), Linux 5.9)."""
+    _check(_syscall(_NR_CLOSE_RANGE, first, last, 0), "close_range")
+
+
+def duplicate(fd: int, lowest: int) -> int:
+    """Copy a descriptor to the first free number from `lowest` up, close-on-exec (fcntl(2))."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def last_capability() -> int:
+    """Return the highest capability number of this kernel (PR_CAPBSET_READ of a higher one is EINVAL)."""
+    number = len(CAPABILITIES)
+    while number and _libc.prctl(PR_CAPBSET_READ, number - 1, 0, 0, 0) < 0:
+        number -= 1
+    return number - 1
+
+
+def sethostname(name: str) -> None:
+    """Set the host name of this UTS namespace (sethostname(2))."""
+    encoded = os.fsencode(name)
+    _check(_libc.sethostname(encoded, len(encoded)), name)
+
+
+def join_session_keyring() -> None:
+    """Leave the inherited session keyring for a new, empty one (keyctl(2)); a kernel without keyrings has none to leave."""
+    result = _syscall(_NR_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None)
+    if result < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
+        _check(result, "keyctl")
+
+
+def link_up(name: str) -> None:
+    """Bring a network interface of this network namespace up (netdevice(7), SIOCSIFFLAGS)."""
+    # By the C library: importing Python's socket module costs more than starting a container.
+    sock = _check(_libc.socket(2, 2 | os.O_CLOEXEC, 0), "socket")
+    try:
+        request = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sh22x", name.encode(), 0))
+        flags = struct.unpack("16sh22x", request)[1]
+        fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh22x", name.encode(), flags | IFF_UP))
+    finally:
+        os.close(sock)
+
+
+def set_controlling_tty(fd: int) -> None:
+    """Make the terminal `fd` the controlling terminal of this session (ioctl_tty(2))."""
+    fcntl.ioctl(fd, TIOCSCTTY, 0)
+
+
+def inotify(*paths: str) -> int:
+    """Return a non-blocking descriptor that becomes readable when one of the files is modified (inotify(7))."""
+    fd = _check(_libc.inotify_init1(IN_NONBLOCK_CLOEXEC), "inotify")
+    for path in paths:
+        if _libc.inotify_add_watch(fd, os.fsencode(path), IN_MODIFY) < 0:
+            os.close(fd)
+            _check(-1, path)
+    return fd

@@ -1,0 +1,278 @@
+"""Who the process is, and the last steps before it becomes the user's program: session, ids, capabilities, descriptors, exec.
+
+The order matters: the bounding set can be cut only while CAP_SETPCAP is held, ids can change only while CAP_SETUID is held, and a
+change of ids clears the parent-death signal and may clear capabilities (prctl(2), capabilities(7)).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+from functools import partial
+
+from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container.spec import Capabilities, Process, Rlimit, User
+from vmcontainer_kernel.container.step import Scene, Step
+from vmcontainer_kernel.errors import ContainerError
+
+__all__ = [
+    "CANNOT_RUN",
+    "NOT_FOUND",
+    "SETUP_FAILED",
+    "capability_names",
+    "identity_steps",
+    "reset_signals",
+    "take_descriptors",
+]
+
+SETUP_FAILED, CANNOT_RUN, NOT_FOUND = 125, 126, 127
+"""Exit statuses as docker-run(1) has them: set-up failed; the program cannot be run; there is no such program."""
+
+_FIRST_FREE_FD = 10
+
+
+def take_descriptors(stdio: tuple[int, int, int], *others: int) -> list[int]:
+    """Put stdio at 0 to 2 and `others` at 3 and up, close-on-exec; close everything else; return the new numbers of `others`.
+
+    Everything is copied out of the way first: any of them may sit at a number that another one has to take.
+    """
+    copies = [linux.duplicate(fd, _FIRST_FREE_FD) for fd in (*stdio, *others)]
+    for number, copy in enumerate(copies):
+        os.dup2(copy, number, inheritable=number < 3)
+    linux.close_range(len(copies))
+    return list(range(3, len(copies)))
+
+
+def reset_signals() -> None:
+    """Give every signal its default action and block none: ignored signals and the mask would survive exec (signal(7))."""
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) not in (signal.SIG_DFL, None):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def capability_names(mask: int) -> str:
+    """Return a bit mask as names."""
+    return " ".join(name for number, name in enumerate(linux.CAPABILITIES) if mask >> number & 1)
+
+
+def identity_steps(process: Process, *, user_namespace: bool, tty: bool) -> list[Step]:
+    """Return the steps from set-up process to user's program; the last one does not return."""
+    steps = [_session_step(tty=tty)]
+    if process.rlimits:
+        steps.append(_rlimit_step(process.rlimits))
+    if process.capabilities is not None:
+        steps.append(_bounding_step(process.capabilities))
+    steps.append(_ids_step(process, groups_denied=user_namespace))
+    if process.capabilities is not None:
+        steps.append(_capability_step(process.capabilities))
+    if process.no_new_privileges:
+        steps.append(_no_new_privs_step())
+    return [*steps, _death_step(), _cwd_step(process.cwd), _descriptor_step(), _exec_step(process)]
+
+
+def _session_step(*, tty: bool) -> Step:
+    return Step(
+        "session",
+        "setsid(); keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)" + ("; ioctl(0, TIOCSCTTY)" if tty else ""),
+        "its own session: no terminal of the node to type into (CVE-2017-5226), no keys of the node, one group for the interrupt",
+        "setsid(2), keyctl(2)",
+        partial(_session, tty=tty),
+    )
+
+
+def _session(_: Scene, *, tty: bool) -> None:
+    os.setsid()
+    linux.join_session_keyring()
+    if tty:
+        linux.set_controlling_tty(0)
+
+
+def _rlimit_step(rlimits: tuple[Rlimit, ...]) -> Step:
+    text = "; ".join(f"setrlimit({one.type}, {one.soft}, {one.hard})" for one in rlimits)
+    return Step("rlimits", text, "limits of this process, asked for", "getrlimit(2)", partial(_rlimits, rlimits))
+
+
+def _rlimits(rlimits: tuple[Rlimit, ...], _: Scene) -> None:
+    import resource
+
+    for one in rlimits:
+        soft, hard = (value if value < 2**63 else resource.RLIM_INFINITY for value in (one.soft, one.hard))
+        resource.setrlimit(getattr(resource, one.type), (soft, hard))
+
+
+def _bounding_step(capabilities: Capabilities) -> Step:
+    return Step(
+        "bounding set",
+        f"prctl(PR_CAPBSET_DROP, …) for all but {capability_names(capabilities.bounding) or 'none'}",
+        "root in the container is not root of the node: what is dropped here no program can get back",
+        "capabilities(7)",
+        partial(_bound, capabilities.bounding),
+    )
+
+
+def _bound(mask: int, _: Scene) -> None:
+    for number in range(linux.last_capability() + 1):
+        if not mask >> number & 1:
+            linux.prctl(linux.PR_CAPBSET_DROP, number)
+
+
+def _ids_step(process: Process, *, groups_denied: bool) -> Step:
+    user, keep = process.user, process.capabilities is not None and process.capabilities.permitted != 0
+    groups = "" if groups_denied else f"setgroups({list(user.additional_gids)}); "
+    return Step(
+        "ids",
+        f"{groups}setresgid({user.gid}); setresuid({user.uid}); umask({user.umask:#o})",
+        "who the program is",
+        "credentials(7)",
+        partial(_become, user, groups_denied=groups_denied, keep=keep),
+    )
+
+
+def _become(user: User, _: Scene, *, groups_denied: bool, keep: bool) -> None:
+    if not groups_denied:
+        os.setgroups(user.additional_gids)
+    if keep and user.uid:
+        linux.prctl(linux.PR_SET_KEEPCAPS, 1)
+    os.setresgid(user.gid, user.gid, user.gid)
+    os.setresuid(user.uid, user.uid, user.uid)
+    os.umask(user.umask)
+
+
+def _capability_step(capabilities: Capabilities) -> Step:
+    return Step(
+        "capabilities",
+        f"capset({capability_names(capabilities.permitted) or 'none'}; inheritable {capability_names(capabilities.inheritable) or 'none'})",
+        "the part of root's power the program starts with; nothing inheritable (CVE-2022-29162)",
+        "capabilities(7)",
+        partial(_set_capabilities, capabilities),
+    )
+
+
+def _set_capabilities(capabilities: Capabilities, _: Scene) -> None:
+    linux.capset(capabilities.effective, capabilities.permitted, capabilities.inheritable)
+    linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_CLEAR_ALL)
+    for number in range(len(linux.CAPABILITIES)):
+        if capabilities.ambient >> number & 1:
+            linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_RAISE, number)
+
+
+def _no_new_privs_step() -> Step:
+    return Step(
+        "no_new_privs",
+        "prctl(PR_SET_NO_NEW_PRIVS, 1)",
+        "set-user-ID programs give no rights, now and in every descendant",
+        "prctl(2)",
+        lambda _: linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1),
+    )
+
+
+def _death_step() -> Step:
+    return Step(
+        "parent death",
+        "prctl(PR_SET_PDEATHSIG, SIGKILL)",
+        "if the agent dies, so does this process; set after the ids, whose change clears it",
+        "prctl(2)",
+        _die_with_parent,
+    )
+
+
+def _die_with_parent(scene: Scene) -> None:
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    # It may have died before: then nobody holds the other end of the report pipe.
+    poller = select.poll()
+    poller.register(scene.report_fd, 0)
+    if any(event & select.POLLERR for _, event in poller.poll(0)):
+        os._exit(SETUP_FAILED)
+
+
+def _cwd_step(path: str) -> Step:
+    return Step(
+        "cwd",
+        f'chdir("{path}")',
+        "as the user it runs as, and checked to be inside: a folder of the node has no path here (CVE-2024-21626)",
+        "getcwd(3)",
+        partial(_enter, path),
+    )
+
+
+def _enter(path: str, _: Scene) -> None:
+    try:
+        os.chdir(path)
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise ContainerError(
+            f"there is no folder {path} in the container", hint="see --workdir", where="cwd"
+        ) from error
+
+
+def _descriptor_step() -> Step:
+    return Step(
+        "descriptors",
+        "close_range(3, ~0)",
+        "the program gets stdin, stdout, stderr and nothing of the agent's (CVE-2024-21626)",
+        "close_range(2)",
+        _close_descriptors,
+    )
+
+
+def _close_descriptors(scene: Scene) -> None:
+    # The last one before is close-on-exec: the parent sees it close when the program begins.
+    linux.close_range(max(scene.report_fd, scene.sync_fd) + 1)
+
+
+def _exec_step(process: Process) -> Step:
+    return Step(
+        "exec",
+        f"execve({process.args[0]!r}, {list(process.args)!r})",
+        "the set-up process becomes the program; its pid stays",
+        "execve(2)",
+        partial(_exec, process),
+    )
+
+
+def _exec(process: Process, scene: Scene) -> None:
+    """Run the program; the report must be out before, as its pipe closes with a successful execve."""
+    scene.lines.append('{"ready": true}\n')
+    scene.flush()
+    environment = dict(one.split("=", 1) for one in process.env)
+    name, denied = process.args[0], False
+    folders = [""] if "/" in name else environment.get("PATH", "").split(":")
+    for folder in folders:
+        path = f"{folder}/{name}" if folder else name
+        try:
+            os.execve(path, process.args, environment)
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.isfile(path):
+                raise _no_interpreter(path) from None
+        except PermissionError:
+            denied = True
+        except OSError as error:
+            raise _cannot_run(path, error) from None
+    if denied:
+        raise _cannot_run(name, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    raise ContainerError(
+        f"no such program {name} in the image", hint="ls /bin shows what there is", where="exec: ENOENT"
+    )
+
+
+def _no_interpreter(path: str) -> ContainerError:
+    return ContainerError(
+        f"{path} is in the image, but the program that has to run it is not",
+        hint="its first line (#!) or its dynamic loader names a file the image lacks",
+        where="exec: ENOENT",
+    )
+
+
+def _cannot_run(path: str, error: OSError) -> ContainerError:
+    hints = {
+        errno.EACCES: f"make it executable: chmod +x {path}",
+        errno.ENOEXEC: "it is no program for this kind of machine, and has no #! line",
+        errno.E2BIG: "arguments and environment are longer than execve(2) takes",
+    }
+    name = errno.errorcode.get(error.errno or 0, "?")
+    return ContainerError(
+        f"{path} cannot be run: {error.strerror}", hint=hints.get(error.errno or 0, ""), where=f"exec: {name}"
+    )

@@ -1,0 +1,58 @@
+"""A step of starting a container, as a value: it can say what it does and why, and it can do it.
+
+`plan` functions (`namespaces`, `rootfs`, `process`) return steps without doing anything, so the same list is printed by ``--explain``,
+drawn as a time line, and executed in the child. What one step hands to a later one is in the `Scene`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["Scene", "Step"]
+
+
+class Scene:
+    """The few descriptors the steps of one child share.
+
+    `report_fd`: where the report goes; `sync_fd`: the parent's go-aheads arrive here; `old_root_fd`: the node's root, until it is detached;
+    `sources`: what was opened of the node; `lines`: the report, one JSON object a line.
+    """
+
+    def __init__(self, report_fd: int, sync_fd: int = -1) -> None:
+        self.report_fd = report_fd
+        self.sync_fd = sync_fd
+        self.old_root_fd = -1
+        self.sources: dict[str, int] = {}
+        self.lines: list[str] = []
+
+    def flush(self) -> None:
+        """Send the report so far; one write for all steps, as each would wake the parent."""
+        data, self.lines = "".join(self.lines).encode(), []
+        while data:
+            data = data[os.write(self.report_fd, data) :]
+
+    def await_parent(self) -> None:
+        """Wait until the parent says go; if it failed or died instead, end quietly: it knows."""
+        if os.read(self.sync_fd, 1) != b"+":
+            os._exit(125)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing done on the way to a container: the system call as text, why it is needed, and where that is documented."""
+
+    name: str
+    call: str
+    why: str
+    source: str
+    action: Callable[[Scene], None]
+
+    def describe(self) -> dict[str, str]:
+        """Return what ``--explain`` shows, without doing anything."""
+        return {"step": self.name, "call": self.call, "why": self.why, "source": self.source}
+
+    def execute(self, scene: Scene) -> None:
+        """Do it; errors are `OSError` (the kernel's) or a `LabError` that says more."""
+        self.action(scene)
