@@ -8,8 +8,10 @@ import sys
 from vmcontainer_kernel.vm.qemu import FIRST_FD
 
 # dup2 in a process of its own: the test's process has threads, so no preexec_fn.
-_SHIFT = "import os,sys;n=int(sys.argv[1]);[os.dup2(int(f),{first}+i) for i,f in enumerate(sys.argv[2:2+n])];" \
+_SHIFT = (
+    "import os,sys;n=int(sys.argv[1]);[os.dup2(int(f),{first}+i) for i,f in enumerate(sys.argv[2:2+n])];"
     "os.execvp(sys.argv[2+n],sys.argv[2+n:])"
+)
 
 
 class LocalSpawned:

@@ -1,9 +1,9 @@
-"""The smallest program that can be PID 1 of a guest and answer on its port: each line in, one Python expression's value out."""
+"""A PID 1 that answers on the agent's port: for each line it evaluates a Python expression and sends its value."""
 
-import glob
 import os
 import sys
 import time
+from pathlib import Path
 
 
 def mount(kind, place):
@@ -16,9 +16,9 @@ def mount(kind, place):
 
 def find_port():
     while True:
-        for name in glob.glob("/sys/class/virtio-ports/*/name"):
-            if open(name).read().strip() == "org.vmcontainer.agent":
-                return "/dev/" + name.split("/")[-2]
+        for name in Path("/sys/class/virtio-ports").glob("*/name"):
+            if name.read_text().strip() == "org.vmcontainer.agent":
+                return Path("/dev", name.parent.name)
         time.sleep(0.01)
 
 
@@ -26,7 +26,7 @@ def main():
     os.environ.setdefault("TZ", "UTC")
     for kind, place in (("proc", "/proc"), ("sysfs", "/sys"), ("tmpfs", "/run"), ("tmpfs", "/tmp")):
         mount(kind, place)
-    port = open(find_port(), "r+b", buffering=0)
+    port = find_port().open("r+b", buffering=0)
     port.write(b"hello from %s\n" % os.uname().release.encode())
     while True:
         line = b""

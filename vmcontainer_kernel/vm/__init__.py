@@ -1,0 +1,1 @@
+"""Machines: everything that makes a Linux kernel run beside the host's."""

@@ -1,7 +1,7 @@
 """Folders in the cache that are named by a key: complete and unchanging, or not there.
 
-    locked(lock): made(KEY) ─▶ tmp-XXXX/ is filled ─▶ rename ─▶ KEY/       a failure or a kill leaves only tmp-XXXX,
-                                                                          which the next builder removes
+locked(lock): made(KEY) ─▶ tmp-XXXX/ is filled ─▶ rename ─▶ KEY/       a failure or a kill leaves only tmp-XXXX,
+                                                                      which the next builder removes
 """
 
 from __future__ import annotations

@@ -29,22 +29,23 @@ class Console:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock.fileno(), self._read)
 
-    def _read(self) -> None:
-        """Take what is there; once for each wake-up, so that a flood does not occupy the loop."""
+    def _read(self) -> bool:
+        """Take what is there, once for each wake-up, so that a flood does not occupy the loop; False if nothing is."""
         try:
             data = self._socket.recv(KEPT_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
             self.close()
-            return
+            return False
         self._kept += data
         del self._kept[:-KEPT_BYTES]
         # A full disk costs the log, not the machine.
         with contextlib.suppress(OSError):
             self._log(data)
+        return True
 
     def _log(self, data: bytes) -> None:
         if self._written + len(data) > FILE_LIMIT_BYTES:
@@ -62,11 +63,8 @@ class Console:
 
     def drain(self) -> None:
         """Read what is left of a QEMU that has ended, then close."""
-        while not self._file.closed:
-            before = self._written
-            self._read()
-            if self._written == before:
-                break
+        while not self._file.closed and self._read():
+            pass
         self.close()
 
     def close(self) -> None:

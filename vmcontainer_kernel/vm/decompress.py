@@ -1,4 +1,4 @@
-"""Decompression by magic number: xz and gzip from Python's library, LZ4 and zstd from the libraries that apt itself needs.
+"""Decompression by magic number: xz and gzip from Python's library, LZ4 and zstd from libraries that apt itself needs.
 
 Distributions differ in how they compress a kernel (Debian 12: LZ4, Ubuntu 24.04: zstd) and its modules (Debian 13: xz,
 Ubuntu 24.04: zstd). ``liblz4.so.1`` and ``libzstd.so.1`` are dependencies of libapt-pkg, so they are there wherever a

@@ -25,6 +25,7 @@ from . import modules as kernel_modules
 from . import packages as distribution
 from . import tree
 from .cache import digest, locked, made, prune, reported_when_full, used
+from .contents import BOOT_MODULES, MODULES
 from .initrd import build_initrd, vmlinux
 from .packages import Package
 
@@ -34,21 +35,12 @@ Report = Callable[[str, float], None]
 
 PACKAGE = Path(__file__).parent.parent
 OS_RELEASE = Path("/etc/os-release")
+FILES = ("vmlinuz", "initrd", "root.squashfs")
 FILE_SYSTEM = "squashfs"
+# The files of this package whose change changes an image.
+BUILDERS = ("contents", "decompress", "guest", "initrd", "modules", "packages", "tree")
+# LZ4 boots as fast as no compression does, at half the size; zstd and gzip cost a few percent of a boot's CPU time.
 COMPRESSION = ("-comp", "lz4", "-b", "128K")
-
-# Loaded by the RAM disk in this order: the root disk first, then the devices a guest always has.
-BOOT_MODULES = (
-    "virtio_pci virtio_blk squashfs overlay virtio_console virtio_balloon virtio_rng virtio_net pvpanic_pci".split()
-)
-# On the root disk, loaded by modprobe when the kernel first asks for them.
-MODULES = (
-    *BOOT_MODULES,
-    *"veth bridge br_netfilter tun dummy macvlan ipvlan vxlan loop erofs fuse ext4 vfat nls_*".split(),
-    *"nf_tables nft_* nf_nat* nf_conntrack* nf_reject* nf_defrag* nfnetlink* x_tables xt_* ip_tables ip6_tables".split(),
-    *"iptable_* ip6table_* sch_* cls_* act_* unix_diag inet_diag tcp_diag udp_diag netlink_diag af_packet_diag".split(),
-    *"virtio_mem vmw_vsock_virtio_transport vsock qemu_fw_cfg zram".split(),
-)
 
 
 @dataclass(frozen=True)
@@ -179,7 +171,7 @@ def _build_image(base: Path, folder: Path, packages: Sequence[Package], key: str
     """Make the image: the base's tree and our files on a disk, the kernel and RAM disk beside it."""
     report("agent", 0.75)
     root = folder / "tree"
-    shutil.copytree(base / "root", root, symlinks=True, copy_function=os.link)
+    shutil.copytree(base / "root", root, symlinks=True, copy_function=_link_or_copy)
     tree.add_ours(root, PACKAGE)
     report("container image", 0.8)
     add_images(root / "usr/share/vmcontainer/images")
@@ -192,9 +184,17 @@ def _build_image(base: Path, folder: Path, packages: Sequence[Package], key: str
         "key": key,
         "release": (base / "release").read_text(),
         "packages": [asdict(package) for package in packages],
-        "digests": {name: digest(folder / name) for name in ("vmlinuz", "initrd", "root.squashfs")},
+        "digests": {name: digest(folder / name) for name in FILES},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Share a file of the base, which nobody changes; copy it where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def add_images(folder: Path) -> None:
@@ -207,17 +207,17 @@ def add_images(folder: Path) -> None:
 
 def _load(folder: Path) -> GuestImage:
     manifest = json.loads((folder / "manifest.json").read_text())
-    files = {name: folder / name for name in ("vmlinuz", "initrd", "root.squashfs")}
-    for path in files.values():
+    kernel, initrd, root = (folder / name for name in FILES)
+    for path in (kernel, initrd, root):
         path.stat()
-    return GuestImage(folder, manifest["key"], *files.values(), release=manifest["release"])
+    return GuestImage(folder, manifest["key"], kernel, initrd, root, manifest["release"])
 
 
 def _key(packages: Sequence[Package]) -> tuple[str, str]:
     """Return the keys of base and image: digests of all that they are made of."""
     base = hashlib.sha256(json.dumps([asdict(package) for package in packages]).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem in {"guest", "tree", "initrd", "modules", "decompress"}:
+        if path.stem in BUILDERS:
             base.update(path.read_bytes())
     image = base.copy()
     for path in tree.our_files(PACKAGE):

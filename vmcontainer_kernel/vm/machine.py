@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ..errors import MachineError
+from ..errors import LabError, MachineError
 from . import observe, qemu
 from .console import Console
 from .qemu import MachineConfig, Wiring
@@ -30,6 +30,7 @@ __all__ = ["Launcher", "Machine", "Spawned"]
 T = TypeVar("T")
 START_LIMIT_S = 10.0
 KILL_LIMIT_S = 2.0
+REST_AFTER_S = 6.0
 
 
 class Spawned(Protocol):
@@ -77,7 +78,9 @@ class Machine:
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
         self._devices: list[dict[str, Any]] | None = None
         self._statistics = observe.BalloonStatistics()
+        self._resting: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None]
+        self._background: asyncio.Task[None]
 
     @classmethod
     async def boot(cls, config: MachineConfig, launcher: Launcher, run_dir: Path) -> Machine:
@@ -126,10 +129,11 @@ class Machine:
         if self._monitor is not None:
             with contextlib.suppress(MachineError):
                 await self._monitor.execute("quit", limit_s=1.0)
+            if await self._ended(KILL_LIMIT_S):
+                return
+        await self._spawned.kill()
         if not await self._ended(KILL_LIMIT_S):
-            await self._spawned.kill()
-            if not await self._ended(KILL_LIMIT_S):
-                raise self.error(f"QEMU process {self.pid} does not end, not even by SIGKILL")
+            raise self.error(f"QEMU process {self.pid} does not end, not even by SIGKILL")
 
     async def view(self, proc: Path = Path("/proc")) -> dict[str, Any]:
         """Return the hypervisor view (docs/architecture.md, "Views"); `proc` is where proc(5) is mounted."""
@@ -139,8 +143,19 @@ class Machine:
         if self._devices is None:
             self._devices = await observe.devices(monitor.execute)
         answers = await observe.ask(monitor.execute)
-        answers["guest-stats"] = await self._statistics.read(monitor.execute, time.time())
+        answers["guest-stats"] = await self._statistics.read(monitor.execute)
+        self._rest_later()
         return observe.document(self._facts(), answers, observe.read_proc(proc, self.pid), self._devices, time.time())
+
+    def _rest_later(self) -> None:
+        """Let the balloon's polling end when no view was asked for in a while."""
+        if self._resting is not None:
+            self._resting.cancel()
+        self._resting = asyncio.get_running_loop().call_later(REST_AFTER_S, self._rest)
+
+    def _rest(self) -> None:
+        if self._monitor is not None and not self.gone.is_set():
+            self._background = asyncio.create_task(self._statistics.rest(self._monitor.execute))
 
     def _facts(self) -> observe.Facts:
         return observe.Facts(
@@ -212,12 +227,18 @@ class Machine:
 
     async def _watch(self) -> None:
         """Wait for QEMU's end, then say so to everybody."""
-        status = await self._spawned.wait()
-        # The last events and console lines lie in our sockets still.
-        await asyncio.sleep(0.02)
-        self._console.drain()
-        self.reason = observe.why_gone(self.events, status)
-        self.gone.set()
+        try:
+            status = await self._spawned.wait()
+            # The last events and console lines lie in our sockets still.
+            await asyncio.sleep(0.02)
+            self.reason = observe.why_gone(self.events, status)
+        except LabError as error:
+            self.reason = f"whoever started QEMU is gone: {error.message}"
+        finally:
+            self._console.drain()
+            self.gone.set()
+        if self._resting is not None:
+            self._resting.cancel()
         if self._monitor is not None:
             await self._monitor.close()
 

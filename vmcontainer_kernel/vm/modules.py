@@ -1,4 +1,4 @@
-"""Kernel modules without kmod: what each needs (its ``.modinfo`` section), in which order to load, and modprobe's tables.
+"""Kernel modules without kmod: what each needs (its ``.modinfo`` section), the order to load them, modprobe's tables.
 
 A Debian cloud kernel has virtio, squashfs and overlay as modules, so an initial RAM disk must load them in an order in
 which each finds what it needs; modules.dep(5) and modules.alias let the guest's modprobe, and the kernel through it,

@@ -10,6 +10,7 @@ the numbers are there under every accelerator (``query-stats`` answers nothing u
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,7 +164,7 @@ def document(facts: Facts, answers: Json, proc: ProcTexts, device_documents: lis
 
 def gone_document(facts: Facts, time_s: float) -> Json:
     """Make the view of a machine whose QEMU has ended."""
-    nothing = dict.fromkeys(f"{name}_bytes" for name in "balloon guest_used resident private shared".split())
+    nothing = dict.fromkeys(f"{name}_bytes" for name in ("balloon", "guest_used", "resident", "private", "shared"))
     view = _frame(facts, "gone", time_s)
     view |= {"vcpus": [], "memory": {"given_bytes": facts.given_bytes, **nothing}, "devices": [], "blocks": []}
     return view | {"missing": {f"memory.{name}": f"QEMU has ended: {facts.reason}" for name in nothing}}
@@ -253,8 +254,8 @@ def _missing(memory: Json) -> dict[str, str]:
 class BalloonStatistics:
     """The guest's memory statistics, asked for only while somebody looks.
 
-    QEMU's balloon device polls its guest at an interval, which would keep an idle guest awake; so polling is switched
-    on by a view and off by the first view... that finds nobody looked for a while (`rest`).
+    QEMU's balloon device polls its guest at an interval, which would keep an idle guest awake; so a view switches
+    polling on (`read`), and it is switched off (`rest`) when no view was asked for in a while.
     """
 
     PATH: Final = "/machine/peripheral/balloon"
@@ -263,7 +264,7 @@ class BalloonStatistics:
     def __init__(self) -> None:
         self.polling = False
 
-    async def read(self, execute: Execute, now_s: float) -> Json:
+    async def read(self, execute: Execute) -> Json:
         """Return the statistics that are there and see to it that there will be newer ones."""
         try:
             if not self.polling:
@@ -276,7 +277,7 @@ class BalloonStatistics:
 
     async def rest(self, execute: Execute) -> None:
         """Stop polling: nobody looks."""
-        if self.polling:
+        with contextlib.suppress(MachineError):
             await self._poll(execute, 0)
 
     async def _poll(self, execute: Execute, interval_s: int) -> None:

@@ -210,6 +210,7 @@ def _extract(path: Path, tree: Path) -> None:
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE) as source:
             unpacked = subprocess.run(
                 ["tar", "-x", "--no-same-owner", "--keep-directory-symlink", "-C", tree],
+                check=False,
                 stdin=source.stdout,
                 capture_output=True,
                 text=True,
@@ -222,7 +223,9 @@ def _extract(path: Path, tree: Path) -> None:
 
 def _run(argv: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     try:
-        done = subprocess.run(argv, env=env, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            argv, check=False, env=env, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
     except FileNotFoundError as error:
         raise HostError(f"{argv[0]} is not installed", hint="guests are built on Debian and Ubuntu only") from error
     if done.returncode:

@@ -61,8 +61,8 @@ class Monitor:
         greeting = self._client.greeting
         if greeting is None:
             return ""
-        found: dict[str, int] = greeting.QMP.version["qemu"]
-        return f"{found['major']}.{found['minor']}.{found['micro']}"
+        found = greeting.QMP.version["qemu"]
+        return "{major}.{minor}.{micro}".format_map(found) if isinstance(found, dict) else ""
 
     async def execute(self, command: str, *, limit_s: float = COMMAND_LIMIT_S, **arguments: Any) -> Any:
         """Run a command and return its answer; in argument names ``_`` stands for ``-``.
@@ -113,6 +113,8 @@ async def _mapped(command: str, limit_s: float) -> AsyncIterator[None]:
         hint = "the host may be overloaded; stop the machine and try again"
         raise MachineError(f"QEMU did not answer {command} in {limit_s:g} s", hint=hint) from error
     except ExecuteError as error:
-        raise MachineError(f"QEMU refused {command}: {error}", hint="see the machine's state with %vm inspect") from error
+        raise MachineError(
+            f"QEMU refused {command}: {error}", hint="see the machine's state with %vm inspect"
+        ) from error
     except (QMPError, OSError, EOFError) as error:
         raise MachineError(f"QEMU ended while it was asked to {command}", hint="start the machine again") from error

@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,23 +137,27 @@ async def _build(config: MachineConfig, launcher: Launcher, run_dir: Path, settl
     cache.prune(place.parent, "[0-9a-f]*", keep=2)
     need_mib = (config.memory_bytes >> 20) + 10
     with cache.reported_when_full(place.parent, "a template", need_mib), cache.made(place) as folder:
-        await _save(config.named(f"{BUILD_NAME}-{key}", config.mac), version, folder, launcher, run_dir, settle)
+        wiring = Wiring(ram=folder / "ram", save=True, qemu_version=version)
+        machine = await _boot(config.named(f"{BUILD_NAME}-{key}", config.mac), wiring, launcher, run_dir)
+        await _save(machine, folder / "state", settle)
         _write_manifest(folder, key)
     return Template(place, key, config, version)
 
 
-async def _save(
-    config: MachineConfig, version: tuple[int, int], folder: Path, launcher: Launcher, run_dir: Path, settle: Settle
-) -> None:
-    with _opened(folder / "ram", os.O_RDWR | os.O_CREAT) as ram:
+async def _boot(config: MachineConfig, wiring: Wiring, launcher: Launcher, run_dir: Path) -> Machine:
+    assert wiring.ram is not None
+    with _opened(wiring.ram, os.O_RDWR | os.O_CREAT) as ram:
         # All of it now: writing to a mapped file on a full disk would end QEMU by SIGBUS.
         os.posix_fallocate(ram, 0, config.memory_bytes)
-    wiring = Wiring(ram=folder / "ram", save=True, qemu_version=version)
-    machine = await start(config, wiring, launcher, run_dir)
+    return await start(config, wiring, launcher, run_dir)
+
+
+async def _save(machine: Machine, path: Path, settle: Settle) -> None:
+    """Settle a machine, save it to `path` and end it."""
     try:
         await settle(machine)
         await _ignore_shared(machine)
-        with _opened(folder / "state", os.O_WRONLY | os.O_CREAT) as state:
+        with _opened(path, os.O_WRONLY | os.O_CREAT) as state:
             await machine.monitor.give(state, "state")
         await machine.monitor.execute("migrate", uri="fd:state")
         await machine.within(_saved(machine), SAVE_LIMIT_S, "save its state")
@@ -196,7 +200,7 @@ def _qemu_identity() -> tuple[str, tuple[int, int]]:
         kept = json.loads(store.read_text())
         if kept["identity"] == identity:
             return identity, (kept["version"][0], kept["version"][1])
-    output = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10).stdout
+    output = subprocess.run([program, "--version"], check=False, capture_output=True, text=True, timeout=10).stdout
     version = qemu.version_of(output)
     temporary = store.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps({"identity": identity, "version": version}))
@@ -223,11 +227,8 @@ def is_sound(template: Template) -> bool:
     """
     try:
         manifest: dict[str, Any] = json.loads((template.path / "manifest.json").read_text())
-        return (
-            manifest["key"] == template.key
-            and manifest["ram"] == _stamp(template.ram)
-            and manifest["state"] == cache.digest(template.state)
-        )
+        found = [template.key, _stamp(template.ram), cache.digest(template.state)]
+        return found == [manifest["key"], manifest["ram"], manifest["state"]]
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -244,7 +245,7 @@ def _damaged(template: Template) -> MachineError:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Any:
+def _opened(path: Path, flags: int) -> Iterator[int]:
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
     try:
         yield descriptor

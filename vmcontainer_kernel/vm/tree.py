@@ -1,4 +1,4 @@
-"""The guest's root file system as a folder: unpacked packages made small, busybox's links, configuration, our own files.
+"""The guest's root file system as a folder: packages made small, busybox's links, configuration, our own files.
 
 Nothing here needs privileges: files belong to whoever builds, and mksquashfs writes them as root's. The unpacked Python
 runs on the build machine through its own dynamic loader, to compile its library and to show that it works.
@@ -10,72 +10,32 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 
 from ..errors import HostError, MachineError
 from . import modules as kernel_modules
+from .contents import CONFIGURATION, FOLDERS, OUR_FILES, PROOF, UNUSED
 from .initrd import INIT
 from .modules import Module
 
-__all__ = ["OUR_FILES", "add_ours", "compile_python", "dress", "install_modules", "link_busybox", "squash", "trim"]
+__all__ = [
+    "add_ours",
+    "compile_python",
+    "dress",
+    "install_modules",
+    "link_busybox",
+    "our_files",
+    "run",
+    "squash",
+    "trim",
+]
 
 OUR_FOLDER = "usr/lib/vmcontainer"
-# The part of this package that runs in a guest: standard library only (docs/architecture.md, "Layers").
-OUR_FILES = ("__init__.py", "errors.py", "paths.py", "agent/**/*.py", "container/**/*.py")
-
-# What neither the agent nor a lesson needs, and extension modules whose libraries are not in the guest.
-_UNUSED = (
-    "boot",
-    "etc/ld.so.conf.d",
-    "etc/python3*",
-    "usr/share",
-    "usr/lib/binfmt.d",
-    "usr/lib/modules",
-    "usr/lib/*/gconv",
-    "usr/lib/*/libnsl*",
-    "usr/lib/*/libnss_hesiod*",
-    "usr/lib/*/libthread_db*",
-    "usr/lib/*/libmemusage*",
-    "usr/lib/*/libpcprofile*",
-    "usr/lib/python3.*/sitecustomize.py",
-    *(
-        f"usr/lib/python3.*/{name}"
-        for name in (
-            "test idlelib tkinter turtledemo turtle.py lib2to3 ensurepip distutils pydoc_data venv __phello__ sqlite3 "
-            "curses dbm config-*"
-        ).split()
-    ),
-    *(
-        f"usr/lib/python3.*/lib-dynload/{name}.*"
-        for name in (
-            "_ssl _hashlib _bz2 _lzma _curses* readline _sqlite3 _dbm _gdbm _crypt _uuid nis _tkinter ossaudiodev "
-            "_test* *xx* xxlimited* _ctypes_test"
-        ).split()
-    ),
-)
-
-_FOLDERS = "dev etc home mnt proc root run srv sys tmp usr/local/bin usr/share usr/sbin var/lib var/log var/tmp".split()
-
-_CONFIGURATION = {
-    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"
-    "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
-    "etc/group": "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n",
-    "etc/hostname": "guest\n",
-    "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
-    "etc/machine-id": "",
-    # QEMU's user network answers names at this address (qemu(1), -netdev user).
-    "etc/resolv.conf": "nameserver 10.0.2.3\n",
-    "etc/profile": "PS1='\\h:\\w\\$ '\n",
-}
-
-# Imports that the agent and the container engine cannot do without.
-_PROOF = "import array, ctypes, fcntl, hashlib, json, os, resource, selectors, socket, struct, tarfile, termios, zlib"
 
 
 def trim(tree: Path) -> None:
     """Remove what a guest does not use; the kernel's own files must have been read before."""
-    for pattern in _UNUSED:
+    for pattern in UNUSED:
         for path in tree.glob(pattern):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -85,9 +45,9 @@ def trim(tree: Path) -> None:
 
 def dress(tree: Path, os_release: Mapping[str, str]) -> None:
     """Add folders, accounts and configuration; `os_release` is that of the distribution the packages came from."""
-    for name in _FOLDERS:
+    for name in FOLDERS:
         (tree / name).mkdir(parents=True, exist_ok=True)
-    for name, text in _CONFIGURATION.items():
+    for name, text in CONFIGURATION.items():
         (tree / name).write_text(text)
     (tree / "usr/lib/os-release").write_text("".join(f'{key}="{os_release[key]}"\n' for key in sorted(os_release)))
     _link(tree / "etc/os-release", "../usr/lib/os-release")
@@ -140,7 +100,7 @@ def compile_python(tree: Path, folder: str, *, seen_as: str, exclude: str = "^$"
     compiler += ["-s", str(tree / folder), "-p", seen_as, str(tree / folder)]
     environment = {"PYTHONHOME": str(tree / "usr"), "PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1"}
     run(python_argv(tree, *compiler), environment)
-    run(python_argv(tree, "-c", _PROOF), environment)
+    run(python_argv(tree, "-c", PROOF), environment)
 
 
 def add_ours(tree: Path, package: Path) -> None:
@@ -167,7 +127,9 @@ def squash(tree: Path, disk: Path, compression: Sequence[str]) -> None:
 def run(argv: Sequence[str], environment: Mapping[str, str]) -> str:
     """Run a build tool and return its output; raises MachineError with its last lines, HostError if it is missing."""
     try:
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            argv, check=False, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
     except FileNotFoundError as error:
         package = {"mksquashfs": "squashfs-tools"}.get(argv[0], argv[0])
         raise HostError(f"{argv[0]} is not installed", hint=f"apt-get install {package}") from error
