@@ -1,0 +1,134 @@
+"""The command ``vmcontainer``: what can be done outside a notebook; each command imports late what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from . import __version__
+from .errors import LabError, UserError
+
+__all__ = ["main"]
+
+Report = Callable[[str, float], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 after an error (it is told), 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except LabError as error:
+        print(f"vmcontainer: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("vmcontainer: interrupted; what is done stays done", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vmcontainer", description="Virtual machines and containers in notebook cells"
+    )
+    parser.add_argument("--version", action="version", version=f"vmcontainer {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    doctor = commands.add_parser("doctor", help="tell what this computer can do for the lab, and why not")
+    doctor.add_argument("checks", nargs="*", metavar="CHECK", help="only these (qemu, kvm, cgroups, ...)")
+    doctor.add_argument("--json", action="store_true", help="as a JSON document")
+    doctor.set_defaults(run=_doctor)
+
+    setup = commands.add_parser("setup", help="build what is missing: container image, guest image, template")
+    setup.set_defaults(run=_setup)
+
+    kernel = commands.add_parser("kernel", help="the notebook kernel")
+    install = kernel.add_subparsers(required=True, metavar="COMMAND").add_parser("install", help="tell Jupyter of it")
+    place = install.add_mutually_exclusive_group()
+    place.add_argument("--user", action="store_true", help="for this user")
+    place.add_argument("--sys-prefix", action="store_true", help="in the environment of this Python")
+    place.add_argument("--prefix", help="below this folder")
+    install.set_defaults(run=_install)
+    return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from . import doctor
+
+    unknown = [name for name in options.checks if name not in doctor.NAMES]
+    if unknown:
+        raise UserError(f"no such check: {' '.join(unknown)}", hint=f"there are: {' '.join(doctor.NAMES)}")
+    checks = doctor.examine(options.checks)
+    print(json.dumps(doctor.to_json(checks), indent=1) if options.json else doctor.to_text(checks))
+    return 0
+
+
+def _install(options: argparse.Namespace) -> int:
+    from . import kernel
+
+    prefix = sys.prefix if options.sys_prefix else options.prefix
+    print(f"installed {kernel.DISPLAY_NAME}: {kernel.install(user=options.user, prefix=prefix)}")
+    return 0
+
+
+def _setup(options: argparse.Namespace) -> int:
+    steps = (("container image", _build_image), ("guest image", _build_guest), ("template", _build_template))
+    for name, build in steps:
+        progress = Progress(name)
+        build(progress.report)
+        progress.done()
+    return 0
+
+
+def _build_image(report: Report) -> None:
+    from .container.images import Store, build_busybox
+    from .paths import cache_dir
+
+    build_busybox(Store(cache_dir("images")))
+
+
+def _build_guest(report: Report) -> None:
+    from .vm.guest import ensure_guest
+
+    ensure_guest(report)
+
+
+def _build_template(report: Report) -> None:
+    from .session import Session
+
+    session = Session()
+    try:
+        session.prepare(report)
+    finally:
+        session.close()
+
+
+class Progress:
+    """One line on standard error: rewritten on a terminal, a line for each phase elsewhere."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._start_s = time.monotonic()
+        self._phase = ""
+
+    def report(self, phase: str, fraction: float) -> None:
+        """Show how far a phase is; `fraction` from 0 to 1."""
+        if sys.stderr.isatty():
+            print(f"\r      {self.name}: {phase} {fraction:4.0%}\x1b[K", end="", file=sys.stderr, flush=True)
+        elif phase != self._phase:
+            print(f"      {self.name}: {phase}", file=sys.stderr, flush=True)
+        self._phase = phase
+
+    def done(self) -> None:
+        """Say that it is there, and how long it took."""
+        end = "\x1b[K\n" if sys.stderr.isatty() else "\n"
+        start = "\r" if sys.stderr.isatty() else ""
+        seconds = time.monotonic() - self._start_s
+        print(f"{start}      {self.name}: ready ({seconds:.1f} s)", end=end, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,385 @@
+"""What this computer can do for the lab: one probe for each thing it may lack, and what lacking it costs.
+
+    examine() ─▶ [Check]      kernel (probe.py), programs, images, memory, disk: side by side, under a second
+    check(name) ─▶ Check      one of them: for a test's skip, or for an error's hint
+    default_node(checks)      which kernel serves ``%%container`` when nobody says ``--on``, and why
+
+A verdict is ``ok``, ``degraded`` (works with a loss) or ``no``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+from . import probe
+from .errors import LabError, NotFound
+from .paths import cache_dir
+
+__all__ = ["NAMES", "Check", "Verdict", "check", "default_node", "examine", "to_html", "to_json", "to_text"]
+
+Verdict = Literal["ok", "degraded", "no"]
+
+MIB = 1 << 20
+PROGRAM_LIMIT_S = 3.0  # each takes some 20 ms; the limit is for one that hangs
+SETUP = "./lab setup"
+_CAP_SYS_RESOURCE = 24  # linux/capability.h
+_NO_LIMIT_BYTES = 2**60  # memory cgroups of version 1 show "no limit" as the highest page-aligned number
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: `reason` is what was seen, `hint` what to do about it, `cost` what its lack costs the user."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+    hint: str = ""
+    cost: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a probe says: verdict, reason, and what to do when the verdict is not ``ok``."""
+
+    verdict: Verdict
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How a check is made: what is probed, and what the user loses without it."""
+
+    find: Callable[[], Finding]
+    cost: str
+
+
+def examine(names: Iterable[str] = ()) -> list[Check]:
+    """Make all checks, or those named, side by side; their order is that of `NAMES`."""
+    wanted = [name for name in NAMES if not names or name in names]
+    # The five kernel probes are one program; it is started once and its answer shared.
+    _kernel.forget()
+    with ThreadPoolExecutor(max_workers=4, thread_name_prefix="doctor") as pool:
+        return list(pool.map(_examine, wanted))
+
+
+def check(name: str) -> Check:
+    """Make one check. Raises NotFound for a name that is none of `NAMES`."""
+    if name not in PROBES:
+        raise NotFound(f"there is no check {name}", hint=f"there are: {' '.join(NAMES)}")
+    return examine([name])[0]
+
+
+def default_node(checks: Iterable[Check]) -> tuple[str, str] | None:
+    """Return where ``%%container`` runs by default, ``host`` or ``guest``, and why; None if not examined."""
+    by_name = {found.name: found for found in checks}
+    if not {"containers-on-host", "qemu"} <= by_name.keys():
+        return None
+    host = by_name["containers-on-host"]
+    if host.verdict == "ok":
+        return "host", "this kernel lets this user make containers"
+    if by_name["qemu"].verdict == "no":
+        return "host", f"it will fail ({host.reason}), but there is no QEMU to make a guest with"
+    return "guest", f"not on this kernel: {host.reason}"
+
+
+def to_json(checks: list[Check]) -> dict[str, Any]:
+    """Return the findings as a JSON document: ``{"checks": [...], "default_node": {"name", "reason"} or null}``."""
+    node = default_node(checks)
+    return {
+        "checks": [asdict(found) for found in checks],
+        "default_node": {"name": node[0], "reason": node[1]} if node else None,
+    }
+
+
+def _node_line(checks: list[Check]) -> list[str]:
+    node = default_node(checks)
+    return [f"%%container runs on: {node[0]} ({node[1]})"] if node else []
+
+
+def to_text(checks: list[Check]) -> str:
+    """Return the findings as lines; what is not well is followed by its cost and by what to do."""
+    width = max(len(found.name) for found in checks)
+    indent = " " * (width + 12)
+    lines = []
+    for found in checks:
+        lines += [f"{found.verdict:<9} {found.name:<{width}}  {found.reason}"]
+        if found.verdict != "ok":
+            lines += [f"{indent}costs: {found.cost}"]
+            lines += [f"{indent}try:   {found.hint}"] if found.hint else []
+    return "\n".join([*lines, *_node_line(checks)])
+
+
+def to_html(checks: list[Check]) -> str:
+    """Return the findings as an HTML table without scripts; the verdict is a word, not a colour."""
+    rows = []
+    for found in checks:
+        more = [f"costs: {found.cost}", f"try: {found.hint}" if found.hint else ""] if found.verdict != "ok" else []
+        text = "<br>".join(escape(line) for line in [found.reason, *more] if line)
+        name = f'<th scope="row">{escape(found.name)}</th>'
+        rows += [f'<tr>{name}<td>{found.verdict}</td><td style="text-align:left">{text}</td></tr>']
+    head = '<tr><th scope="col">check</th><th scope="col">verdict</th><th scope="col">what was seen</th></tr>'
+    caption = "".join(f"<caption>{escape(line)}</caption>" for line in _node_line(checks))
+    return f"<table>{caption}<thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _examine(name: str) -> Check:
+    start = time.perf_counter()
+    try:
+        finding = PROBES[name].find()
+    except LabError as error:
+        finding = Finding("no", error.message, error.hint)
+    except Exception as error:
+        # A probe that breaks is a finding too: the other checks must still be shown.
+        finding = Finding("no", f"the check itself failed: {type(error).__name__}: {error}")
+    seconds = round(time.perf_counter() - start, 4)
+    return Check(name, finding.verdict, finding.reason, finding.hint, PROBES[name].cost, seconds)
+
+
+# ---- programs
+
+
+def _first_line(*command: str) -> str:
+    """Return the first line that a program prints. Raises OSError, TimeoutExpired."""
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROGRAM_LIMIT_S, check=False
+    )
+    return (done.stdout or done.stderr).partition("\n")[0].strip()
+
+
+def _missing(program: str) -> Finding:
+    return Finding("no", f"there is no program {program}", SETUP)
+
+
+def _qemu() -> Finding:
+    from .vm import qemu
+
+    program = shutil.which("qemu-system-x86_64")
+    if not program:
+        return _missing("qemu-system-x86_64")
+    line = _first_line(program, "--version")
+    version = qemu.version_of(line)
+    if version < (7, 2):
+        return Finding("degraded", f"{line}; the lab is made for 7.2 and later", "a newer release of the distribution")
+    return Finding("ok", line)
+
+
+def _kvm() -> Finding:
+    from .vm import accelerator
+
+    chosen = accelerator.choose()
+    if chosen.name == "kvm":
+        return Finding("ok", chosen.reason)
+    hint = "run the lab on the computer itself, or on a virtual machine with nested virtualization"
+    return Finding("no", chosen.reason, hint)
+
+
+def _skopeo() -> Finding:
+    program = shutil.which("skopeo")
+    return Finding("ok", _first_line(program, "--version")) if program else _missing("skopeo")
+
+
+def _chromium() -> Finding:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        program = shutil.which(name)
+        # Ubuntu's chromium-browser is a script for a snap, which Playwright cannot drive.
+        if program and "/snap/" not in Path(program).resolve().as_posix() and not _is_script_of_snap(Path(program)):
+            return Finding("ok", program)
+    return Finding("no", "there is no Chromium that is not a snap", "apt-get install chromium (Debian)")
+
+
+def _is_script_of_snap(program: Path) -> bool:
+    with program.open("rb") as stream:
+        head = stream.read(4096)
+    return head.startswith(b"#!") and b"snap" in head and b"/usr/lib/chromium" not in head
+
+
+# ---- the kernel
+
+
+class _Shared:
+    """The answer of the probing program, asked for once in an examination by whichever check comes first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[str, str] = {}
+
+    def forget(self) -> None:
+        with self._lock:
+            self._found = {}
+
+    def get(self) -> dict[str, str]:
+        with self._lock:
+            self._found = self._found or probe.explore()
+            return self._found
+
+
+_kernel = _Shared()
+
+
+def _by_doing(name: str, well: str, hint: str, otherwise: Verdict = "no") -> Finding:
+    failure = _kernel.get()[name]
+    return Finding(otherwise, failure, hint) if failure else Finding("ok", well)
+
+
+def _user_namespaces() -> Finding:
+    hint = "Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0; in Docker: --security-opt seccomp=unconfined"
+    return _by_doing("user-namespaces", "made one and used a capability inside it", hint)
+
+
+def _mount() -> Finding:
+    return _by_doing("mount", "made a mount namespace and mounted a tmpfs", "in Docker: --privileged")
+
+
+def _overlay() -> Finding:
+    return _by_doing("overlay", "mounted an overlay and wrote to it", "Linux 5.11 or later, or as root")
+
+
+def _containers() -> Finding:
+    well = "made all namespaces, mounted a fresh /proc, changed the root"
+    return _by_doing("containers-on-host", well, "nothing need be done: containers run in a guest, %%container --on vm")
+
+
+def _cgroups() -> Finding:
+    from .container.cgroups import find_places
+
+    places = find_places(Path("/proc/self/mountinfo").read_text())
+    well = ", ".join(f"{name} v{place.version}" for name, place in sorted(places.items()))
+    hint = "as root outside a container; or limits in a guest, where you are root: %%container --on vm"
+    return _by_doing("cgroups", f"made a group with limits: {well}", hint)
+
+
+def _sys_resource() -> Finding:
+    effective = int(_status_field("CapEff"), 16)
+    if effective >> _CAP_SYS_RESOURCE & 1:
+        return Finding("ok", "CAP_SYS_RESOURCE is held")
+    return Finding("no", "CAP_SYS_RESOURCE is not held (capabilities(7))", "in Docker: --cap-add SYS_RESOURCE")
+
+
+def _status_field(name: str, status: Path = Path("/proc/self/status")) -> str:
+    """Return a field of /proc/PID/status (proc(5))."""
+    lines = (line.partition(":") for line in status.read_text().splitlines())
+    return next(value.strip() for key, _, value in lines if key == name)
+
+
+# ---- images
+
+
+def _guest_image() -> Finding:
+    from .vm.guest import find_guest
+
+    guest = find_guest()
+    if guest is None:
+        return Finding("no", "it is not built yet", SETUP)
+    return Finding("ok", f"Linux {guest.release}, {guest.path.name}")
+
+
+def _template() -> Finding:
+    from .vm import accelerator
+    from .vm.guest import find_guest
+    from .vm.qemu import MachineConfig
+    from .vm.template import find_template
+
+    guest = find_guest()
+    if guest is None:
+        return Finding("no", "there is no guest image to make it of", SETUP)
+    template = find_template(MachineConfig("vm", guest, accelerator.choose()))
+    if template is None:
+        return Finding("degraded", "it is not made yet; the first %%vm makes it", SETUP)
+    return Finding("ok", f"{template.key}, {_mib(template.config.memory_bytes)} of memory")
+
+
+# ---- room
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / MIB:.0f} MiB"
+
+
+def _memory() -> Finding:
+    available_bytes, of_what = available_memory(Path("/proc"), Path("/sys/fs/cgroup"))
+    reason = f"{_mib(available_bytes)} available ({of_what})"
+    hint = "end other programs, or give this computer or container more memory"
+    if available_bytes < 400 * MIB:
+        return Finding("no", reason, hint)
+    return Finding("degraded", reason, hint) if available_bytes < 1024 * MIB else Finding("ok", reason)
+
+
+def available_memory(proc: Path, cgroup: Path) -> tuple[int, str]:
+    """Return what may still be used, in bytes, and who says so: the kernel or the control group of this process.
+
+    Sources: MemAvailable of proc(5); memory.max of cgroup-v2.rst; memory.limit_in_bytes of cgroup-v1/memory.rst.
+    """
+    lines = (line.split() for line in (proc / "meminfo").read_text().splitlines())
+    candidates = [(next(int(row[1]) for row in lines if row[0] == "MemAvailable:") * 1024, "the kernel's estimate")]
+    for line in (proc / "self" / "cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            for root in (cgroup, cgroup / "unified"):
+                candidates += _rooms(root, path, "memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            candidates += _rooms(cgroup / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes")
+    return min(candidates)
+
+
+def _rooms(root: Path, path: str, limit: str, usage: str) -> list[tuple[int, str]]:
+    """Return the room in a control group and in each above it: the tightest counts."""
+    rooms = []
+    group = root / path.lstrip("/")
+    # In a container the path may be the host's and so not exist below the mount; the mount's root is our group then.
+    for folder in dict.fromkeys((group, *group.parents, root)):
+        if folder.is_relative_to(root) and (folder / limit).is_file():
+            text = (folder / limit).read_text().strip()
+            if text != "max" and int(text) < _NO_LIMIT_BYTES:
+                free_bytes = int(text) - int((folder / usage).read_text()) + _inactive_bytes(folder)
+                rooms += [(max(0, free_bytes), f"control group {folder}")]
+    return rooms
+
+
+def _inactive_bytes(folder: Path) -> int:
+    """Page cache that the kernel gives back when asked for memory counts as usage, but it is free for us."""
+    rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    # Version 1 counts the groups below under a name of its own; version 2 always counts them.
+    return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
+
+
+def _disk() -> Finding:
+    place = cache_dir()
+    free_bytes = shutil.disk_usage(place).free
+    reason = f"{_mib(free_bytes)} free at {place}"
+    hint = "free some, or set VMCONTAINER_CACHE to a folder on another disk"
+    if not os.access(place, os.W_OK):
+        return Finding("no", f"this user may not write to {place}", "set VMCONTAINER_CACHE to a folder of your own")
+    if free_bytes < 500 * MIB:
+        return Finding("no", reason, hint)
+    return Finding("degraded", reason, hint) if free_bytes < 2048 * MIB else Finding("ok", reason)
+
+
+PROBES: dict[str, Probe] = {
+    "qemu": Probe(_qemu, "no machines: neither %%vm nor containers in a guest"),
+    "kvm": Probe(_kvm, "machines run on QEMU's emulator (TCG): all lessons work, guests compute far slower"),
+    "user-namespaces": Probe(_user_namespaces, "an ordinary user's containers run in a guest"),
+    "mount": Probe(_mount, "containers run in a guest"),
+    "overlay": Probe(_overlay, "containers run in a guest"),
+    "containers-on-host": Probe(_containers, "containers run in a guest, beside a kernel that is not this one"),
+    "cgroups": Probe(_cgroups, "containers on this kernel have no memory, CPU and process limits"),
+    "sys-resource": Probe(_sys_resource, "limits of setrlimit(2) can be lowered, not raised"),
+    "guest-image": Probe(_guest_image, "the first %%vm must build it, which takes a minute and the network"),
+    "template": Probe(_template, "the first %%vm boots instead of waking from memory"),
+    "skopeo": Probe(_skopeo, "images cannot be pulled from a registry; the built-in one works"),
+    "chromium": Probe(_chromium, "the tests of the widgets are skipped; nothing is lost in notebooks"),
+    "memory": Probe(_memory, "few machines and containers at a time; the kernel may end some"),
+    "disk": Probe(_disk, "images and templates cannot be made"),
+}
+NAMES: tuple[str, ...] = tuple(PROBES)

@@ -1,0 +1,200 @@
+"""What this kernel lets this user do, found out by doing it, in children that are gone a moment later.
+
+    explore() ──exec──▶ python -S -m vmcontainer_kernel.probe ──fork──▶ user-namespaces ─┐
+                                                              ──fork──▶ mount            ├─▶ {name: "" or what failed}
+                                                              ──fork──▶ …                ┘
+
+Nothing else tells the truth. Ubuntu 24.04 lets ``unshare`` succeed and then takes the capabilities away, a Kubernetes
+pod allows all but a fresh /proc, Docker's seccomp profile forbids what every sysctl allows. The children come from a
+program of their own, as a notebook's process has threads and may not enter a user namespace (unshare(2), EINVAL).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .container import linux
+from .container.cgroups import Cgroups
+from .container.spec import Resources
+from .errors import HostError
+
+__all__ = ["PROBES", "explore"]
+
+# It takes 0.1 s; a busy computer must not look like one that forbids everything.
+LIMIT_S = 3.0
+# A mount point that every system has. What is mounted on it is seen only inside the child's mount namespace.
+STAGE = "/tmp"
+
+
+def explore() -> dict[str, str]:
+    """Run all probes and return for each its failure in words, empty if it went well; takes at most `LIMIT_S`.
+
+    Raises HostError if the probing program itself fails.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-S", "-m", __name__]
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostError(f"the kernel could not be probed: {error}") from error
+    if done.returncode:
+        last = (done.stderr.splitlines() or ["it said nothing"])[-1]
+        raise HostError(f"the kernel could not be probed: status {done.returncode}", where=last)
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+class _StepFailed(Exception):
+    """A step of a probe failed; the text is what the user reads."""
+
+
+def _do(step: str, call: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        call(*arguments)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise _StepFailed(f"{step}: {reason} ({errno.errorcode.get(error.errno or 0, '?')})") from None
+
+
+def _enter_user_namespace() -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    _do("new user namespace", linux.unshare, linux.CLONE_NEWUSER)
+    # user_namespaces(7): without privileges setgroups(2) must be given up before the group map is written.
+    _do("give up setgroups", Path("/proc/self/setgroups").write_text, "deny")
+    _do("map the user", Path("/proc/self/uid_map").write_text, f"0 {uid} 1")
+    _do("map the group", Path("/proc/self/gid_map").write_text, f"0 {gid} 1")
+
+
+def _user_namespaces() -> None:
+    _enter_user_namespace()
+    _do("new host name namespace inside it", linux.unshare, linux.CLONE_NEWUTS)
+    # The proof: unshare(2) may succeed and leave no capability, as AppArmor does on Ubuntu 24.04.
+    _do("use a capability inside it", linux.sethostname, "probe")
+
+
+def _enter_mount_namespace() -> None:
+    if os.geteuid() != 0:
+        _enter_user_namespace()
+    _do("new mount namespace", linux.unshare, linux.CLONE_NEWNS)
+    _do("make / private", linux.mount, None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    _do("mount a tmpfs", linux.mount, "tmpfs", STAGE, "tmpfs")
+
+
+def _overlay() -> None:
+    _enter_mount_namespace()
+    for name in ("lower", "upper", "work", "merged"):
+        Path(STAGE, name).mkdir()
+    data = f"lowerdir={STAGE}/lower,upperdir={STAGE}/upper,workdir={STAGE}/work"
+    _do("mount an overlay", linux.mount, "overlay", f"{STAGE}/merged", "overlay", 0, data)
+    _do("write to the overlay", Path(STAGE, "merged", "file").write_text, "probe")
+
+
+def _containers() -> None:
+    """All that a container needs, in the order of the real thing."""
+    kinds = [kind for kind in linux.NAMESPACE_FLAGS if kind not in ("user", "mount")]
+    _enter_mount_namespace()
+    for kind in kinds:
+        _do(f"new {kind} namespace", linux.unshare, linux.NAMESPACE_FLAGS[kind])
+    child = os.fork()  # the first process of the new pid namespace: only there is a fresh /proc allowed
+    if child == 0:
+        _report(_enter_root)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise _StepFailed("")  # the child has told already
+
+
+def _enter_root() -> None:
+    new_root = f"{STAGE}/root"
+    for path in (new_root, f"{new_root}/proc", f"{new_root}/old"):
+        Path(path).mkdir()
+    _do("bind the root file system", linux.mount, new_root, new_root, None, linux.MS_BIND)
+    _do("mount a fresh /proc", linux.mount, "proc", f"{new_root}/proc", "proc")
+    _do("pivot_root", linux.pivot_root, new_root, f"{new_root}/old")
+
+
+def _cgroups() -> None:
+    groups = Cgroups.detect(f"probe-{os.getpid()}")
+    if groups is None:
+        raise _StepFailed("this user may write to no control group tree")
+    try:
+        group = groups.create("probe", Resources(memory_bytes=32 << 20, cpu_quota_us=50_000, pids_limit=16))
+        group.join()
+    except OSError as error:
+        raise _StepFailed(f"make a group with limits: {error.strerror} ({error.filename})") from None
+    except (HostError, KeyError) as error:
+        raise _StepFailed(f"make a group with limits: {str(error).splitlines()[0]}") from None
+
+
+def _remove_groups(pid: int) -> None:
+    groups = Cgroups.detect(f"probe-{pid}")
+    if groups:
+        groups.close()
+
+
+PROBES: dict[str, Callable[[], None]] = {
+    "user-namespaces": _user_namespaces,
+    "mount": _enter_mount_namespace,
+    "overlay": _overlay,
+    "containers-on-host": _containers,
+    "cgroups": _cgroups,
+}
+"""Check name of ``doctor`` → what is done in the child."""
+
+
+def _report(probe: Callable[[], None]) -> None:
+    """Run a probe as the last thing of this process: the failure goes to standard output."""
+    status = 1
+    try:
+        probe()
+        status = 0
+    except _StepFailed as failure:
+        os.write(1, str(failure).encode())
+    except BaseException as error:
+        os.write(1, f"{type(error).__name__}: {error}".encode())
+    finally:
+        os._exit(status)
+
+
+def _run(name: str, probe: Callable[[], None]) -> str:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(1)
+        os.dup2(writer, 1)
+        os.close(reader)
+        _report(probe)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        text = stream.read().decode(errors="replace")
+    _, status = os.waitpid(child, 0)
+    if name == "cgroups":
+        _remove_groups(child)
+    return text or ("" if status == 0 else f"the probe ended with wait status {status}")
+
+
+def main() -> None:
+    """Print what each probe found as one JSON object."""
+    if os.geteuid() != 0:
+        # After a change of ids /proc/self/uid_map would belong to root (prctl(2), PR_SET_DUMPABLE).
+        linux.prctl(linux.PR_SET_DUMPABLE, 1)
+    print(json.dumps({name: _run(name, probe) for name, probe in PROBES.items()}))
+
+
+if __name__ == "__main__":
+    main()
