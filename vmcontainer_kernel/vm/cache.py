@@ -16,10 +16,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from ..errors import HostError
 
-__all__ = ["digest", "locked", "made", "prune", "reported_when_full", "try_lock", "used"]
+__all__ = ["KEYS", "digest", "locked", "made", "prune", "reported_when_full", "try_lock", "used"]
+
+# The names of keys: sixteen hexadecimal digits, as a pattern of glob(3).
+KEYS: Final = "[0-9a-f]" * 16
 
 
 @contextlib.contextmanager

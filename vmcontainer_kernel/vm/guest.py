@@ -20,11 +20,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..errors import MachineError
 from ..paths import cache_dir
 from . import modules as kernel_modules
 from . import packages as distribution
 from . import tree
-from .cache import digest, locked, made, prune, reported_when_full, used
+from .cache import KEYS, digest, locked, made, prune, reported_when_full, used
 from .contents import BOOT_MODULES, MODULES
 from .initrd import build_initrd, vmlinux
 from .packages import Package
@@ -86,14 +87,14 @@ def ensure_guest(report: Report | None = None) -> GuestImage:
 
 
 def _build(guests: Path, report: Report) -> GuestImage:
-    prune(guests, "base-*", keep=2)
-    prune(guests, "[0-9a-f]*", keep=3)
+    prune(guests, "base-" + KEYS, keep=2)
+    prune(guests, KEYS, keep=3)
     packages = _packages(guests, report)
-    base_key, key = _key(packages)
-    base = guests / f"base-{base_key}"
-    if not base.exists():
-        with made(base) as folder:
-            _build_base(guests, packages, folder, report)
+    if not _base(guests, packages).exists():
+        packages, debs = _fetch(guests, packages, report)
+        with made(_base(guests, packages)) as folder:
+            _build_base(debs, folder, report)
+    base, key = _base(guests, packages), _key(packages)[1]
     if not (guests / key / "manifest.json").exists():
         shutil.rmtree(guests / key, ignore_errors=True)
         with made(guests / key) as folder:
@@ -102,19 +103,43 @@ def _build(guests: Path, report: Report) -> GuestImage:
     return _load(guests / key)
 
 
+def _base(guests: Path, packages: Sequence[Package]) -> Path:
+    return guests / f"base-{_key(packages)[0]}"
+
+
 def _packages(guests: Path, report: Report) -> list[Package]:
     """Return the packages to use: those of the lock file, or those apt names now."""
-    lock = guests / "packages.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return _read_lock(lock)
+        return _read_lock(guests / "packages.json")
+    return _resolve(guests, report)
+
+
+def _resolve(guests: Path, report: Report) -> list[Package]:
+    """Ask apt which packages there are now, and write the lock file."""
     report("package lists", 0.0)
     apt = _apt(guests)
     distribution.update(apt)
     wanted = distribution.names_for(OS_RELEASE.read_text())
     packages = distribution.resolve(wanted, apt.show)
     document = {"wanted": asdict(wanted), "packages": [asdict(package) for package in packages]}
-    _write_atomically(lock, json.dumps(document, indent=1))
+    _write_atomically(guests / "packages.json", json.dumps(document, indent=1))
     return packages
+
+
+def _fetch(guests: Path, packages: list[Package], report: Report) -> tuple[list[Package], list[Path]]:
+    """Return packages and their files; a version that is neither in the cache nor on a mirror any more gives way."""
+    apt = _apt(guests)
+
+    def fetch(some: list[Package]) -> list[Path]:
+        return distribution.fetch(apt, some, guests / "packages", lambda part: report("packages", 0.05 + 0.35 * part))
+
+    try:
+        debs = fetch(packages)
+    except MachineError:
+        packages = _resolve(guests, report)
+        debs = fetch(packages)
+    apt.forget()
+    return packages, debs
 
 
 def _read_lock(lock: Path) -> list[Package]:
@@ -132,10 +157,8 @@ def _apt(guests: Path) -> distribution.Apt:
     return apt
 
 
-def _build_base(guests: Path, packages: Sequence[Package], folder: Path, report: Report) -> None:
+def _build_base(debs: Sequence[Path], folder: Path, report: Report) -> None:
     """Make the base: ``root`` (the tree without our files), ``vmlinuz`` and ``initrd``."""
-    apt = _apt(guests)
-    debs = distribution.fetch(apt, packages, guests / "packages", lambda part: report("packages", 0.05 + 0.35 * part))
     report("unpack", 0.4)
     root = folder / "root"
     distribution.unpack(debs, root)
@@ -174,7 +197,7 @@ def _build_image(base: Path, folder: Path, packages: Sequence[Package], key: str
     shutil.copytree(base / "root", root, symlinks=True, copy_function=_link_or_copy)
     tree.add_ours(root, PACKAGE)
     report("container image", 0.8)
-    add_images(root / "usr/share/vmcontainer/images")
+    add_images(root / "usr/share/vmcontainer/images", root / "usr/bin/busybox")
     report("root disk", 0.85)
     tree.squash(root, folder / "root.squashfs", COMPRESSION)
     shutil.rmtree(root)
@@ -197,12 +220,12 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def add_images(folder: Path) -> None:
+def add_images(folder: Path, busybox: Path) -> None:
     """Build the container images that a guest is born with, as an OCI image layout in `folder`."""
     from ..container.images import Store, build_busybox
 
     folder.mkdir(parents=True)
-    build_busybox(Store(folder))
+    build_busybox(Store(folder), busybox)
 
 
 def _load(folder: Path) -> GuestImage:
