@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Console"]
+__all__ = ["Console", "last_words"]
 
 KEPT_BYTES = 64 << 10
 FILE_LIMIT_BYTES = 1 << 20
+
+
+def last_words(lines: Sequence[str], count: int) -> Sequence[str]:
+    """Choose `count` lines that tell most: a panic's message comes first and a long trace of calls follows it."""
+    panic = next((index for index, line in enumerate(lines) if "Kernel panic - not syncing" in line), len(lines))
+    return lines[min(panic, max(len(lines) - count, 0)) :][:count]
 
 
 class Console:
@@ -56,10 +63,10 @@ class Console:
         self._written += len(data)
 
     def tail(self, lines: int) -> str:
-        """Return the last lines, without control characters."""
-        text = self._kept[-256 * lines - 1024 :].decode("utf-8", "replace").replace("\r", "")
+        """Return the last lines without control characters, or the first lines of a panic, which say more."""
+        text = self._kept.decode("utf-8", "replace").replace("\r", "")
         clean = ("".join(char for char in line if char.isprintable() or char == "\t") for line in text.splitlines())
-        return "\n".join([line for line in clean if line.strip()][-lines:])
+        return "\n".join(last_words([line for line in clean if line.strip()], lines))
 
     def drain(self) -> None:
         """Read what is left of a QEMU that has ended, then close."""

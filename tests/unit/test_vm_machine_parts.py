@@ -1,0 +1,365 @@
+"""Machines, the pure parts: command lines, the choice of an accelerator, the hypervisor view, reasons for an end."""
+
+import asyncio
+import itertools
+import json
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+from vmcontainer_kernel.errors import HostError, MachineError, UserError
+from vmcontainer_kernel.vm import accelerator, observe, qemu, template
+from vmcontainer_kernel.vm.accelerator import Accelerator, Probe
+from vmcontainer_kernel.vm.console import FILE_LIMIT_BYTES, Console, last_words
+from vmcontainer_kernel.vm.guest import GuestImage
+from vmcontainer_kernel.vm.observe import Facts, ProcTexts
+from vmcontainer_kernel.vm.qemu import MachineConfig, Wiring
+
+GUEST = GuestImage(Path("/g"), "0" * 16, Path("/g/vmlinuz"), Path("/g/initrd"), Path("/g/a,b.squashfs"), "6.1")
+TCG = Accelerator("tcg", "no /dev/kvm")
+CONFIG = MachineConfig("vm", GUEST, TCG)
+GIB = 1 << 30
+
+
+def options(command, name):
+    return [value for option, value in itertools.pairwise(command) if option == name]
+
+
+def test_each_device_is_a_part_of_the_command_line():
+    command = qemu.argv(CONFIG, Wiring())
+    assert command[0] == "qemu-system-x86_64"
+    assert command[1:] == [word for device in qemu.DEVICES for word in device(CONFIG, Wiring())]
+    assert "-nodefaults" in command and "-no-user-config" in command
+
+
+def test_sockets_are_inherited_descriptors_in_order():
+    sockets = [value for value in options(qemu.argv(CONFIG, Wiring()), "-chardev") if value.startswith("socket")]
+    assert sockets == ["socket,id=qmp,fd=10", "socket,id=agent,fd=11", "socket,id=console,fd=12"]
+    assert (qemu.QMP_FD, qemu.AGENT_FD, qemu.CONSOLE_FD) == (qemu.FIRST_FD, qemu.FIRST_FD + 1, qemu.FIRST_FD + 2)
+
+
+def test_qemu_is_confined():
+    assert options(qemu.argv(CONFIG, Wiring()), "-sandbox") == [
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+    ]
+
+
+def test_the_root_disk_is_read_only_and_its_commas_are_doubled():
+    disks = options(qemu.argv(CONFIG, Wiring()), "-blockdev")
+    assert all("read-only=on" in disk for disk in disks)
+    assert "filename=/g/a,,b.squashfs" in disks[0]
+
+
+def test_tcg_has_a_bounded_code_buffer_and_a_plain_cpu():
+    command = qemu.argv(CONFIG, Wiring())
+    assert options(command, "-accel") == ["tcg,tb-size=96"]
+    assert options(command, "-cpu") == ["qemu64"]
+    fast = MachineConfig("vm", GUEST, Accelerator("kvm", "it works"))
+    assert options(qemu.argv(fast, Wiring()), "-accel") == ["kvm"]
+    assert options(qemu.argv(fast, Wiring()), "-cpu") == ["host"]
+
+
+def test_a_template_shares_its_memory_and_a_clone_does_not():
+    ram = Path("/t/ram")
+    (saved,) = [one for one in options(qemu.argv(CONFIG, Wiring(ram, save=True)), "-object") if "id=ram" in one]
+    (cloned,) = [one for one in options(qemu.argv(CONFIG, Wiring(ram)), "-object") if "id=ram" in one]
+    (new,) = [one for one in options(qemu.argv(CONFIG, Wiring(ram, qemu_version=(8, 2))), "-object") if "id=ram" in one]
+    assert saved.endswith("share=on")
+    assert cloned.endswith("share=off")
+    assert new.endswith("share=off,readonly=on,rom=off")
+    assert "-incoming" in qemu.argv(CONFIG, Wiring(ram))
+    assert "-incoming" not in qemu.argv(CONFIG, Wiring(ram, save=True))
+
+
+def test_a_machine_without_a_network_has_no_card():
+    assert "-netdev" not in qemu.argv(MachineConfig("vm", GUEST, TCG, network=False), Wiring())
+    open_net = MachineConfig("vm", GUEST, TCG, restricted=False)
+    assert options(qemu.argv(open_net, Wiring()), "-netdev") == ["user,id=net0,restrict=off"]
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"memory_bytes": 1 << 20}, "memory"),
+        ({"memory_bytes": 64 * GIB}, "memory"),
+        ({"cpus": 0}, "cpus"),
+        ({"cpus": 64}, "cpus"),
+        ({"name": "../x"}, "name"),
+        ({"name": "a,b"}, "name"),
+        ({"name": ""}, "name"),
+    ],
+)
+def test_machines_that_cannot_be_are_refused(change, where):
+    config = MachineConfig(**{"name": "vm", "guest": GUEST, "accelerator": TCG} | change)
+    with pytest.raises(UserError) as caught:
+        qemu.check(config, host_cpus=2, host_memory_bytes=8 * GIB)
+    assert caught.value.where == where
+    assert caught.value.hint
+
+
+def test_an_ordinary_machine_is_accepted():
+    qemu.check(CONFIG, host_cpus=2, host_memory_bytes=8 * GIB)
+
+
+def test_versions_are_read_and_nonsense_refused():
+    assert qemu.version_of("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)") == (7, 2)
+    assert qemu.version_of("QEMU emulator version 10.0.2") == (10, 0)
+    with pytest.raises(HostError):
+        qemu.version_of("command not found")
+
+
+def test_a_missing_qemu_names_its_package(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(HostError) as caught:
+        qemu.program_path()
+    assert caught.value.hint == "apt-get install qemu-system-x86"
+
+
+def test_a_template_s_key_depends_on_what_its_state_depends_on():
+    key = template.key_of(CONFIG, "qemu 1")
+    assert key == template.key_of(CONFIG.named("other", "52:54:00:00:00:01"), "qemu 1")
+    others = [
+        template.key_of(CONFIG, "qemu 2"),
+        template.key_of(MachineConfig("vm", GUEST, TCG, memory_bytes=512 << 20), "qemu 1"),
+        template.key_of(MachineConfig("vm", GUEST, TCG, cpus=2), "qemu 1"),
+        template.key_of(MachineConfig("vm", GUEST, TCG, cpu_model="max"), "qemu 1"),
+        template.key_of(MachineConfig("vm", GUEST, Accelerator("kvm", "")), "qemu 1"),
+    ]
+    assert len({key, *others}) == 6
+
+
+def test_fresh_addresses_are_qemu_s_and_differ():
+    addresses = {template.fresh_mac() for _ in range(50)}
+    assert len(addresses) > 45
+    assert all(address.startswith("52:54:00:") and len(address) == 17 for address in addresses)
+
+
+@pytest.mark.parametrize(
+    ("probe", "name", "words"),
+    [
+        (Probe(machine="aarch64"), "tcg", "aarch64"),
+        (Probe(exists=False), "tcg", "no /dev/kvm"),
+        (Probe(openable=False), "tcg", "group kvm"),
+        (Probe(failure="KVM_RUN ended with exit reason 17"), "tcg", "exit reason 17"),
+        (Probe(loop_s=0.3), "tcg", "emulates"),
+        (Probe(loop_s=0.0001), "kvm", "full speed"),
+        (Probe(loop_s=0.002), "kvm", "full speed"),
+    ],
+)
+def test_the_ladder(probe, name, words):
+    found, reason = accelerator.verdict(probe)
+    assert found == name
+    assert words in reason
+
+
+def test_the_environment_forces_and_a_wrong_word_is_refused(monkeypatch):
+    monkeypatch.setenv("VMCONTAINER_ACCEL", "tcg")
+    assert accelerator.choose() == Accelerator("tcg", "forced by VMCONTAINER_ACCEL")
+    monkeypatch.setenv("VMCONTAINER_ACCEL", "warp")
+    with pytest.raises(UserError, match="warp"):
+        accelerator.choose()
+
+
+def test_a_verdict_is_kept_until_the_next_boot(tmp_path, monkeypatch):
+    monkeypatch.setenv("VMCONTAINER_CACHE", str(tmp_path))
+    monkeypatch.delenv("VMCONTAINER_ACCEL", raising=False)
+    probes = []
+    monkeypatch.setattr(accelerator, "_probe", lambda: probes.append(1) or Probe(loop_s=0.0001))
+    assert accelerator.choose().name == "kvm"
+    assert accelerator.choose().name == "kvm"
+    assert len(probes) == 1
+    monkeypatch.setattr(accelerator, "_boot_id", lambda: "another boot")
+    accelerator.choose()
+    assert len(probes) == 2
+    accelerator.condemn("a guest did not start")
+    assert accelerator.choose() == Accelerator("tcg", "a guest did not start")
+
+
+def test_a_probe_that_hangs_is_a_reason_and_bounded(monkeypatch):
+    monkeypatch.setattr(accelerator, "DEVICE", Path("/dev/zero"))
+    monkeypatch.setattr(accelerator, "PROBE_LIMIT_S", 0.01)
+    probe = accelerator._probe()
+    assert "not done" in probe.failure
+    assert accelerator.verdict(probe)[0] == "tcg"
+
+
+def test_a_device_that_is_no_kvm_is_a_reason(monkeypatch, capsys):
+    monkeypatch.setattr(accelerator, "DEVICE", Path("/dev/zero"))
+    assert accelerator.main() == 1
+    assert "ioctl" in capsys.readouterr().err.lower()
+
+
+def test_long_mode_is_set_as_the_kernel_s_structure_has_it():
+    before = bytes(range(256)) + bytes(56)
+    after = accelerator._long_mode(before)
+    assert len(after) == 312
+    assert after[144:224] == before[144:224]  # task register, ldt, gdt, idt
+    assert struct.unpack_from("<QIH", after, 0) == (0, 0xFFFFFFFF, 8)
+    cr0, _, cr3, cr4, _, efer = struct.unpack_from("<6Q", after, 224)
+    assert (cr0 & 0x80000001, cr3, cr4 & 0x20, efer) == (0x80000001, 0x1000, 0x20, 0x500)
+
+
+FACTS = Facts("vm", 1.5, "tcg", "no /dev/kvm", "7.2.22", 12, ("qemu-system-x86_64",), 256 << 20)
+ANSWERS = {
+    "query-status": {"running": True, "status": "running"},
+    "query-cpus-fast": [{"cpu-index": 0, "thread-id": 14}, {"cpu-index": 1, "thread-id": 15}],
+    "query-balloon": {"actual": 200 << 20},
+    "query-blockstats": [
+        {
+            "node-name": "root",
+            "qdev": "/machine/peripheral/disk/virtio-backend",
+            "stats": {"rd_bytes": 10, "wr_bytes": 0, "rd_operations": 2, "wr_operations": 0},
+        }
+    ],
+    "guest-stats": {"stat-total-memory": 200, "stat-available-memory": 150},
+}
+STAT = "14 (CPU 0/TCG) x) S 1 1 1 0 -1 0 0 0 0 0 130 20 0 0 20 0 4 0 100"
+SMAPS = """5500-7ff0 ---p 00000000 00:00 0  [rollup]
+Rss: 40 kB
+Private_Clean: 4 kB
+Private_Dirty: 30 kB
+Shared_Clean: 6 kB
+"""
+
+
+def view(proc=None, answers=None):
+    proc = proc or ProcTexts(SMAPS, {14: STAT})
+    return observe.document(FACTS, answers or ANSWERS, proc, [], 100.0)
+
+
+def test_the_view_is_json_with_a_unit_for_each_number():
+    document = view()
+    assert json.loads(json.dumps(document)) == document
+    assert (document["kind"], document["version"], document["status"]) == ("hypervisor", 1, "running")
+    for path in document["units"]:
+        value = document
+        for part in path.split("."):
+            value = value[part.removesuffix("[]")]
+            value = value[0] if part.endswith("[]") else value
+        assert isinstance(value, int | float), path
+
+
+def test_a_virtual_cpu_is_a_thread():
+    first, second = view()["vcpus"]
+    assert first == {"index": 0, "thread_id": 14, "cpu_s": 1.5, "state": "S"}
+    assert second["cpu_s"] is None
+
+
+def test_memory_is_seen_from_outside_and_inside():
+    assert view()["memory"] == {
+        "given_bytes": 256 << 20,
+        "balloon_bytes": 200 << 20,
+        "guest_used_bytes": 50,
+        "resident_bytes": 40 << 10,
+        "private_bytes": 34 << 10,
+        "shared_bytes": 6 << 10,
+    }
+    assert "missing" not in view()
+
+
+def test_what_cannot_be_told_is_null_with_a_reason():
+    document = view(ProcTexts(None, {}), ANSWERS | {"guest-stats": {"stat-total-memory": (1 << 64) - 1}})
+    assert document["memory"]["resident_bytes"] is None
+    assert document["memory"]["guest_used_bytes"] is None
+    assert set(document["missing"]) == {
+        f"memory.{name}_bytes" for name in ("guest_used", "resident", "private", "shared")
+    }
+
+
+def test_a_machine_that_is_gone_still_has_a_view():
+    document = observe.gone_document(FACTS, 100.0)
+    assert document["status"] == "gone"
+    assert set(document) >= set(view()) - {"missing"}
+
+
+def test_the_disk_is_named_as_we_named_it():
+    assert view()["blocks"][0]["device"] == "disk"
+
+
+def test_devices_are_joined_with_their_addresses():
+    peripheral = [
+        {"name": "type", "type": "string"},
+        {"name": "disk", "type": "child<virtio-blk-pci>"},
+        {"name": "agent", "type": "child<virtserialport>"},
+    ]
+    bridge = {"bus": 0, "slot": 1, "function": 0, "qdev_id": "", "class_info": {"desc": "Bridge"}}
+    inner = {"bus": 1, "slot": 2, "function": 3, "qdev_id": "disk", "class_info": {"desc": "SCSI controller"}}
+    pci = [{"bus": 0, "devices": [bridge | {"pci_bridge": {"devices": [inner]}}]}]
+    disk, agent = observe.device_list(peripheral, pci)
+    assert (disk["id"], disk["type"], disk["bus"], disk["address"]) == ("disk", "virtio-blk-pci", "pci", "01:02.3")
+    assert (agent["bus"], agent["address"]) == ("virtio-serial", None)
+
+
+def test_proc_is_read_below_its_root(tmp_path):
+    (tmp_path / "7/task/8").mkdir(parents=True)
+    (tmp_path / "7/task/8/stat").write_text(STAT)
+    assert observe.read_proc(tmp_path, 7) == ProcTexts(None, {8: STAT})
+    assert observe.read_proc(tmp_path, 99) == ProcTexts(None, {})
+
+
+@pytest.mark.parametrize(
+    ("events", "status", "words"),
+    [
+        (["GUEST_PANICKED action=poweroff", "SHUTDOWN guest=True reason=guest-panic"], 0, "panicked"),
+        (["SHUTDOWN guest=True reason=guest-shutdown"], 0, "powered off"),
+        (["SHUTDOWN guest=False reason=host-qmp-quit"], 0, "stopped"),
+        ([], -9, "signal 9"),
+        ([], 1, "status 1"),
+    ],
+)
+def test_why_a_machine_is_gone(events, status, words):
+    seen = [(0.0, *(one.split(" ", 1))) for one in events]
+    assert words in observe.why_gone(seen, status)
+
+
+def test_a_damaged_template_is_found_out(tmp_path):
+    folder = tmp_path / "t"
+    folder.mkdir()
+    (folder / "ram").write_bytes(b"memory")
+    (folder / "state").write_bytes(b"state")
+    template._write_manifest(folder, "key")
+    sound = template.Template(folder, "key", CONFIG, (7, 2))
+    assert template.is_sound(sound)
+    (folder / "state").write_bytes(b"State")
+    assert not template.is_sound(sound)
+    (folder / "state").write_bytes(b"state")
+    assert template.is_sound(sound)
+    (folder / "ram").write_bytes(b"memorx")
+    assert not template.is_sound(sound)
+    (folder / "ram").unlink()
+    assert not template.is_sound(sound)
+
+
+def test_a_machine_error_names_what_qemu_refused():
+    with pytest.raises(MachineError):
+        raise template._damaged(template.Template(Path("/gone"), "key", CONFIG, (7, 2)))
+
+
+def test_a_flooded_console_keeps_its_end_in_bounded_space(tmp_path):
+    async def flood():
+        ours, theirs = socket.socketpair()
+        console = Console(ours, tmp_path / "console.log")
+        theirs.setblocking(False)
+        for number in range(3000):
+            await asyncio.get_running_loop().sock_sendall(theirs, b"line %05d %s\r\n" % (number, b"x" * 1000))
+        await asyncio.get_running_loop().sock_sendall(theirs, b"\x1b[31mthe end\xff\x07")
+        theirs.close()
+        await asyncio.sleep(0.05)
+        console.drain()
+        return console.tail(2)
+
+    lines = asyncio.run(flood()).splitlines()
+    assert lines[0].startswith("line 02999")
+    assert lines[1] == "[31mthe end\ufffd"
+    assert (tmp_path / "console.log").stat().st_size <= FILE_LIMIT_BYTES
+    assert (tmp_path / "console.log").read_bytes().endswith(b"the end\xff\x07")
+
+
+def test_the_last_words_of_a_panic_are_its_first():
+    trace = [f"[ 3.{number}] call {number}" for number in range(30)]
+    assert last_words(["boot", *trace], 3) == trace[-3:]
+    assert last_words(["boot", "[ 3.2] Kernel panic - not syncing: no init", *trace], 2)[0].endswith("no init")
+    assert last_words(["one"], 5) == ["one"]
+    assert last_words([], 5) == []
