@@ -26,7 +26,7 @@ def pytest_run(folder: Path, test: str, *, ci: str) -> tuple[int, str]:
     (folder / "test_it.py").write_text("import pytest\n\n" + test)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = needs\n")
     command = [sys.executable, "-m", "pytest", "-p", "stand_in", "-p", "tests.conftest", "-ra", str(folder)]
-    environment = {**os.environ, "CI": ci, "PYTHONPATH": f"{ROOT}:{folder}"}
+    environment = {**os.environ, "CI": ci, "PYTHONPATH": f"{ROOT}:{folder}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
