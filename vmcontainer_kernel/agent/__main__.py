@@ -1,0 +1,100 @@
+"""Start an agent: ``python -m vmcontainer_kernel.agent --fd N --run FOLDER`` (host) or ``--guest`` (PID 1 of a guest)."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from pathlib import Path
+
+from ..container import linux
+from ..container.cgroups import Cgroups
+from ..container.images import Store
+from ..container.runtime import Runtime
+from .channel import Channel
+from .containers import ContainerVerbs
+from .server import Server
+from .verbs import NodeVerbs
+
+__all__ = ["main"]
+
+GUEST_IMAGES = "/usr/share/vmcontainer/images"
+_PR_SET_NAME = 15
+_RECONNECT_S = 10.0
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until the other side is gone."""
+    _name_process("vmc-agent")
+    options = dict(zip(arguments[::2], arguments[1::2], strict=False))
+    if arguments[:1] == ["--guest"]:
+        _guest()
+    else:
+        _host(int(options["--fd"]), Path(options["--run"]), Path(options["--images"]))
+
+
+def _name_process(name: str) -> None:
+    Path("/proc/self/comm").write_text(name) if Path("/proc/self/comm").exists() else None
+
+
+def _host(fd: int, folder: Path, images: Path) -> None:
+    from . import supervisor
+
+    supervisor.isolate()
+    lock_fd = supervisor.lock(folder)
+    session = folder.name
+    supervisor.sweep(folder.parent, session)
+    runtime = Runtime(folder, Store(images), session=session, cgroups=Cgroups.detect(session))
+    try:
+        server = Server(Channel(fd, passes_fds=True), {"node": "host", "pid": os.getpid()})
+        NodeVerbs(server, runtime, guest=False)
+        ContainerVerbs(server, runtime)
+        gc.freeze()  # a child that is cloned from here must not copy pages by collecting garbage
+        server.run()
+    finally:
+        supervisor.end(runtime, folder)
+        os.close(lock_fd)
+
+
+class GuestServer(Server):
+    """A server whose channel may end for a moment: a clone is connected before it wakes."""
+
+    def lost(self) -> bool:
+        """Wait for the host a while; a guest without a host is of no use to anybody."""
+        deadline = time.monotonic() + _RECONNECT_S
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            try:
+                if os.read(self.channel.fd, 0) == b"" and self._connected():
+                    return True
+            except BlockingIOError:
+                return True
+        return False
+
+    def _connected(self) -> bool:
+        import select
+
+        poll = select.poll()
+        poll.register(self.channel.fd, select.POLLIN | select.POLLHUP)
+        return not any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
+def _guest() -> None:
+    from . import guest
+
+    guest.set_up()
+    _name_process("vmc-agent")
+    session = "guest"
+    runtime = Runtime(Path("/run/vmcontainer"), Store(GUEST_IMAGES), session=session, cgroups=Cgroups.detect(session))
+    server = GuestServer(Channel(guest.open_port(), passes_fds=False), {"node": "guest", "release": os.uname().release})
+    NodeVerbs(server, runtime, guest=True)
+    ContainerVerbs(server, runtime)
+    guest.GuestVerbs(server)
+    gc.freeze()
+    server.run()
+    guest.power_off()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

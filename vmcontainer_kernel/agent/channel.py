@@ -1,0 +1,88 @@
+"""The agent's end of the byte stream: whole frames in, whole frames out, descriptors beside them on a socket.
+
+A channel never blocks. What cannot be written at once is queued; the queue stays small because every stream has a
+credit (`protocol.WINDOW`) and control frames are answers to questions.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections import deque
+from collections.abc import Iterator
+
+from .protocol import Decoder, Frame
+
+__all__ = ["Channel"]
+
+_READ_SIZE = 256 * 1024
+_MAX_FDS = 64
+
+
+class Channel:
+    """A non-blocking frame stream over a descriptor; `passes_fds` is true on a Unix socket."""
+
+    def __init__(self, fd: int, *, passes_fds: bool) -> None:
+        os.set_blocking(fd, False)
+        self.fd = fd
+        self._socket = socket.socket(fileno=fd) if passes_fds else None
+        self._decoder = Decoder()
+        self._queue: deque[memoryview] = deque()
+        self.fds: deque[int] = deque()  # received, not yet claimed by a CALL
+
+    def read(self) -> Iterator[Frame] | None:
+        """Return the frames that arrived, or None at end of file."""
+        try:
+            data = self._receive()
+        except BlockingIOError:
+            return iter(())
+        except OSError as error:
+            if error.errno in (errno.ECONNRESET, errno.EPIPE):
+                return None
+            raise
+        return self._decoder.feed(data) if data else None
+
+    def _receive(self) -> bytes:
+        if self._socket is None:
+            return os.read(self.fd, _READ_SIZE)
+        data, fds, _flags, _address = socket.recv_fds(self._socket, _READ_SIZE, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        self.fds.extend(fds)
+        return data
+
+    def claim_fds(self, count: int) -> list[int]:
+        """Take the descriptors that travelled with the CALL being handled; unix(7) keeps their order with the bytes."""
+        return [self.fds.popleft() for _ in range(min(count, len(self.fds)))]
+
+    def write(self, data: bytes) -> None:
+        """Write as much as goes now and queue the rest."""
+        self._queue.append(memoryview(data))
+        if len(self._queue) == 1:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write queued bytes until the descriptor would block; a peer that is gone swallows them."""
+        while self._queue:
+            head = self._queue[0]
+            try:
+                count = os.write(self.fd, head)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                    raise
+                self._queue.clear()
+                return
+            if count == len(head):
+                self._queue.popleft()
+            else:
+                self._queue[0] = head[count:]
+
+    @property
+    def blocked(self) -> bool:
+        """True while bytes wait for the descriptor to become writable."""
+        return bool(self._queue)
+
+    def restart(self) -> None:
+        """Forget half-read frames and unsent answers: the peer began anew with HELLO."""
+        self._queue.clear()

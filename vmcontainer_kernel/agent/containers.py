@@ -1,0 +1,141 @@
+"""The container requests of a node, each one call of the container runtime."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from typing import Any
+
+from ..container.container import Container
+from ..container.options import ExecOptions, Options
+from ..container.runtime import Runtime
+from .jobs import Job, Stdio
+from .protocol import get_bool, get_map, get_str
+from .server import Call, Server
+from .streams import Log
+
+__all__ = ["ContainerVerbs"]
+
+
+class ContainerVerbs:
+    """The ``container.*`` verbs, as methods that take a `Call`.
+
+    A container without a name is one-shot: it gets a name, and is removed when its first process has ended.
+    """
+
+    def __init__(self, server: Server, runtime: Runtime) -> None:
+        self._server, self._runtime = server, runtime
+        self._logs: dict[str, Log] = {}
+        self._one_shot: set[str] = set()
+        self._numbers = itertools.count(1)
+        server.on_reaped = self._reaped
+        server.on_finished = self._finished
+        server.limits_of = self._limits
+        server.verbs |= {
+            "container.run": self.run,
+            "container.exec": self.exec,
+            "container.kill": self.kill,
+            "container.remove": self.remove,
+            "container.list": self.list,
+            "container.inspect": self.inspect,
+            "container.logs": self.logs,
+            "container.explain": self.explain,
+        }
+
+    def run(self, call: Call) -> None:
+        """Create and start: name (empty: one-shot), options, stdin, detach."""
+        options = Options.from_json(get_map(call.arguments, "options"))
+        name = get_str(call.arguments, "name", "")
+        one_shot = not name
+        name = name or f"c{next(self._numbers)}"
+        detach = get_bool(call.arguments, "detach", False)
+        container = self._runtime.create(name, options)
+        stdio = Stdio.make(tty=options.tty, stdin=get_bool(call.arguments, "stdin", False))
+        try:
+            launch = self._runtime.start(container, stdio.child, controlling_tty=options.tty)
+        except BaseException:
+            self._runtime.remove(container, force=True)
+            raise
+        finally:
+            stdio.close_child()
+        self._logs[name] = Log()
+        if one_shot:
+            self._one_shot.add(name)
+        self._add(call, launch, stdio, container, detach=detach)
+
+    def _add(self, call: Call, launch: Any, stdio: Stdio, container: Container, *, detach: bool) -> None:
+        log = self._logs[container.name]
+        self._server.add(
+            Job(call.request, launch, stdio, self._server.send, log=log, role="container", subject=container.name, detach=detach)
+        )
+
+    def exec(self, call: Call) -> None:
+        """Run one more process in a running container: name, options, stdin."""
+        container = self._runtime.get(get_str(call.arguments, "name"))
+        options = ExecOptions.from_json(get_map(call.arguments, "options"))
+        stdio = Stdio.make(tty=options.tty, stdin=get_bool(call.arguments, "stdin", False))
+        try:
+            launch = self._runtime.exec(container, options, stdio.child, controlling_tty=options.tty)
+        finally:
+            stdio.close_child()
+        log = self._logs[container.name]
+        self._server.add(Job(call.request, launch, stdio, self._server.send, log=log, watches=container.name))
+
+    def kill(self, call: Call) -> dict[str, Any]:
+        """Send a signal to a container: name, signal (default SIGTERM)."""
+        container = self._runtime.get(get_str(call.arguments, "name"))
+        number = int(call.arguments.get("signal", signal.SIGTERM))
+        if container.status == "running":
+            self._runtime.kill(container, number, everything=number == signal.SIGKILL)
+        return {"status": container.status}
+
+    def remove(self, call: Call) -> dict[str, Any]:
+        """Remove a container: name, force."""
+        container = self._runtime.get(get_str(call.arguments, "name"))
+        self._remove(container, force=get_bool(call.arguments, "force", False))
+        return {}
+
+    def _remove(self, container: Container, *, force: bool) -> None:
+        pid, was_running = container.pid, container.status == "running"
+        self._runtime.remove(container, force=force)
+        self._logs.pop(container.name, None)
+        self._one_shot.discard(container.name)
+        if was_running:  # the runtime reaped it
+            self._server.exited(pid, signal.SIGKILL)
+
+    def list(self, call: Call) -> dict[str, Any]:
+        """Return every container's part of the kernel view."""
+        return {"containers": [self._runtime.view(one) for one in self._runtime.list()]}
+
+    def inspect(self, call: Call) -> dict[str, Any]:
+        """Return all that is known of a container: name."""
+        return self._runtime.inspect(self._runtime.get(get_str(call.arguments, "name")))
+
+    def logs(self, call: Call) -> dict[str, Any]:
+        """Return the last output of a container: name."""
+        container = self._runtime.get(get_str(call.arguments, "name"))
+        log = self._logs[container.name]
+        return {"text": log.text(), "dropped_bytes": log.dropped_bytes}
+
+    def explain(self, call: Call) -> dict[str, Any]:
+        """Return the steps that ``container.run`` would take, in order, without taking them."""
+        options = Options.from_json(get_map(call.arguments, "options"))
+        return {"steps": list(self._runtime.explain(get_str(call.arguments, "name", "") or "c0", options))}
+
+    # -- what the loop tells
+
+    def _reaped(self, pid: int, status: int) -> None:
+        for container in self._runtime.list():
+            if container.pid == pid and container.status == "running":
+                self._runtime.exited(container, status)
+
+    def _limits(self, job: Job) -> dict[str, int]:
+        return self._runtime.events(self._runtime.get(job.watches)) if self._has(job.watches) else {}
+
+    def _has(self, name: str) -> bool:
+        return any(one.name == name for one in self._runtime.list())
+
+    def _finished(self, job: Job) -> None:
+        if job.subject and (job.failed or job.subject in self._one_shot) and self._has(job.subject):
+            self._remove(self._runtime.get(job.subject), force=True)
+

@@ -1,0 +1,139 @@
+"""PID 1 of a guest: make it a usable Linux, and give a clone an identity of its own.
+
+A clone wakes in the middle of its template's life with the template's clock, random numbers, MAC address, host name
+and machine-id. All five are renewed by one request (`renew`) before anything else runs in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import os
+import signal
+import socket
+import struct
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from ..container import linux
+from ..errors import ProtocolError
+from .protocol import PORT_NAME, get_number, get_str
+from .server import Call, Server
+from .verbs import GUEST_ENVIRONMENT
+
+__all__ = ["GuestVerbs", "open_port", "set_up"]
+
+_RNDADDENTROPY: Final = 0x40085203  # linux/random.h
+_RNDRESEEDCRNG: Final = 0x5207
+_SIOCSIFHWADDR: Final = 0x8924  # linux/sockios.h
+_ARPHRD_ETHER: Final = 1
+_RB_POWER_OFF: Final = 0x4321FEDC  # linux/reboot.h
+_NIC: Final = "eth0"
+_ADDRESS: Final = "10.0.2.15/24"  # what QEMU's user network expects, qemu-system-x86_64(1) -netdev user
+_GATEWAY: Final = "10.0.2.2"
+
+_MOUNTS: Final = (
+    ("proc", "/proc", "proc", ""),
+    ("sysfs", "/sys", "sysfs", ""),
+    ("devtmpfs", "/dev", "devtmpfs", "mode=755"),
+    ("devpts", "/dev/pts", "devpts", "gid=5,mode=620,ptmxmode=666"),
+    ("tmpfs", "/dev/shm", "tmpfs", "mode=1777"),
+    ("tmpfs", "/run", "tmpfs", "mode=755"),
+    ("tmpfs", "/tmp", "tmpfs", "mode=1777"),
+    ("cgroup2", "/sys/fs/cgroup", "cgroup2", ""),
+)
+
+
+def set_up() -> None:
+    """Mount what a Linux system has, name it, and bring its links up."""
+    for source, target, kind, options in _MOUNTS:
+        if os.path.ismount(target):
+            continue
+        Path(target).mkdir(parents=True, exist_ok=True)
+        linux.mount(source, target, kind, linux.MS_NOSUID, options)
+    for link, target in (("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "fd/0"), ("/dev/stdout", "fd/1"), ("/dev/stderr", "fd/2")):
+        with contextlib.suppress(FileExistsError):
+            os.symlink(target, link)
+    os.environ.update(GUEST_ENVIRONMENT)
+    linux.sethostname("guest")
+    linux.link_up("lo")
+    if Path("/sys/class/net", _NIC).exists():
+        _run("ip", "address", "add", _ADDRESS, "dev", _NIC)
+        _run("ip", "link", "set", _NIC, "up")
+        _run("ip", "route", "add", "default", "via", _GATEWAY)
+
+
+def _run(*argv: str) -> None:
+    os.spawnvp(os.P_WAIT, argv[0], argv)
+
+
+def open_port(patience_s: float = 10.0) -> int:
+    """Open the virtio-serial port to the host, by its name in sysfs: there is no udev that would make a link."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        for name in Path("/sys/class/virtio-ports").glob("*/name"):
+            if name.read_text().strip() == PORT_NAME:
+                return os.open(f"/dev/{name.parent.name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        time.sleep(0.02)
+    raise ProtocolError(f"there is no virtio-serial port {PORT_NAME} in this guest")
+
+
+class GuestVerbs:
+    """``renew``, ``settle`` and ``poweroff``."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        server.verbs |= {"renew": self.renew, "settle": self.settle, "poweroff": self.poweroff}
+
+    def settle(self, call: Call) -> dict[str, Any]:
+        """Make ready for being saved as a template: load what the first cell will need, then write everything out."""
+        _run("sh", "-c", "true")
+        os.sync()
+        gc.collect()
+        gc.freeze()
+        return {}
+
+    def renew(self, call: Call) -> dict[str, Any]:
+        """Take on a new identity: time_s (Unix), seed (hex), hostname, machine_id (32 hex digits), mac."""
+        arguments = call.arguments
+        time.clock_settime(time.CLOCK_REALTIME, get_number(arguments, "time_s"))
+        _reseed(bytes.fromhex(get_str(arguments, "seed")))
+        linux.sethostname(get_str(arguments, "hostname"))
+        Path("/etc/hostname").write_text(get_str(arguments, "hostname") + "\n")
+        Path("/etc/machine-id").write_text(get_str(arguments, "machine_id") + "\n")
+        mac = get_str(arguments, "mac", "")
+        if mac and Path("/sys/class/net", _NIC).exists():
+            _set_mac(_NIC, bytes.fromhex(mac.replace(":", "")))
+        return {}
+
+    def poweroff(self, call: Call) -> dict[str, Any]:
+        """End every process and switch off; the answer goes out first."""
+        self._server.reply(call.request, {})
+        self._server.channel.flush()
+        power_off()
+        return {}
+
+
+def _reseed(seed: bytes) -> None:
+    """Mix in the host's random bytes and use them at once (random(4), RNDADDENTROPY; RNDRESEEDCRNG needs Linux 4.14)."""
+    with open("/dev/urandom", "wb") as device:
+        request = struct.pack("ii", len(seed) * 8, len(seed)) + seed
+        fcntl.ioctl(device, _RNDADDENTROPY, request)
+        fcntl.ioctl(device, _RNDRESEEDCRNG)
+
+
+def _set_mac(name: str, mac: bytes) -> None:
+    """Change the address of a link (netdevice(7), SIOCSIFHWADDR); virtio-net allows it while the link is up."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFHWADDR, struct.pack("16sH6s8x", name.encode(), _ARPHRD_ETHER, mac))
+
+
+def power_off() -> None:
+    """End all processes and power off (reboot(2))."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    os.sync()
+    ctypes.CDLL(None).reboot(ctypes.c_int(_RB_POWER_OFF))

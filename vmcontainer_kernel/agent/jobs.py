@@ -1,0 +1,162 @@
+"""A request that goes on for a while: a process with its streams, or a file copied in or out.
+
+    start ──report pipe ends──▶ EVENT started ──exit and streams drained──▶ REPLY {"status", ...}
+      └────report says error──▶ ERROR
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..container.launch import Launch, read_report
+from ..errors import LabError, to_json
+from .protocol import Kind, encode_json
+from .streams import Input, Log, Output
+
+__all__ = ["Job", "Stdio", "exit_code"]
+
+
+def exit_code(wait_status: int) -> int:
+    """Return a status as a shell counts it: 0 to 255, or 128 + N if signal N ended the process (wait(2))."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return 128 - code if code < 0 else code
+
+
+class Stdio:
+    """Descriptors 0 to 2 of a new process (`child`), and our ends of them."""
+
+    def __init__(self, child: tuple[int, int, int], outputs: list[tuple[int, int]], stdin_fd: int | None) -> None:
+        self.child, self.outputs, self.stdin_fd = child, outputs, stdin_fd
+        for _, fd in outputs:
+            os.set_blocking(fd, False)
+        if stdin_fd is not None:
+            os.set_blocking(stdin_fd, False)
+
+    @classmethod
+    def make(cls, *, tty: bool, stdin: bool) -> Stdio:
+        """Make a pseudo-terminal, or a pipe for each stream with /dev/null where nothing is sent to stdin."""
+        if tty:
+            master, slave = os.openpty()
+            return cls((slave, slave, slave), [(Kind.STDOUT, master)], os.dup(master) if stdin else None)
+        out_read, out_write = os.pipe2(os.O_CLOEXEC)
+        err_read, err_write = os.pipe2(os.O_CLOEXEC)
+        in_write: int | None = None
+        if stdin:
+            in_read, in_write = os.pipe2(os.O_CLOEXEC)
+        else:
+            in_read = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        return cls((in_read, out_write, err_write), [(Kind.STDOUT, out_read), (Kind.STDERR, err_read)], in_write)
+
+    @classmethod
+    def to_file(cls, log_fd: int) -> Stdio:
+        """Read nothing and write into a file, which `close_child` closes."""
+        return cls((os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), log_fd, log_fd), [], None)
+
+    def close_child(self) -> None:
+        """Close the process's ends in this process."""
+        for fd in set(self.child):
+            os.close(fd)
+
+
+class Job:
+    """One request with its process. `ended` is called once, after the last frame was sent."""
+
+    def __init__(
+        self,
+        request: int,
+        launch: Launch,
+        stdio: Stdio,
+        send: Callable[[bytes], None],
+        *,
+        log: Log | None = None,
+        role: str = "process",
+        subject: str = "",
+        watches: str = "",
+        detach: bool = False,
+    ) -> None:
+        self.request, self.pid, self.report_fd = request, launch.pid, launch.report_fd
+        self.role = role  # process, machine or container
+        self.subject = subject  # the container's name, if it is a container's first process
+        self.watches = watches or subject  # the container whose limits are told while this runs
+        self.detach = detach  # REPLY when it runs; its output goes to the log only
+        self.outputs = [Output(request, kind, fd, None if detach else send, log) for kind, fd in stdio.outputs]
+        self.input = Input(request, stdio.stdin_fd, send) if stdio.stdin_fd is not None else None
+        self.wait_status: int | None = None
+        self.events: dict[str, int] = {}
+        self._send = send
+        self._report = b""
+        self._error: LabError | None = None
+        self._replied = False
+        self._started_s = time.monotonic()
+
+    def read_report(self) -> bool:
+        """Read from the report pipe; return True once it has ended."""
+        data = os.read(self.report_fd, 65536)
+        if data:
+            self._report += data
+            return False
+        os.close(self.report_fd)
+        self.report_fd = -1
+        report = read_report(self._report)
+        self._error = report.error
+        if not report.error:
+            self._event("started", {"pid": self.pid, "steps": report.steps})
+            if self.detach:
+                self._reply(Kind.REPLY, {"pid": self.pid})
+        return True
+
+    def _event(self, name: str, data: Mapping[str, Any]) -> None:
+        self._send(encode_json(Kind.EVENT, self.request, {"event": name, **data}))
+
+    def note_limits(self, events: Mapping[str, int]) -> None:
+        """Send an EVENT for each limit that struck since the last call."""
+        for name, count in events.items():
+            if count > self.events.get(name, 0):
+                self._event("limit", {"limit": name, "count": count})
+        self.events = dict(events)
+
+    @property
+    def finished(self) -> bool:
+        """True once the process is gone, its report read and its output sent."""
+        return self.wait_status is not None and self.report_fd < 0 and not any(one.open for one in self.outputs)
+
+    @property
+    def failed(self) -> bool:
+        """True if the program never ran."""
+        return self._error is not None
+
+    def finish(self) -> None:
+        """Send the answer and close what is left."""
+        if self.input:
+            self.input.close()
+        if self._error:
+            self._reply(Kind.ERROR, to_json(self._error))
+            return
+        status = self.wait_status or 0
+        signal_number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        seconds = time.monotonic() - self._started_s
+        self._reply(
+            Kind.REPLY,
+            {"status": exit_code(status), "signal": signal_number, "seconds": seconds, "limits": self.events},
+        )
+
+    def _reply(self, kind: int, document: Mapping[str, Any]) -> None:
+        if not self._replied:
+            self._replied = True
+            self._send(encode_json(kind, self.request, document))
+
+    def abandon(self) -> None:
+        """Close every descriptor without a word; the conversation began anew."""
+        self._send = lambda data: None
+        for output in self.outputs:
+            output.close()
+        if self.input:
+            self.input.close()
+        if self.report_fd >= 0:
+            os.close(self.report_fd)
+            self.report_fd = -1
+
+

@@ -1,0 +1,258 @@
+"""The agent's loop: one thread, one `selectors` set, a table of verbs.
+
+    channel readable ─▶ frames ─▶ CALL ─▶ VERBS[verb](call) ─▶ REPLY / ERROR, or a Job that answers later
+    a job's pipe readable ─▶ STDOUT / STDERR frames, as far as their credit goes
+    SIGCHLD ─▶ waitpid ─▶ Job.exited ─▶ REPLY {"status": ...}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from .. import __version__
+from ..errors import LabError, NodeError, UserError, to_json
+from .channel import Channel
+from .jobs import Job
+from .protocol import PROTOCOL, Frame, Kind, check_hello, encode_json, get_str, parse_credit, parse_json
+from .streams import Input, Output
+from .transfer import Transfer
+
+__all__ = ["Call", "Server"]
+
+_LIMIT_CHECK_S = 0.25
+
+
+class Call:
+    """One CALL frame: its number, its JSON arguments and the descriptors that came with it."""
+
+    def __init__(self, request: int, arguments: dict[str, Any], fds: list[int]) -> None:
+        self.request, self.arguments, self.fds = request, arguments, fds
+
+
+Verb = Callable[[Call], dict[str, Any] | None]
+
+
+class Server:
+    """Serves one channel. A verb returns its answer, or None if a job gives it later."""
+
+    def __init__(self, channel: Channel, facts: dict[str, Any]) -> None:
+        self.channel = channel
+        self.facts = facts
+        self.verbs: dict[str, Verb] = {}
+        self.jobs: dict[int, Job] = {}
+        self.transfers: dict[int, Transfer] = {}
+        self.on_reaped: Callable[[int, int], None] = lambda pid, status: None
+        self.on_finished: Callable[[Job], None] = lambda job: None
+        self.limits_of: Callable[[Job], dict[str, int]] = lambda job: {}
+        self.running = True
+        self._selector = selectors.DefaultSelector()
+        self._watched: dict[int, int] = {}
+        self._wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _stop(self, *_: object) -> None:
+        self.running = False
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Serve until the channel ends, a verb stops the agent, or SIGTERM or SIGHUP comes."""
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._reap)
+        while self.running:
+            self._watch(self.channel.fd, self._read_channel, write=self.channel.blocked)
+            for key, events in self._selector.select(self._patience_s()):
+                key.data(events)
+            self._check_limits()
+
+    def _patience_s(self) -> float | None:
+        return _LIMIT_CHECK_S if any(job.subject and not job.detach for job in self.jobs.values()) else None
+
+    def _watch(self, fd: int, callback: Callable[[int], None], *, read: bool = True, write: bool = False) -> None:
+        """Watch `fd` for what is wanted now; epoll_ctl(2) only when that changed."""
+        wanted = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
+        have = self._watched.get(fd, 0)
+        if wanted == have:
+            return
+        if not wanted:
+            self._selector.unregister(fd)
+            del self._watched[fd]
+            return
+        (self._selector.modify if have else self._selector.register)(fd, wanted, callback)
+        self._watched[fd] = wanted
+
+    def _unwatch(self, fd: int) -> None:
+        if self._watched.pop(fd, 0):
+            self._selector.unregister(fd)
+
+    def _read_channel(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self.channel.flush()
+        if not events & selectors.EVENT_READ:
+            return
+        frames = self.channel.read()
+        if frames is None:
+            self.running = self.lost()
+            return
+        for frame in frames:
+            self._take(frame)
+
+    def lost(self) -> bool:
+        """The channel ended; return whether to go on. A guest overrides this to wait for its host."""
+        return False
+
+    # -- frames
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind == Kind.CALL:
+            self._call(frame)
+        elif frame.kind == Kind.CREDIT:
+            self._credit(frame)
+        elif frame.kind == Kind.STDIN:
+            self._stdin(frame)
+        elif frame.kind == Kind.HELLO:
+            self._hello(frame)
+
+    def _hello(self, frame: Frame) -> None:
+        """Begin anew: answers to questions that nobody asked any more must not be sent."""
+        check_hello(parse_json(frame.payload))
+        for job in self.jobs.values():
+            for stream in (job, *job.outputs, *([job.input] if job.input else [])):
+                self._unwatch(stream.report_fd if isinstance(stream, Job) else stream.fd)
+            job.abandon()
+        self.jobs.clear()
+        self.channel.restart()
+        self.send(encode_json(Kind.HELLO, 0, {"protocol": PROTOCOL, "version": __version__, **self.facts}))
+
+    def send(self, data: bytes) -> None:
+        """Write one frame."""
+        self.channel.write(data)
+
+    def reply(self, request: int, document: dict[str, Any]) -> None:
+        """Answer a request."""
+        self.send(encode_json(Kind.REPLY, request, document))
+
+    def fail(self, request: int, error: BaseException) -> None:
+        """Answer a request with an error."""
+        self.send(encode_json(Kind.ERROR, request, to_json(error)))
+
+    def _call(self, frame: Frame) -> None:
+        fds: list[int] = []
+        try:
+            arguments = parse_json(frame.payload)
+            fds = self.channel.claim_fds(int(arguments.pop("fds", 0)))
+            verb = get_str(arguments, "verb")
+            if verb not in self.verbs:
+                raise UserError(f"this node knows no verb {verb!r}", hint="the guest image may be older than this program")
+            del arguments["verb"]
+            answer = self.verbs[verb](Call(frame.request, arguments, fds))
+            if answer is not None:
+                self.reply(frame.request, answer)
+        except LabError as error:
+            self.fail(frame.request, error)
+        except Exception as error:  # whatever a request does, the agent goes on
+            self.fail(frame.request, NodeError(f"the agent could not do this: {type(error).__name__}: {error}"))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _credit(self, frame: Frame) -> None:
+        stream, count = parse_credit(frame.payload)
+        if frame.request in self.transfers:
+            self.transfers[frame.request].credit(count)
+        job = self.jobs.get(frame.request)
+        if job is None:
+            return
+        for output in job.outputs:
+            if output.kind == stream and output.open:
+                output.credit_bytes += count
+                self._step(job, output, _nothing)
+
+    def _stdin(self, frame: Frame) -> None:
+        if frame.request in self.transfers:
+            self.transfers[frame.request].feed(frame.payload)
+        job = self.jobs.get(frame.request)
+        stream = job.input if job else None
+        if job and stream and stream.open:
+            self._step(job, stream, lambda: stream.feed(frame.payload))
+
+    # -- jobs
+
+    def add(self, job: Job) -> None:
+        """Take charge of a job that has just been launched."""
+        self.jobs[job.request] = job
+        self._watch(job.report_fd, lambda _: self._read_report(job))
+        for output in job.outputs:
+            self._step(job, output, _nothing)
+
+    def _read_report(self, job: Job) -> None:
+        fd = job.report_fd
+        if job.read_report():
+            self._unwatch(fd)
+            self._settle(job)
+
+    def _step(self, job: Job, stream: Output | Input, action: Callable[[], None]) -> None:
+        """Do something with a stream; epoll must forget a closed descriptor before its number is used again."""
+        fd = stream.fd
+        action()
+        if not stream.open:
+            self._unwatch(fd)
+        elif isinstance(stream, Output):
+            self._watch(fd, lambda _: self._step(job, stream, stream.pump), read=stream.wants_read)
+        else:
+            self._watch(fd, lambda _: self._step(job, stream, stream.pump), read=False, write=stream.wants_write)
+        self._settle(job)
+
+    def _settle(self, job: Job) -> None:
+        """Answer a job that is through."""
+        if job.finished and self.jobs.get(job.request) is job:
+            if job.input and job.input.open:
+                self._unwatch(job.input.fd)
+            if job.watches:
+                job.note_limits(self.limits_of(job))
+            del self.jobs[job.request]
+            job.finish()
+            self.on_finished(job)
+
+    def _check_limits(self) -> None:
+        for job in self.jobs.values():
+            if job.watches and not job.detach:
+                job.note_limits(self.limits_of(job))
+
+    # -- children
+
+    def _reap(self, _events: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self.exited(pid, status)
+
+    def exited(self, pid: int, status: int) -> None:
+        """A child was reaped."""
+        self.on_reaped(pid, status)
+        job = next((one for one in self.jobs.values() if one.pid == pid and one.wait_status is None), None)
+        if job is None:
+            return
+        job.wait_status = status
+        for output in job.outputs:
+            if output.open:
+                self._step(job, output, output.end_after_pending)
+        self._settle(job)
+
+
+def _nothing() -> None:
+    """Only the descriptor's watch is to be renewed."""

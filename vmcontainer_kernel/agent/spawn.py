@@ -1,0 +1,101 @@
+"""Start one process on this node: fork, wire its descriptors, become the user, exec.
+
+The child reports over a close-on-exec pipe, in the same words as a container's (`container.runtime.read_report`):
+end of file means that exec succeeded, an error object says why it did not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import termios
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..container import linux
+from ..container.launch import Launch
+from ..errors import NodeError, to_json
+
+__all__ = ["FIRST_FD", "Command", "start"]
+
+FIRST_FD = 10  # the first passed descriptor's number in the child
+_SAFE_FD = 500  # our own descriptors are moved out of the way of the numbers promised to the child
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to exec: `argv`, environment, folder, `user` as ``uid[:gid]`` or a name, descriptors for FIRST_FD and up."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    user: str = ""
+    fds: Sequence[int] = ()
+    tty: bool = False
+
+
+def start(command: Command, stdio: tuple[int, int, int]) -> Launch:
+    """Fork and exec; return at once. The caller keeps and closes `stdio` and reaps the pid."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _child(write_end, lambda: _exec(command, stdio))
+    os.close(write_end)
+    return Launch(pid, read_end)
+
+
+def _child(report_fd: int, body: Callable[[], None]) -> None:
+    """Run `body`, which execs; report why it could not. Never returns."""
+    status = 126
+    try:
+        report_fd = linux.duplicate(report_fd, _SAFE_FD)
+        body()
+    except FileNotFoundError as error:
+        status = 127
+        _report(report_fd, NodeError(f"there is no program '{os.fsdecode(error.filename)}' on this node", hint="check the name and PATH"))
+    except BaseException as error:
+        _report(report_fd, NodeError(f"the program did not start: {error}"))
+    finally:
+        os._exit(status)
+
+
+def _report(report_fd: int, error: NodeError) -> None:
+    os.write(report_fd, json.dumps({"error": to_json(error)}).encode() + b"\n")
+
+
+def _exec(command: Command, stdio: tuple[int, int, int]) -> None:
+    os.setsid()
+    if command.tty:
+        fcntl.ioctl(stdio[0], termios.TIOCSCTTY, 0)
+    passed = [linux.duplicate(fd, _SAFE_FD) for fd in command.fds]
+    for target, fd in enumerate(stdio):
+        os.dup2(fd, target)
+    for target, fd in enumerate(passed, FIRST_FD):
+        os.dup2(fd, target)
+    linux.close_range(3, FIRST_FD - 1)
+    linux.close_range(FIRST_FD + len(passed), _SAFE_FD - 1)  # those above are close-on-exec
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)  # Python and the agent ignore some; exec(2) would pass that on
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # the second net, if the agent itself is killed
+    os.chdir(command.cwd)
+    _become(command.user)
+    os.execvpe(command.argv[0], list(command.argv), dict(command.env))
+
+
+def _become(user: str) -> None:
+    if not user:
+        return
+    name, _, group = user.partition(":")
+    if name.isdigit():
+        uid, gid = int(name), int(group or name)
+    else:
+        import pwd
+
+        entry = pwd.getpwnam(name)
+        uid, gid = entry.pw_uid, int(group) if group else entry.pw_gid
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)

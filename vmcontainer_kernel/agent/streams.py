@@ -1,0 +1,160 @@
+"""Byte streams of a request, with credit: what a process writes, what it reads, and files copied in and out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import termios
+from collections.abc import Callable
+
+from .protocol import CREDIT_AFTER, MAX_CHUNK, WINDOW, Kind, encode, encode_credit
+
+__all__ = ["Input", "Log", "Output"]
+
+
+class Log:
+    """The last bytes that came out of something, for ``logs``; bounded."""
+
+    def __init__(self, limit_bytes: int = 256 * 1024) -> None:
+        self._limit_bytes = limit_bytes
+        self._data = bytearray()
+        self.dropped_bytes = 0
+
+    def add(self, data: bytes) -> None:
+        """Append, dropping the oldest bytes beyond the limit."""
+        self._data += data
+        excess = len(self._data) - self._limit_bytes
+        if excess > 0:
+            del self._data[:excess]
+            self.dropped_bytes += excess
+
+    def text(self) -> str:
+        """Return what is kept, as text; bytes that are no UTF-8 show as U+FFFD."""
+        return self._data.decode("utf-8", "replace")
+
+
+class Output:
+    """Sends what can be read from `fd` as frames of `kind`, as far as the receiver's credit goes.
+
+    A pipe's `fd` is watched by the server while there is credit; a regular file (which epoll(7) refuses) is pumped
+    whenever credit arrives. Without `send` everything goes to the log alone, and needs no credit.
+    """
+
+    def __init__(
+        self, request: int, kind: int, fd: int, send: Callable[[bytes], None] | None, log: Log | None = None
+    ) -> None:
+        self.request, self.kind, self.fd = request, kind, fd
+        self.credit_bytes = WINDOW
+        self.open = True
+        self._send = send
+        self._log = log
+        self._tail_bytes: int | None = None
+
+    @property
+    def wants_read(self) -> bool:
+        """True while bytes may be read and sent."""
+        return self.open and self.credit_bytes > 0
+
+    def pump(self) -> None:
+        """Read once and send; at the end of the stream send an empty frame and close."""
+        limit = min(MAX_CHUNK, self.credit_bytes)
+        if self._tail_bytes is not None:
+            limit = min(limit, self._tail_bytes)
+        data = b""
+        if limit:
+            try:
+                data = os.read(self.fd, limit)
+            except BlockingIOError:
+                return
+            except OSError:  # EIO: the last process on the other side of a pty is gone, pty(7)
+                data = b""
+        if not data:
+            self.close()
+            return
+        if self._log:
+            self._log.add(data)
+        if self._tail_bytes is not None:
+            self._tail_bytes -= len(data)
+        if self._send:
+            self.credit_bytes -= len(data)
+            self._send(encode(self.kind, self.request, data))
+        if self._tail_bytes == 0:
+            self.close()
+
+    def end_after_pending(self) -> None:
+        """The process ended: send what it left in the pipe; whoever inherited the pipe does not hold the request up."""
+        if not self.open:
+            return
+        try:
+            pending = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, b"\0" * 4))[0]
+        except OSError:
+            pending = 0
+        self._tail_bytes = pending
+        if not pending:
+            self.close()
+
+    def close(self) -> None:
+        """Send the end-of-stream frame and close the descriptor; once."""
+        if self.open:
+            self.open = False
+            os.close(self.fd)
+            self.fd = -1
+            if self._send:
+                self._send(encode(self.kind, self.request))
+
+
+class Input:
+    """Writes STDIN frames to `fd` and gives the sender credit for what was taken."""
+
+    def __init__(self, request: int, fd: int, send: Callable[[bytes], None]) -> None:
+        self.request, self.fd = request, fd
+        self.open = True
+        self.written_bytes = 0
+        self._ending = False
+        self._owed_bytes = 0
+        self._pending = bytearray()
+        self._send = send
+
+    @property
+    def wants_write(self) -> bool:
+        """True while bytes wait for room in the pipe."""
+        return self.open and bool(self._pending)
+
+    def feed(self, data: bytes) -> None:
+        """Take one STDIN frame; an empty one is the end."""
+        if not self.open:
+            return
+        if data:
+            self._pending += data
+        else:
+            self._ending = True
+        self.pump()
+
+    def pump(self) -> None:
+        """Write what the descriptor takes now."""
+        try:
+            count = os.write(self.fd, self._pending) if self._pending else 0
+        except BlockingIOError:
+            return
+        except OSError as error:  # EPIPE: nobody reads any more; ENOSPC: a file's disk is full
+            self.close(error)
+            return
+        del self._pending[:count]
+        self.written_bytes += count
+        self._owed_bytes += count
+        if self._owed_bytes >= CREDIT_AFTER:
+            self._send(encode_credit(self.request, Kind.STDIN, self._owed_bytes))
+            self._owed_bytes = 0
+        if self._ending and not self._pending:
+            self.close()
+
+    def close(self, error: OSError | None = None) -> None:
+        """Close the descriptor; once."""
+        if self.open:
+            self.open = False
+            self.error = error
+            os.close(self.fd)
+            self.fd = -1
+
+    error: OSError | None = None

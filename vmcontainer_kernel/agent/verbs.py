@@ -1,0 +1,135 @@
+"""What a node can be asked, container requests apart: run, spawn, signal, copy files, look."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from ..container.runtime import Runtime
+from ..errors import UserError
+from . import observe
+from .jobs import Job, Stdio
+from .protocol import get_bool, get_int, get_map, get_str, get_strs
+from .server import Call, Server
+from .spawn import Command, start
+from .transfer import Get, Put
+
+__all__ = ["NodeVerbs"]
+
+GUEST_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "TERM": "xterm-256color",
+    "LANG": "C.UTF-8",
+}
+
+
+class NodeVerbs:
+    """The verbs of every node, as methods that take a `Call`."""
+
+    def __init__(self, server: Server, runtime: Runtime, *, guest: bool) -> None:
+        self._server, self._runtime, self._guest = server, runtime, guest
+        server.verbs |= {
+            "exec": self.exec,
+            "spawn": self.spawn,
+            "signal": self.signal,
+            "put": self.put,
+            "get": self.get,
+            "view": self.view,
+        }
+
+    def _environment(self, extra: dict[str, Any]) -> dict[str, str]:
+        base = GUEST_ENVIRONMENT if self._guest else os.environ
+        return {**base, **{str(key): str(value) for key, value in extra.items()}}
+
+    def exec(self, call: Call) -> None:
+        """Run a program with its streams on this request: argv, env, cwd, user, tty, stdin."""
+        arguments = call.arguments
+        argv = get_strs(arguments, "argv")
+        if not argv:
+            raise UserError("there is no program to run", hint="write a command into the cell")
+        tty = get_bool(arguments, "tty", False)
+        command = Command(
+            argv,
+            self._environment(get_map(arguments, "env", {})),
+            get_str(arguments, "cwd", "") or ("/root" if self._guest else os.getcwd()),
+            get_str(arguments, "user", ""),
+            call.fds,
+            tty,
+        )
+        stdio = Stdio.make(tty=tty, stdin=get_bool(arguments, "stdin", False))
+        try:
+            launch = start(command, stdio.child)
+        finally:
+            stdio.close_child()
+        self._server.add(Job(call.request, launch, stdio, self._server.send))
+
+    def spawn(self, call: Call) -> None:
+        """Run a helper with passed descriptors, its output in a file: argv, log. It answers when the helper ends."""
+        log_fd = os.open(
+            get_str(call.arguments, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        stdio = Stdio.to_file(log_fd)
+        try:
+            launch = start(Command(get_strs(call.arguments, "argv"), dict(os.environ), "/", fds=call.fds), stdio.child)
+        finally:
+            stdio.close_child()
+        self._server.add(Job(call.request, launch, stdio, self._server.send, role="machine"))
+
+    def signal(self, call: Call) -> dict[str, Any]:
+        """Send a signal to the process group of a running request: request, signal (a number)."""
+        number = get_int(call.arguments, "signal")
+        job = self._server.jobs.get(get_int(call.arguments, "request"))
+        if job is None or job.wait_status is not None:
+            return {"sent": False}
+        if number not in signal.valid_signals():
+            raise UserError(f"there is no signal {number}", hint="see signal(7)")
+        if job.subject:
+            self._runtime.kill(self._runtime.get(job.subject), number, everything=number == signal.SIGKILL)
+            return {"sent": True}
+        try:
+            os.killpg(job.pid, number)
+        except ProcessLookupError:  # before its setsid, or already gone
+            os.kill(job.pid, number)
+        return {"sent": True}
+
+    def put(self, call: Call) -> None:
+        """Write a file from this request's STDIN frames: path, mode."""
+        put = Put(
+            call.request,
+            get_str(call.arguments, "path"),
+            get_int(call.arguments, "mode", 0o644) & 0o777,
+            self._server.send,
+            lambda: self._server.transfers.pop(call.request, None) and None,
+        )
+        self._server.transfers[call.request] = put
+
+    def get(self, call: Call) -> None:
+        """Send a file as this request's STDOUT frames: path."""
+        get = Get(
+            call.request,
+            get_str(call.arguments, "path"),
+            self._server.send,
+            lambda: self._server.transfers.pop(call.request, None) and None,
+        )
+        self._server.transfers[call.request] = get
+        get.start()
+
+    def view(self, call: Call) -> dict[str, Any]:
+        """Return the kernel view of this node (docs/architecture.md)."""
+        containers = [self._runtime.view(one) for one in self._runtime.list()]
+        roots = None if self._guest else observe.descendants(os.getpid(), observe.PROC)
+        if roots is not None and get_int(call.arguments, "notebook_pid", 0):
+            roots = [get_int(call.arguments, "notebook_pid"), *roots]
+        cgroups = self._runtime.cgroups
+        return observe.kernel_view(
+            get_str(call.arguments, "node", "host"),
+            containers,
+            pids=roots,
+            agent_pid=os.getpid(),
+            machines=tuple(job.pid for job in self._server.jobs.values() if job.role == "machine"),
+            cgroup=cgroups.kind if cgroups else "none",
+        )
+
+
