@@ -187,6 +187,7 @@ FAILURES = {
     "E: Could not get lock /var/lib/dpkg/lock-frontend.": "another program is installing packages",
     "E: dpkg was interrupted, you must manually run 'dpkg --configure -a'": "dpkg --configure -a",
     "Err: Temporary failure resolving 'mirror'": "look at the network",
+    "ssl.SSLCertVerificationError: CERTIFICATE_VERIFY_FAILED": "PIP_CERT",
     "E: Unable to locate package qemu-system-x86": "main and universe",
     "something never seen before": "setup.log",
 }
