@@ -1,7 +1,7 @@
 """The image every node has: one static busybox, its applets as links, and the few files a Linux system expects.
 
-Nothing is downloaded: the program is the distribution's own (package busybox-static). Times and owners are fixed and names sorted, so
-the same busybox gives the same digests on every machine.
+Nothing is downloaded: the program is the distribution's own (package busybox-static). Times and owners are fixed and
+names sorted, so the same busybox gives the same digests on every machine.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def find_busybox(path: Path | str | None = None) -> Path:
 
 
 def _architecture(head: bytes) -> str:
-    """Return an ELF file's architecture in Go's words, as the image format has them; raise ValueError if it is not static (elf(5))."""
+    """Return an ELF file's architecture in Go's words, as the image format has them; raise ValueError if it is not
+    static (elf(5)).
+    """
     if head[:6] != b"\x7fELF\x02\x01" or len(head) < 64:
         raise ValueError("not a 64-bit program")
     machine, table, size, count = (
@@ -116,7 +118,7 @@ def _layer(program: bytes, applets: list[str]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
 
-        def add(name: str, kind: bytes, mode: int, data: bytes = b"", link: str = "", owner: int = 0) -> None:
+        def add(name: str, kind: bytes, mode: int, data: bytes = b"", *, link: str = "", owner: int = 0) -> None:
             entry = tarfile.TarInfo(name)
             entry.type, entry.mode, entry.size, entry.linkname = kind, mode, len(data), link
             entry.uid = entry.gid = owner

@@ -1,11 +1,15 @@
-"""Control groups, version 1, version 2 and both at once (hybrid), behind one interface: limit, count, freeze, kill, remove.
+"""Control groups, version 1, version 2 and both at once (hybrid), behind one interface: limit, count, freeze, kill,
+remove.
 
-Version 1 has a tree for each controller, version 2 one tree for all. `Cgroups` knows in which tree each controller of this node is;
-a container's `Cgroup` is the same relative path in each of those trees:
+Version 1 has a tree for each controller, version 2 one tree for all. `Cgroups` knows in which tree each controller of
+this node is; a container's `Cgroup` is the same relative path in each of those trees:
 
     v1  /sys/fs/cgroup/memory/vmcontainer/SESSION/NAME   /sys/fs/cgroup/pids/vmcontainer/SESSION/NAME   …
     v2  /sys/fs/cgroup/vmcontainer/SESSION/NAME
 """
+
+# Plain system calls: a path object costs a forked child copied pages, and hides which call it is.
+# ruff: noqa: PTH102, PTH106
 
 from __future__ import annotations
 
@@ -14,7 +18,6 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +81,8 @@ def _limit(path: str) -> int | None:
 def find_places(mountinfo: str, *, controllers_of_v2: str | None = None) -> dict[str, Place]:
     """Return the place of each controller from the text of mountinfo (proc(5), cgroups(7)).
 
-    `controllers_of_v2`: the text of cgroup.controllers; None reads it from the tree. A controller is in one tree only, v1 if mounted there.
+    `controllers_of_v2`: the text of cgroup.controllers; None reads it from the tree. A controller is in one tree only,
+    v1 if mounted there.
     """
     places: dict[str, Place] = {}
     for line in mountinfo.splitlines():
@@ -162,7 +166,9 @@ class Cgroups:
         self._prepared = True
 
     def _enable(self, path: str, place: Place) -> None:
-        """Let the groups below use the controllers (cgroup-v2.rst, "Enabling and Disabling"; EBUSY: processes in an inner group)."""
+        """Let the groups below use the controllers (cgroup-v2.rst, "Enabling and Disabling"; EBUSY: processes in an
+        inner group).
+        """
         names = [name for name in _ENABLED_IN_V2 if self.places.get(name) == place]
         try:
             _write(f"{path}/cgroup.subtree_control", " ".join(f"+{name}" for name in names))
@@ -241,10 +247,32 @@ class Cgroup:
         _write(f"{path}/cpu.cfs_period_us", str(period_us))
         _write(f"{path}/cpu.cfs_quota_us", str(quota_us))
 
-    def add(self, pid: int) -> None:
-        """Move a process (0: the calling one) into the group, in each tree."""
-        for path in self.directories:
-            _write(f"{path}/cgroup.procs", str(pid))
+    @property
+    def has_version_2(self) -> bool:
+        """Whether a part of the group is in the version 2 tree."""
+        return 2 in self._version.values()
+
+    def open_for_birth(self) -> int:
+        """Return a descriptor of the version 2 group for `linux.clone`, or -1 if there is none."""
+        for path in self._version_2_directories():
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return -1
+
+    def join(self, root_fd: int | None = None) -> None:
+        """Move the calling, single-threaded process into the version 1 groups; `root_fd`: the root their paths begin
+        at, if not /.
+
+        A write of "0" to ``tasks`` takes the kernel no lock that waits for all processors, as any write to
+        ``cgroup.procs`` does (RCU, 5 to 12 ms; kernel/cgroup/cgroup.c, cgroup_procs_write_start). Version 2 has no such
+        way, but lets a process be born in its group.
+        """
+        for path in (path for path in self.directories if path not in self._version_2_directories()):
+            name = f"{path}/tasks"
+            fd = os.open(name if root_fd is None else name.lstrip("/"), os.O_WRONLY | os.O_CLOEXEC, dir_fd=root_fd)
+            try:
+                os.write(fd, b"0")
+            finally:
+                os.close(fd)
 
     def pids(self) -> list[int]:
         """Return the processes in the group."""
@@ -254,7 +282,9 @@ class Cgroup:
             return []
 
     def stats(self) -> dict[str, Any]:
-        """Return the memory, cpu and pids parts of the kernel view's ``containers[]``; bytes, seconds, counts; None is "no limit"."""
+        """Return the memory, cpu and pids parts of the kernel view's ``containers[]``; bytes, seconds, counts; None is
+        "no limit".
+        """
         return {"memory": self._memory(), "cpu": self._cpu(), "pids": self._pids()}
 
     def _memory(self) -> dict[str, int | None]:
@@ -306,18 +336,16 @@ class Cgroup:
         return f"{self.paths['memory']}/" + ("memory.events" if self._version["memory"] == 2 else "memory.oom_control")
 
     def watch(self) -> list[int]:
-        """Return descriptors that become readable when `events` may have changed; read (and drop) what they hold, then ask `events`.
+        """Return descriptors that become readable when `events` may have changed; read (and drop) what they hold, then
+        ask `events`.
 
-        Version 1 tells of memory by an eventfd (cgroup-v1/memory.rst, "OOM Control"), all else by a modified file (inotify(7)).
+        Version 2 modifies a file (inotify(7)); version 1 tells of memory by an eventfd (cgroup-v1/memory.rst, "OOM
+        Control") and of denied processes not at all (Linux 6.18): there, also ask now and then, and at the end.
         """
-        files = [f"{self.paths['pids']}/pids.events"] if "pids" in self.paths else []
-        fds: list[int] = []
-        if self._version.get("memory") == 2:
-            files.append(self._memory_events())
-        elif "memory" in self.paths:
-            fds.append(self._watch_v1_memory())
-        existing = [path for path in files if os.path.exists(path)]
-        return [*fds, linux.inotify(*existing)] if existing else fds
+        fds = [self._watch_v1_memory()] if self._version.get("memory") == 1 else []
+        names = [name for name in ("memory", "pids") if self._version.get(name) == 2]
+        files = [f"{self.paths[name]}/{name}.events" for name in names]
+        return [*fds, linux.inotify(*files)] if files else fds
 
     def _watch_v1_memory(self) -> int:
         notify = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -365,8 +393,8 @@ class Cgroup:
         with contextlib.suppress(OSError, HostError):
             self.thaw()  # a frozen version 1 task takes its SIGKILL only when thawed
 
-    def _version_2_directories(self) -> Iterator[str]:
-        return iter(dict.fromkeys(path for key, path in self.paths.items() if self._version[key] == 2))
+    def _version_2_directories(self) -> set[str]:
+        return {path for key, path in self.paths.items() if self._version[key] == 2}
 
     def remove(self) -> None:
         """Remove the group; wait up to 5 s for its last processes to exit, then raise `ContainerError` naming them."""

@@ -1,6 +1,8 @@
-"""Typed getters for JSON objects: each returns a value of the type asked for, or raises `SpecError` which names the field.
+"""Typed getters for JSON objects: each returns a value of the type asked for, or raises `SpecError` which names the
+field.
 
-A `Fields` remembers which members were taken; `done` refuses what is left, so a misspelt limit is an error and not a missing limit.
+A `Fields` remembers which members were taken; `done` refuses what is left, so a misspelt limit is an error and not a
+missing limit.
 """
 
 from __future__ import annotations

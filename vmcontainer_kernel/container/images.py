@@ -1,9 +1,10 @@
 """The image store: an OCI image layout on disk, which skopeo and umoci can read, plus each layer unpacked once.
 
     STORE/oci-layout  index.json  blobs/sha256/HEX      image-spec, image-layout.md
-    STORE/unpacked/sha256/HEX/                          one layer's files: a lower layer of the overlay; made whole or not at all
+    STORE/unpacked/sha256/HEX/      a layer's files, whole or not there at all: a lower layer of the overlay
 
-A name leads to a manifest, the manifest to a configuration and layers; each blob is named by its own SHA-256, and that is checked.
+A name leads to a manifest, the manifest to a configuration and layers; each blob is named by its own SHA-256, and that
+is checked.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Store:
         return sorted(str(entry[REF_NAME]) for entry in entries if REF_NAME in entry)
 
     def resolve(self, reference: str) -> Image:
-        """Return the image of a name, ``name:tag`` or ``sha256:…``; no tag means ``latest``; raise `NotFound` with what there is."""
+        """Return the image of a name, ``name:tag`` or ``sha256:…``; no tag means ``latest``; raise `NotFound` with what
+        there is.
+        """
         self._forget_if_changed()
         if reference not in self._cache:
             self._cache[reference] = self._resolve(reference)
@@ -150,7 +153,9 @@ class Store:
 
     @contextlib.contextmanager
     def open_blob(self, blob: Blob) -> Iterator[Any]:
-        """Open a blob for reading, after its size and digest were found right (CVE-2021-41190: never trust the media type alone)."""
+        """Open a blob for reading, after its size and digest were found right (CVE-2021-41190: never trust the media
+        type alone).
+        """
         import hashlib
 
         path = self.blob_path(blob.digest)
@@ -253,7 +258,9 @@ class Store:
             unfinished.unlink(missing_ok=True)
 
     def find_user(self, image: Image, text: str) -> tuple[User, str]:
-        """Return the ids and home folder of ``uid[:gid]`` or a name, by the image's own /etc/passwd and /etc/group (passwd(5))."""
+        """Return the ids and home folder of ``uid[:gid]`` or a name, by the image's own /etc/passwd and /etc/group
+        (passwd(5)).
+        """
         from vmcontainer_kernel.container import users
 
         return users.find_user(self.rootfs_layers(image), text)

@@ -3,7 +3,7 @@
     parent                                    child
       clone(CLONE_NEW…) ───────────────────────▶ steps, each timed
       ids mapped                 ── "+" ──▶      (only in a user namespace)
-      group made, child moved in ── "+" ──▶      unshare(CLONE_NEWCGROUP), more steps
+      group made                 ── "+" ──▶      joins it, unshare(CLONE_NEWCGROUP), more steps
                    ◀── report: {"step", "ms"}… ── execve: both pipes close
                    ◀── or {"error": …} ────────── exit 125, 126 or 127, as docker-run(1)
 
@@ -25,7 +25,15 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from vmcontainer_kernel.container import linux
-from vmcontainer_kernel.container.process import CANNOT_RUN, NOT_FOUND, SETUP_FAILED, reset_signals, take_descriptors
+from vmcontainer_kernel.container.cgroups import Cgroup
+from vmcontainer_kernel.container.process import (
+    CANNOT_RUN,
+    NOT_FOUND,
+    SETUP_FAILED,
+    reset_signals,
+    signals_to_reset,
+    take_descriptors,
+)
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, from_json, to_json
 
@@ -37,7 +45,9 @@ _ALL_SIGNALS = signal.valid_signals()
 
 @dataclass(frozen=True)
 class Launch:
-    """A process on its way: its pid (the caller reaps it), and a pipe that ends when it has become the program or failed."""
+    """A process on its way: its pid (the caller reaps it), and a pipe that ends when it has become the program or
+    failed.
+    """
 
     pid: int
     report_fd: int
@@ -45,7 +55,9 @@ class Launch:
 
 @dataclass(frozen=True)
 class Report:
-    """What a child did: (step, milliseconds) in order; `error` if one failed; `complete` if the program was about to run or an error told."""
+    """What a child did: (step, milliseconds) in order; `error` if one failed; `complete` if the program was about to
+    run or an error told.
+    """
 
     steps: list[tuple[str, float]]
     error: LabError | None
@@ -69,16 +81,18 @@ def read_report(data: bytes) -> Report:
 
 
 def clone_child(
-    flags: int, steps: Sequence[Step], stdio: Stdio, set_up: Callable[[int, Callable[[], None]], None]
+    flags: int, steps: Sequence[Step], stdio: Stdio, group_fd: int, set_up: Callable[[int, Callable[[], None]], None]
 ) -> tuple[Launch, int]:
     """Clone a child that executes `steps`; return it and the descriptor for `has_executed`.
 
-    `set_up(pid, go)` is the parent's part; it calls `go` for each go-ahead. If it raises, the child is ended and reaped.
+    `set_up(pid, go)` is the parent's part; it calls `go` for each go-ahead. If it raises, the child is ended and
+    reaped.
     """
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
     sync_r, sync_w = os.pipe2(os.O_CLOEXEC)
+    handled = signals_to_reset()
     try:
-        pid = _clone(flags, lambda: _child(steps, stdio, report_w, sync_r))
+        pid = _clone(flags, lambda: _child(steps, stdio, report_w, sync_r, handled), group_fd)
     except OSError as error:
         os.close(report_r)
         os.close(sync_w)
@@ -94,11 +108,11 @@ def clone_child(
     return Launch(pid, report_r), sync_w
 
 
-def _clone(flags: int, child: Callable[[], NoReturn]) -> int:
+def _clone(flags: int, child: Callable[[], NoReturn], group_fd: int) -> int:
     """Fork by clone(2); all signals are blocked meanwhile, so that no handler of the parent's runs in the child."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
     try:
-        pid = linux.clone(flags | signal.SIGCHLD)
+        pid = linux.clone(flags, group_fd)
         if pid == 0:
             child()
         return pid
@@ -142,12 +156,12 @@ def has_executed(sync_fd: int, timeout_s: float) -> bool:
     return bool(poller.poll(timeout_s * 1000))
 
 
-def _child(steps: Sequence[Step], stdio: Stdio, report_fd: int, sync_fd: int) -> NoReturn:
+def _child(steps: Sequence[Step], stdio: Stdio, report_fd: int, sync_fd: int, handled: list[int]) -> NoReturn:
     status = SETUP_FAILED
     try:
         gc.disable()  # a collection would touch, and so copy, every page shared with the parent
         signal.set_wakeup_fd(-1)
-        reset_signals()
+        reset_signals(handled)
         report_fd, sync_fd = take_descriptors(stdio, report_fd, sync_fd)
         status = _run(steps, Scene(report_fd, sync_fd))
     finally:
@@ -193,24 +207,26 @@ def _step_error(step: Step, error: BaseException) -> ContainerError:
     )
 
 
-def enter_child(flags: int, init_pid: int, steps: Sequence[Step], stdio: Stdio, join: Callable[[], None]) -> Launch:
-    """Start a process inside the namespaces `flags` of the process `init_pid`; `join` moves the calling process into the group.
+def enter_child(flags: int, init_pid: int, steps: Sequence[Step], stdio: Stdio, group: Cgroup | None) -> Launch:
+    """Start a process inside the namespaces `flags` of the process `init_pid` and in `group`.
 
-    A pid namespace is entered by children only (pid_namespaces(7)), so a short-lived helper joins the namespaces and clones the process
-    as its own sibling (CLONE_PARENT): the caller is the parent and gets the pid.
+    A pid namespace is entered by children only (pid_namespaces(7)), so a short-lived helper joins the namespaces and
+    clones the process as its own sibling (CLONE_PARENT): the caller is the parent and gets the pid.
     """
-    pidfd = os.pidfd_open(init_pid)
+    pidfd, group_fd = os.pidfd_open(init_pid), group.open_for_birth() if group else -1
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
     answer_r, answer_w = os.pipe2(os.O_CLOEXEC)
+    handled = signals_to_reset()
     try:
-        helper = _clone(0, lambda: _helper(flags, steps, stdio, (report_w, answer_w, pidfd), join))
+        helper = _clone(0, lambda: _helper(flags, steps, (stdio, report_w, answer_w, pidfd), handled, group), group_fd)
     except OSError as error:
         os.close(report_r)
         os.close(answer_r)
         raise _clone_error(error) from error
     finally:
-        for fd in (pidfd, report_w, answer_w):
-            os.close(fd)
+        for fd in (pidfd, group_fd, report_w, answer_w):
+            if fd >= 0:
+                os.close(fd)
     os.waitpid(helper, 0)
     answer = os.read(answer_r, 16)
     os.close(answer_r)
@@ -226,32 +242,33 @@ def enter_child(flags: int, init_pid: int, steps: Sequence[Step], stdio: Stdio, 
 
 
 def _helper(
-    flags: int, steps: Sequence[Step], stdio: Stdio, fds: tuple[int, int, int], join: Callable[[], None]
+    flags: int, steps: Sequence[Step], fds: tuple[Stdio, int, int, int], handled: list[int], group: Cgroup | None
 ) -> NoReturn:
     status = SETUP_FAILED
     try:
         gc.disable()
         signal.set_wakeup_fd(-1)
-        reset_signals()
-        report_fd, answer_fd, pidfd = take_descriptors(stdio, *fds)
+        reset_signals(handled)
+        report_fd, answer_fd, pidfd = take_descriptors(*fds)
         scene = Scene(report_fd)
-        enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda _: _enter(flags, pidfd, join))
+        enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda _: _enter(flags, pidfd, group))
         fork = Step("fork", "clone(CLONE_PARENT)", "", "clone(2)", lambda _: _fork_sibling(steps, scene, answer_fd))
         status = _run([enter, fork], scene)
     finally:
         os._exit(status)
 
 
-def _enter(flags: int, pidfd: int, join: Callable[[], None]) -> None:
+def _enter(flags: int, pidfd: int, group: Cgroup | None) -> None:
     # Not dumpable: from now on processes of the container see this one, and must not reach the agent's program through
     # /proc/PID/exe (CVE-2019-5736). execve makes the user's program dumpable again.
-    join()
+    if group is not None:
+        group.join()
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     linux.setns(pidfd, flags)
 
 
 def _fork_sibling(steps: Sequence[Step], scene: Scene, answer_fd: int) -> None:
-    pid = linux.clone(linux.CLONE_PARENT | signal.SIGCHLD)
+    pid = linux.clone(linux.CLONE_PARENT)
     if pid:
         os.write(answer_fd, str(pid).encode())
         os._exit(0)

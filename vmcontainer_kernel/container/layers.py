@@ -1,7 +1,9 @@
-"""Unpacking a layer by folder descriptors: each entry is reached from the layer's own folder, one name at a time, following no link.
+"""Unpacking a layer by folder descriptors: each entry is reached from the layer's own folder, one name at a time,
+following no link.
 
-A layer is a tar archive made by a stranger. Its names are never joined to a path, because a path is resolved again at every use, and a
-link planted by an earlier entry would be followed by a later one (CVE-2025-4517, CVE-2025-4138 in tarfile's own filters).
+A layer is a tar archive made by a stranger. Its names are never joined to a path, because a path is resolved again at
+every use, and a link planted by an earlier entry would be followed by a later one (CVE-2025-4517, CVE-2025-4138 in
+tarfile's own filters).
 """
 
 from __future__ import annotations
@@ -21,24 +23,22 @@ __all__ = ["unpack"]
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _CHUNK_BYTES = 1 << 20
-_MODES = {"tar": "r:", "tar+gzip": "r:gz", "tar.gzip": "r:gz"}
 
 
 def unpack(stream: IO[bytes], media_type: str, folder: Path) -> None:
-    """Write a layer's files below `folder`; raise `ImageError` naming the first entry that is not a plain part of it (image-spec, layer.md)."""
+    """Write a layer's files below `folder`; raise `ImageError` naming the first entry that is not a plain part of it
+    (image-spec, layer.md).
+    """
     import tarfile
 
-    mode = _MODES.get(media_type.rpartition("layer.v1.")[2] or media_type.rpartition(".")[2])
-    if media_type.endswith("rootfs.diff.tar.gzip"):
-        mode = "r:gz"
-    if mode is None:
+    if not media_type.endswith((".tar", ".tar+gzip", ".tar.gzip")):
         raise ImageError(
             f"layers of type {media_type} are not supported", hint="copy the image with gzip layers (skopeo copy)"
         )
     top = os.open(folder, _FOLDER)
     times: list[tuple[list[str], float]] = []
     try:
-        with tarfile.open(fileobj=stream, mode=mode) as archive:
+        with tarfile.open(fileobj=stream, mode="r:" if media_type.endswith(".tar") else "r:gz") as archive:
             for entry in archive:
                 _write(archive, entry, top, times)
         for parts, time_s in reversed(times):  # folders last: writing into them changed their time
@@ -169,9 +169,12 @@ def _link(entry: tarfile.TarInfo, top: int, parent: int, name: str) -> None:
 
 
 def _write_whiteout(name: str, parent: int) -> None:
-    """Write the layer format's whiteout in the overlay's own form (overlayfs.rst, "whiteouts and opaque directories")."""
+    """Write the layer format's whiteout in the overlay's own form (overlayfs.rst, "whiteouts and opaque
+    directories").
+    """
     if name == _OPAQUE:
-        # An ordinary user's overlay reads the user.* attribute instead (mount option userxattr, implied in a user namespace).
+        # An ordinary user's overlay reads the user.* attribute instead (mount option userxattr, implied in a user
+        # namespace).
         key = "trusted.overlay.opaque" if os.geteuid() == 0 else "user.overlay.opaque"
         os.setxattr(f"/proc/self/fd/{parent}", key, b"y")
         return

@@ -1,7 +1,9 @@
-"""The kernel's own vocabulary: constants under the names of the kernel headers, and one-line wrappers of the system calls Python 3.11 lacks.
+"""The kernel's own vocabulary: constants under the names of the kernel headers, and one-line wrappers of the system
+calls Python 3.11 lacks.
 
-Each wrapper raises `OSError` with the path or name it was called for. The C library is opened with `ctypes.PyDLL`: the interpreter lock
-stays held during the call, so the child of `clone` wakes as the owner of the lock and may go on running Python.
+Each wrapper raises `OSError` with the path or name it was called for. The C library is opened with `ctypes.PyDLL`: the
+interpreter lock stays held during the call, so the child of `clone` wakes as the owner of the lock and may go on
+running Python.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import struct
+from signal import SIGCHLD
 
 __all__ = [
     "CAPABILITIES",
@@ -47,6 +51,7 @@ CLONE_NEWIPC = 0x8000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
 
 NAMESPACE_FLAGS = {
     "user": CLONE_NEWUSER,
@@ -70,6 +75,7 @@ MS_NODIRATIME = 0x800
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
 MS_RELATIME = 0x200000
 MS_STRICTATIME = 0x1000000
 MNT_DETACH = 2
@@ -119,6 +125,7 @@ _NR_CLONE = 220 if _ARM else 56
 _NR_KEYCTL = 219 if _ARM else 250
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
+_NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
 _NR_MOUNT_SETATTR = 442
 _KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -147,9 +154,16 @@ def _bytes(text: str | None) -> bytes | None:
     return None if text is None else os.fsencode(text)
 
 
-def clone(flags: int) -> int:
-    """Fork with new namespaces; return 0 in the child (clone(2), raw: the child runs on a copy of this stack)."""
-    return _check(_syscall(_NR_CLONE, flags, 0, 0, 0, 0), "clone")
+def clone(flags: int, group_fd: int = -1) -> int:
+    """Fork with new namespaces; return 0 in the child, which runs on a copy of this stack (clone(2)).
+
+    `group_fd`: a version 2 control group for the child to be born in (clone3(2), CLONE_INTO_CGROUP, Linux 5.7).
+    """
+    if group_fd < 0:
+        return _check(_syscall(_NR_CLONE, flags | SIGCHLD, 0, 0, 0, 0), "clone")
+    # struct clone_args: flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup
+    arguments = struct.pack("=11Q", flags | CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, group_fd)
+    return _check(_syscall(_NR_CLONE3, arguments, len(arguments)), "clone3")
 
 
 def unshare(flags: int) -> None:
@@ -178,7 +192,9 @@ def pivot_root(new_root: str, put_old: str) -> None:
 
 
 def open_tree(dir_fd: int, path: str, flags: int = OPEN_TREE_CLONE) -> int:
-    """Return a descriptor of a detached copy of the mount at `path`, like a bind mount that is nowhere yet (open_tree(2))."""
+    """Return a descriptor of a detached copy of the mount at `path`, like a bind mount that is nowhere yet
+    (open_tree(2)).
+    """
     return _check(_syscall(_NR_OPEN_TREE, dir_fd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC), path)
 
 
@@ -225,6 +241,7 @@ def duplicate(fd: int, lowest: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
+@functools.cache
 def last_capability() -> int:
     """Return the highest capability number of this kernel (PR_CAPBSET_READ of a higher one is EINVAL)."""
     number = len(CAPABILITIES)
@@ -240,7 +257,9 @@ def sethostname(name: str) -> None:
 
 
 def join_session_keyring() -> None:
-    """Leave the inherited session keyring for a new, empty one (keyctl(2)); a kernel without keyrings has none to leave."""
+    """Leave the inherited session keyring for a new, empty one (keyctl(2)); a kernel without keyrings has none to
+    leave.
+    """
     result = _syscall(_NR_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None)
     if result < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
         _check(result, "keyctl")

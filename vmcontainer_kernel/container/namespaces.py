@@ -1,7 +1,8 @@
 """Namespaces: which ones a container gets, and the steps which give each its content.
 
-A new namespace begins as a copy or empty: the user namespace maps no ids, the mount namespace shares the node's mounts and their
-propagation, the UTS namespace has the node's name, the network namespace has a loopback that is down. These steps set them up.
+A new namespace begins as a copy or empty: the user namespace maps no ids, the mount namespace shares the node's mounts
+and their propagation, the UTS namespace has the node's name, the network namespace has a loopback that is down. These
+steps set them up.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from functools import partial
 
 from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.spec import IdMapping, Linux, Spec
 from vmcontainer_kernel.container.step import Scene, Step
 
@@ -17,7 +19,9 @@ __all__ = ["cgroup_steps", "clone_flags", "content_steps", "first_steps", "flag_
 
 
 def clone_flags(spec: Spec) -> int:
-    """Return the CLONE_NEW* flags for clone(2): all but cgroup, which is made once the process is in its group (cgroup_namespaces(7))."""
+    """Return the CLONE_NEW* flags for clone(2): all but cgroup, which is made once the process is in its group
+    (cgroup_namespaces(7)).
+    """
     return sum(linux.NAMESPACE_FLAGS[kind] for kind in spec.linux.namespaces if kind != "cgroup")
 
 
@@ -77,17 +81,17 @@ def first_steps(spec: Spec) -> list[Step]:
     return steps
 
 
-def cgroup_steps(spec: Spec, *, grouped: bool) -> list[Step]:
-    """Return the steps that wait for the parent to move this process into its group, and hide the groups above it."""
+def cgroup_steps(spec: Spec, group: Cgroup | None) -> list[Step]:
+    """Return the steps that move this process into its group, and hide the groups above it."""
     steps = []
-    if grouped:
+    if group is not None:
         steps.append(
             Step(
                 "cgroup",
-                f'write("{spec.linux.cgroups_path}/cgroup.procs", PID)',
-                "limits hold from here on; the parent writes them while this process mounts",
+                f'write("{spec.linux.cgroups_path}/tasks", "0") in each v1 tree; in v2 it is born there (clone3)',
+                "limits hold from here on; the parent has made the group while this process was mounting",
                 "cgroups(7)",
-                _await,
+                partial(_join, group),
             )
         )
     if "cgroup" in spec.linux.namespaces:
@@ -101,6 +105,11 @@ def cgroup_steps(spec: Spec, *, grouped: bool) -> list[Step]:
             )
         )
     return steps
+
+
+def _join(group: Cgroup, scene: Scene) -> None:
+    scene.await_parent()
+    group.join(scene.old_root_fd)
 
 
 def content_steps(spec: Spec) -> list[Step]:

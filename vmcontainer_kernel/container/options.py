@@ -1,4 +1,6 @@
-"""What a user asks of a container (`Options`), and the OCI ``config.json`` that says the same to the runtime (`make_config`)."""
+"""What a user asks of a container (`Options`), and the OCI ``config.json`` that says the same to the runtime
+(`make_config`).
+"""
 
 from __future__ import annotations
 
@@ -142,7 +144,8 @@ def make_config(
 ) -> dict[str, Any]:
     """Return the OCI ``config.json`` (runtime-spec 1.2) for `options` on an image (image-spec, config.md, "config").
 
-    `user`, `home`: `options.user` as looked up in the image. `owner`: the (uid, gid) of an ordinary user, who gets a user namespace.
+    `user`, `home`: `options.user` as looked up in the image. `owner`: the (uid, gid) of an ordinary user, who gets a
+    user namespace.
     """
     defaults = image_config.get("config") or {}
     without = set(options.without) | ({"net"} if options.network == "host" else set())
@@ -175,7 +178,7 @@ def make_config(
         "process": process,
         "root": {"path": "rootfs", "readonly": options.read_only},
         "hostname": "" if "uts" in without else (options.hostname or name),
-        "mounts": _mounts(cgroup=bool(cgroups_path)),
+        "mounts": _mounts(cgroup=bool(cgroups_path), queues=owner is None or "ipc" in kinds, tty_group=owner is None),
         "linux": linux,
         "annotations": {"org.opencontainers.image.ref.name": options.image},
     }
@@ -194,7 +197,9 @@ def _environment(options: Options, defaults: dict[str, Any], name: str, home: st
 
 
 def _capabilities(options: Options, user: User) -> dict[str, list[str]]:
-    """Bound by Docker's fourteen, plus and minus what was asked; a user who is not root starts with none (capabilities(7))."""
+    """Bound by Docker's fourteen, plus and minus what was asked; a user who is not root starts with none
+    (capabilities(7)).
+    """
     added = CAPABILITIES if "ALL" in options.cap_add else options.cap_add
     dropped = CAPABILITIES if "ALL" in options.cap_drop else options.cap_drop
     base = () if "ALL" in options.cap_drop else DEFAULT_CAPABILITIES
@@ -215,19 +220,21 @@ def _resources(options: Options) -> dict[str, Any]:
     return resources
 
 
-def _mounts(*, cgroup: bool) -> list[dict[str, Any]]:
+def _mounts(*, cgroup: bool, queues: bool, tty_group: bool) -> list[dict[str, Any]]:
     """The file systems the specification promises (config-linux.md, "Default Filesystems")."""
 
     def mount(destination: str, kind: str, *options: str) -> dict[str, Any]:
         return {"destination": destination, "type": kind, "source": kind, "options": list(options)}
 
     plain = ("nosuid", "noexec", "nodev")
+    group = ("gid=5",) if tty_group else ()  # group tty, an id that a user namespace of one user has not
     mounts = [
         mount("/proc", "proc", *plain),
         mount("/dev", "tmpfs", *plain, "strictatime", "mode=755", "size=65536k"),
-        mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
+        mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *group),
         mount("/dev/shm", "tmpfs", *plain, "mode=1777", "size=65536k"),
-        mount("/dev/mqueue", "mqueue", *plain),
         mount("/sys", "sysfs", *plain, "ro"),
     ]
+    # Queues belong to the IPC namespace: an ordinary user may mount those of one he made, not the node's.
+    mounts += [mount("/dev/mqueue", "mqueue", *plain)] if queues else []
     return mounts + ([mount("/sys/fs/cgroup", "cgroup", *plain, "relatime", "ro")] if cgroup else [])

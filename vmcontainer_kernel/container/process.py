@@ -1,8 +1,12 @@
-"""Who the process is, and the last steps before it becomes the user's program: session, ids, capabilities, descriptors, exec.
+"""Who the process is, and the last steps before it becomes the user's program: session, ids, capabilities, descriptors,
+exec.
 
-The order matters: the bounding set can be cut only while CAP_SETPCAP is held, ids can change only while CAP_SETUID is held, and a
-change of ids clears the parent-death signal and may clear capabilities (prctl(2), capabilities(7)).
+The order matters: the bounding set can be cut only while CAP_SETPCAP is held, ids can change only while CAP_SETUID is
+held, and a change of ids clears the parent-death signal and may clear capabilities (prctl(2), capabilities(7)).
 """
+
+# Plain system calls: a path object costs a forked child copied pages, and hides which call it is.
+# ruff: noqa: PTH109, PTH113
 
 from __future__ import annotations
 
@@ -24,6 +28,7 @@ __all__ = [
     "capability_names",
     "identity_steps",
     "reset_signals",
+    "signals_to_reset",
     "take_descriptors",
 ]
 
@@ -34,7 +39,8 @@ _FIRST_FREE_FD = 10
 
 
 def take_descriptors(stdio: tuple[int, int, int], *others: int) -> list[int]:
-    """Put stdio at 0 to 2 and `others` at 3 and up, close-on-exec; close everything else; return the new numbers of `others`.
+    """Put stdio at 0 to 2 and `others` at 3 and up, close-on-exec; close everything else; return the new numbers of
+    `others`.
 
     Everything is copied out of the way first: any of them may sit at a number that another one has to take.
     """
@@ -45,11 +51,18 @@ def take_descriptors(stdio: tuple[int, int, int], *others: int) -> list[int]:
     return list(range(3, len(copies)))
 
 
-def reset_signals() -> None:
-    """Give every signal its default action and block none: ignored signals and the mask would survive exec (signal(7))."""
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) not in (signal.SIG_DFL, None):
-            signal.signal(number, signal.SIG_DFL)
+def signals_to_reset() -> list[int]:
+    """Return the signals this process handles or ignores; asked in the parent, as each look would cost the child a
+    copied page.
+    """
+    default = (signal.SIG_DFL, None)
+    return [number for number in range(1, signal.SIGRTMIN) if signal.getsignal(number) not in default]
+
+
+def reset_signals(numbers: list[int]) -> None:
+    """Give signals their default action and block none: ignored signals and the mask would survive exec (signal(7))."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
@@ -77,7 +90,7 @@ def _session_step(*, tty: bool) -> Step:
     return Step(
         "session",
         "setsid(); keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)" + ("; ioctl(0, TIOCSCTTY)" if tty else ""),
-        "its own session: no terminal of the node to type into (CVE-2017-5226), no keys of the node, one group for the interrupt",
+        "its own session: no terminal of the node to type into (CVE-2017-5226), no keys, one group for interrupts",
         "setsid(2), keyctl(2)",
         partial(_session, tty=tty),
     )
@@ -109,12 +122,12 @@ def _bounding_step(capabilities: Capabilities) -> Step:
         f"prctl(PR_CAPBSET_DROP, …) for all but {capability_names(capabilities.bounding) or 'none'}",
         "root in the container is not root of the node: what is dropped here no program can get back",
         "capabilities(7)",
-        partial(_bound, capabilities.bounding),
+        partial(_bound, capabilities.bounding, linux.last_capability()),
     )
 
 
-def _bound(mask: int, _: Scene) -> None:
-    for number in range(linux.last_capability() + 1):
+def _bound(mask: int, last: int, _: Scene) -> None:
+    for number in range(last + 1):
         if not mask >> number & 1:
             linux.prctl(linux.PR_CAPBSET_DROP, number)
 
@@ -142,9 +155,10 @@ def _become(user: User, _: Scene, *, groups_denied: bool, keep: bool) -> None:
 
 
 def _capability_step(capabilities: Capabilities) -> Step:
+    held, passed_on = (capability_names(mask) or "none" for mask in (capabilities.permitted, capabilities.inheritable))
     return Step(
         "capabilities",
-        f"capset({capability_names(capabilities.permitted) or 'none'}; inheritable {capability_names(capabilities.inheritable) or 'none'})",
+        f"capset({held}; inheritable {passed_on})",
         "the part of root's power the program starts with; nothing inheritable (CVE-2022-29162)",
         "capabilities(7)",
         partial(_set_capabilities, capabilities),

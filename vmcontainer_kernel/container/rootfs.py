@@ -1,18 +1,24 @@
-"""The container's root: image layers under a writable one, the kernel's file systems, and the way from the old root to it.
+"""The container's root: image layers under a writable one, the kernel's file systems, and the way from the old root to
+it.
 
-Everything is mounted in the container's own mount namespace, so nothing is ever mounted on the node. The order is the defence: first the
-overlay becomes the root, then all else is mounted *below the new root*, where no link in an image leads back to the node. What must come
-from the node (device files, bind sources) is taken along as detached mounts, opened before:
+Everything is mounted in the container's own mount namespace, so nothing is ever mounted on the node. The order is the
+defence: first the overlay becomes the root, then all else is mounted *below the new root*, where no link in an image
+leads back to the node. What must come from the node (device files, bind sources) is taken along as detached mounts,
+opened before:
 
-    overlay → open_tree(/dev/null …) → pivot_root(".", ".") → /proc /dev /sys … → detach the old root → masks
+    overlay → open_tree(/dev/null …) → pivot_root(".", ".") → /proc /dev /sys … → masks → groups → detach the old root
 """
+
+# Plain system calls: a path object costs a forked child copied pages, and hides which call it is.
+# ruff: noqa: PTH102, PTH103, PTH110, PTH112, PTH211
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable
 from functools import partial
 
 from vmcontainer_kernel.container import linux
@@ -20,7 +26,15 @@ from vmcontainer_kernel.container.spec import Mount, Spec
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError
 
-__all__ = ["mount_data", "mount_steps", "overlay_data", "protection_steps", "root_steps"]
+__all__ = [
+    "closing_steps",
+    "group_steps",
+    "mount_data",
+    "mount_steps",
+    "overlay_data",
+    "protection_steps",
+    "root_steps",
+]
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _LINKS = (
@@ -56,11 +70,16 @@ def mount_data(options: tuple[str, ...]) -> tuple[int, str]:
     return flags, ",".join(one for one in options if one not in _FLAGS and one not in _IGNORED)
 
 
-def overlay_data(layers: tuple[str, ...], upper: str, work: str) -> str:
+def overlay_data(layers: tuple[str, ...], upper: str, work: str, *, user_namespace: bool = False) -> str:
     """Return the overlay's options; `layers` from the lowest up (overlayfs.rst: leftmost is topmost)."""
     lower = ":".join(_escape(layer) for layer in reversed(layers))
-    # volatile (Linux 5.10): without it the end of the container flushes the node's whole disk; this upper layer need not survive a crash.
+    # volatile (Linux 5.10): without it the end of the container flushes the node's whole disk; this upper layer need
+    # not survive a crash.
     data = f"lowerdir={lower},upperdir={_escape(upper)},workdir={_escape(work)},volatile"
+    if user_namespace:
+        data += (
+            ",userxattr"  # only the node's root may write the trusted.* attributes that overlayfs keeps its marks in
+        )
     if len(data) >= _PAGE_BYTES:
         raise ContainerError(
             f"{len(layers)} layers need more than the {_PAGE_BYTES} bytes mount(2) takes",
@@ -77,7 +96,8 @@ def _escape(path: str) -> str:
 def root_steps(spec: Spec, bundle: str, layers: tuple[str, ...]) -> list[Step]:
     """Return the steps that make the overlay and step over to it."""
     root = f"{bundle}/{spec.root.path}"
-    data = overlay_data(layers, f"{bundle}/upper", f"{bundle}/work")
+    in_user_namespace = "user" in spec.linux.namespaces
+    data = overlay_data(layers, f"{bundle}/upper", f"{bundle}/work", user_namespace=in_user_namespace)
     sources = _sources(spec)
     return [
         Step(
@@ -90,7 +110,7 @@ def root_steps(spec: Spec, bundle: str, layers: tuple[str, ...]) -> list[Step]:
         Step(
             "sources",
             "open_tree(AT_FDCWD, " + ", ".join(sources) + ", OPEN_TREE_CLONE)",
-            "device files come from the node one by one; elsewhere device files do not work (nodev), so mknod gives no disk",
+            "device files come from the node one by one; others do not work (nodev), so mknod gives no disk",
             "open_tree(2)",
             partial(_open_sources, sources),
         ),
@@ -126,33 +146,46 @@ def _pivot(root: str, scene: Scene) -> None:
 
 
 def _fitting(mount: Mount, spec: Spec) -> Mount:
-    """Replace what a user namespace may not mount by the node's own (user_namespaces(7): it must own the pid or network namespace too)."""
+    """Replace what a user namespace may not mount by the node's own (user_namespaces(7): it must own the pid or network
+    namespace too).
+    """
     kinds = spec.linux.namespaces
-    needed = {"proc": "pid", "sysfs": "network", "mqueue": "ipc"}.get(mount.type)
+    needed = {"proc": "pid", "sysfs": "network"}.get(mount.type)
     if "user" not in kinds or needed is None or needed in kinds:
         return mount
     return Mount(mount.destination, "bind", mount.destination, ("rbind", *mount.options))
 
 
-def mount_steps(spec: Spec, groups: dict[str, str]) -> Iterator[tuple[str, Step]]:
-    """Yield (type, step) for each mount of the specification; `groups`: folder below /sys/fs/cgroup → folder of the node to show there."""
+def mount_steps(spec: Spec) -> list[Step]:
+    """Return a step for each mount of the specification but the control groups, and the devices once /dev is there."""
+    steps = []
     for original in spec.mounts:
         one = _fitting(original, spec)
-        maker = {"cgroup": partial(_cgroup_step, groups), "bind": _bind_step}.get(one.type, _plain_step)
-        yield one.type, maker(one)
+        if one.type == "cgroup":
+            continue
+        steps.append(_bind_step(one) if one.type == "bind" else _plain_step(one))
         if one.destination == "/dev" and one.type == "tmpfs":
-            yield "devices", _device_step()
+            steps.append(_device_step())
+    return steps
+
+
+def group_steps(spec: Spec, groups: dict[str, str]) -> list[Step]:
+    """Return the steps that show the control groups; `groups`: folder below /sys/fs/cgroup → folder of the node to show
+    there.
+    """
+    return [_cgroup_step(groups, one) for one in spec.mounts if one.type == "cgroup"]
 
 
 def _plain_step(one: Mount) -> Step:
     flags, data = mount_data(one.options)
     action = partial(linux.mount, one.source or one.type, one.destination, one.type, flags, data or None)
+    attach = _attach_new if one.destination.startswith("/dev/") else _attach
     return Step(
         one.destination,
         f'mount("{one.type}", "{one.destination}", "{one.type}", {",".join(one.options)})',
         _WHY.get(one.type, "asked for"),
         _SOURCE.get(one.type, "mount(2)"),
-        lambda _: _with_folder(one.destination, action),
+        lambda _: attach(one.destination, action),
     )
 
 
@@ -166,7 +199,20 @@ _WHY = {
 _SOURCE = {"proc": "proc(5)", "tmpfs": "tmpfs(5)", "devpts": "pts(4)", "mqueue": "mq_overview(7)", "sysfs": "sysfs(5)"}
 
 
-def _with_folder(path: str, action: Callable[[], None]) -> None:
+def _attach_new(path: str, action: Callable[[], None]) -> None:
+    """Make the folder, then mount: in a /dev that was empty a moment ago it cannot be there (unless two mounts have one
+    place).
+    """
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        os.makedirs(path, 0o755)
+    action()
+
+
+def _attach(path: str, action: Callable[[], None]) -> None:
     """Mount; make the folder first if the image lacks it."""
     try:
         action()
@@ -190,8 +236,8 @@ def _bind(one: Mount, scene: Scene) -> None:
     attributes = sum({_ATTRIBUTES[option] for option in one.options if option in _ATTRIBUTES})
     if attributes:
         linux.mount_setattr(tree, "", attributes, recursive="rbind" in one.options)
-    if os.path.isdir(f"/proc/self/fd/{tree}") or one.source in ("/proc", "/sys"):
-        _with_folder(one.destination, partial(linux.move_mount, tree, one.destination))
+    if stat.S_ISDIR(os.fstat(tree).st_mode):
+        _attach(one.destination, partial(linux.move_mount, tree, one.destination))
     else:
         os.close(os.open(one.destination, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o644))
         linux.move_mount(tree, one.destination)
@@ -250,18 +296,8 @@ def _show_groups(groups: dict[str, str], destination: str, scene: Scene) -> None
 
 
 def protection_steps(spec: Spec) -> list[Step]:
-    """Return the steps that cut the old root off and close what the kernel's file systems leave open."""
-    steps = [
-        Step(
-            "detach",
-            'umount2(".", MNT_DETACH)',
-            "from here on no path leads to the node's files",
-            "pivot_root(2)",
-            _detach,
-        )
-    ]
-    if spec.process.cwd != "/":
-        steps.append(_workdir_step(spec.process.cwd))
+    """Return the steps that close what the kernel's file systems leave open."""
+    steps = []
     if spec.linux.masked_paths:
         steps.append(
             Step(
@@ -282,6 +318,22 @@ def protection_steps(spec: Spec) -> list[Step]:
                 partial(_protect, spec.linux.readonly_paths),
             )
         )
+    return steps
+
+
+def closing_steps(spec: Spec) -> list[Step]:
+    """Return the steps after the last mount: the old root goes, and the new one may become read-only."""
+    steps = [
+        Step(
+            "detach",
+            'umount2(".", MNT_DETACH)',
+            "from here on no path leads to the node's files",
+            "pivot_root(2)",
+            _detach,
+        )
+    ]
+    if spec.process.cwd != "/":
+        steps.append(_workdir_step(spec.process.cwd))
     if spec.root.readonly:
         steps.append(
             Step(

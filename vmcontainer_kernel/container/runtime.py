@@ -1,10 +1,11 @@
-"""The container runtime: create, start, exec, kill, remove — the operations of the OCI runtime specification (runtime.md).
+"""The container runtime: create, start, exec, kill, remove — the operations of the OCI runtime specification
+(runtime.md).
 
     create ──▶ created ──start──▶ running ──exited──▶ stopped ──remove──▶ (gone)
                                      └─ exec: one more process in it
 
-The caller is a single-threaded process: it is the parent of every container, reaps each one (`os.waitpid`) and tells with `exited`.
-`plan` is pure: it turns a `Spec` into steps, which `start` lets the child execute and `explain` prints.
+The caller is a single-threaded process: it is the parent of every container, reaps each one (`os.waitpid`) and tells
+with `exited`. `plan` is pure: it turns a `Spec` into steps, which `start` lets the child execute and `explain` prints.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ import json
 import os
 import signal
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vmcontainer_kernel.container import container as observed
 from vmcontainer_kernel.container import files, linux, namespaces, process, rootfs
 from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
-from vmcontainer_kernel.container.images import Image, Store
+from vmcontainer_kernel.container.checks import check_name, check_options, possible
+from vmcontainer_kernel.container.container import Container
+from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.launch import (
     Launch,
     Report,
@@ -31,13 +36,12 @@ from vmcontainer_kernel.container.launch import (
     read_report,
 )
 from vmcontainer_kernel.container.options import ExecOptions, Options, make_config
-from vmcontainer_kernel.container.spec import Capabilities, Spec, User, parse
+from vmcontainer_kernel.container.spec import Process, Spec, User, parse
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import ContainerError, HostError, NotFound, UserError
 
 __all__ = ["Container", "Launch", "Report", "Runtime", "plan", "read_report"]
 
-_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _SETUP_S = 10.0
 _KILL_S = 5.0
 _FATAL_BY_DEFAULT = frozenset(
@@ -45,62 +49,27 @@ _FATAL_BY_DEFAULT = frozenset(
 )
 
 
-@dataclass
-class Container:
-    """A container of this runtime: what it was made of, and what has become of it.
-
-    `status`: created, running or stopped. `wait_status`: as `os.waitpid` gave it. `signalled`: the signal that `kill` had to turn into
-    SIGKILL because PID 1 of a namespace is deaf to signals it has no handler for (pid_namespaces(7)).
-    """
-
-    name: str
-    id: str
-    image: Image
-    config: dict[str, Any]
-    spec: Spec
-    bundle: Path
-    steps: list[Step]
-    home: str = "/"
-    cgroup: Cgroup | None = None
-    status: str = "created"
-    pid: int = 0
-    started_s: float | None = None
-    wait_status: int | None = None
-    signalled: int | None = None
-    gate_fd: int = -1
-    layers: list[Path] = field(default_factory=list)
-
-
-def plan(spec: Spec, bundle: str, layers: tuple[str, ...], groups: dict[str, str], *, tty: bool = False) -> list[Step]:
-    """Return every step of the child, in order, without doing anything; `groups`: what to show of the control groups, empty for none."""
-    steps = [*namespaces.first_steps(spec), *rootfs.root_steps(spec, bundle, layers)]
-    joined = False
-    for kind, step in rootfs.mount_steps(spec, groups):
-        if kind == "cgroup":
-            steps += namespaces.cgroup_steps(spec, grouped=bool(groups))
-            joined = True
-        steps.append(step)
-    if not joined:
-        steps += namespaces.cgroup_steps(spec, grouped=bool(groups))
-    steps += rootfs.protection_steps(spec)
-    steps += namespaces.content_steps(spec)
-    return [*steps, *process.identity_steps(spec.process, user_namespace="user" in spec.linux.namespaces, tty=tty)]
-
-
-def check_name(name: str) -> None:
-    """Raise `UserError` if `name` can be no container's: it names a folder, a group and a host."""
-    if not name or len(name) > 63 or not _NAME_LETTERS.issuperset(name) or not name[0].isalnum():
-        raise UserError(
-            f"{name!r} cannot be a container's name",
-            hint="letters, digits, '_', '.' and '-', at most 63, a letter or digit first",
-        )
+def plan(spec: Spec, bundle: str, layers: tuple[str, ...], group: Cgroup | None, *, tty: bool = False) -> list[Step]:
+    """Return every step of the child, in order, without doing anything; `group`: None where there are none."""
+    return [
+        *namespaces.first_steps(spec),
+        *rootfs.root_steps(spec, bundle, layers),
+        *rootfs.mount_steps(spec),
+        *rootfs.protection_steps(spec),
+        *namespaces.content_steps(spec),
+        # As late as possible: the parent makes the groups while the child does all of the above.
+        *namespaces.cgroup_steps(spec, group),
+        *rootfs.group_steps(spec, group.shown() if group else {}),
+        *rootfs.closing_steps(spec),
+        *process.identity_steps(spec.process, user_namespace="user" in spec.linux.namespaces, tty=tty),
+    ]
 
 
 class Runtime:
     """The containers of one session on one node.
 
-    `run_dir`: holds ``containers/NAME/{config.json,rootfs,upper,work}``. `cgroups`: None where this process may make none; asking for a
-    limit is a `HostError` then. As an ordinary user every container gets a user namespace.
+    `run_dir`: holds ``containers/NAME/{config.json,rootfs,upper,work}``. `cgroups`: None where this process may make
+    none; asking for a limit is a `HostError` then. As an ordinary user every container gets a user namespace.
     """
 
     def __init__(self, run_dir: Path, store: Store, *, session: str, cgroups: Cgroups | None = None) -> None:
@@ -111,7 +80,8 @@ class Runtime:
         self.rootless = os.geteuid() != 0
         self._containers: dict[str, Container] = {}
         if self.rootless:
-            # After a change of ids without exec, /proc/PID/uid_map of our children would belong to root (prctl(2), PR_SET_DUMPABLE).
+            # After a change of ids without exec, /proc/PID/uid_map of our children would belong to root (prctl(2),
+            # PR_SET_DUMPABLE).
             linux.prctl(linux.PR_SET_DUMPABLE, 1)
 
     # -- looking
@@ -124,63 +94,40 @@ class Runtime:
             names = ", ".join(sorted(self._containers)) or "none"
             raise NotFound(f"there is no container {name} on this node", hint=f"there are: {names}") from None
 
-    def list(self) -> list[Container]:
+    def list(self) -> Sequence[Container]:
         """Return all containers, oldest first."""
         return [*self._containers.values()]
 
     def state(self, container: Container) -> dict[str, Any]:
         """Return the OCI state (runtime.md, "State")."""
-        return {
-            "ociVersion": container.config["ociVersion"],
-            "id": container.id,
-            "status": container.status,
-            "pid": container.pid if container.status == "running" else 0,
-            "bundle": str(container.bundle),
-            "annotations": dict(container.spec.annotations),
-        }
+        return observed.state(container)
 
     def inspect(self, container: Container) -> dict[str, Any]:
         """Return all that is known of a container: its configuration, state, image, groups, use and exit."""
-        return {
-            "name": container.name,
-            "state": self.state(container),
-            "config": container.config,
-            "image": {
-                "name": container.image.name,
-                "digest": container.image.digest,
-                "size_bytes": container.image.size_bytes,
-            },
-            "cgroup": dict(container.cgroup.paths) if container.cgroup else None,
-            "stats": self.stats(container),
-            "events": self.events(container),
-            "started_s": container.started_s,
-            "exit_status": None if container.wait_status is None else exit_status(container.wait_status),
-        }
+        return observed.inspect(container)
 
     def view(self, container: Container) -> dict[str, Any]:
         """Return the container's part of the kernel view (docs/architecture.md, ``containers[]``)."""
-        head = {"name": container.name, "id": container.id, "status": container.status, "pid": container.pid or None}
-        return head | {"image": container.image.name, "started_s": container.started_s} | self.stats(container)
+        return observed.view(container)
 
     def stats(self, container: Container) -> dict[str, Any]:
-        """Return memory, cpu and pids use and limits; None where this node counts none."""
-        if container.cgroup is not None:
-            with contextlib.suppress(FileNotFoundError):
-                return container.cgroup.stats()
-        return Cgroup(container.name, {}, {}).stats()
+        """Return memory, cpu and pids use and limits."""
+        return observed.stats(container)
 
     def events(self, container: Container) -> dict[str, int]:
         """Return how often limits struck: oom_kills, pids_denied."""
-        return container.cgroup.events() if container.cgroup else {"oom_kills": 0, "pids_denied": 0}
+        return observed.events(container)
 
-    def watch(self, container: Container) -> list[int]:
+    def watch(self, container: Container) -> Sequence[int]:
         """Return descriptors that become readable when `events` may have changed; the caller reads and closes them."""
-        return container.cgroup.watch() if container.cgroup else []
+        return container.cgroup.watch() if container.cgroup else ()
 
     # -- creating
 
     def create(self, name: str, options: Options) -> Container:
-        """Check everything, then write the bundle; raise before any effect (`UserError`, `NotFound`, `HostError`, `ImageError`)."""
+        """Check everything, then write the bundle; raise before any effect (`UserError`, `NotFound`, `HostError`,
+        `ImageError`).
+        """
         if name in self._containers:
             raise UserError(
                 f"there is a container {name} already", hint=f"run in it, or remove it first: %container rm {name}"
@@ -207,78 +154,24 @@ class Runtime:
     def _prepare(self, name: str, options: Options) -> Container:
         check_name(name)
         image = self.store.resolve(options.image)
-        user, home = self.store.find_user(image, options.user) if options.user else _root(image)
-        self._check(options, user)
+        wanted = options.user or (image.config.get("config") or {}).get("User") or ""
+        user, home = self.store.find_user(image, str(wanted)) if wanted else (User(), "/root")
+        check_options(options, user, grouped=self.cgroups is not None, rootless=self.rootless)
         grouped = None if self.cgroups is None else self.cgroups.path(name)
         owner = (os.geteuid(), os.getegid()) if self.rootless else None
         config = make_config(
             options, image.config, name=name, user=user, home=home, cgroups_path=grouped or "", owner=owner
         )
-        spec = self._possible(parse(config), options)
+        spec = possible(parse(config), options, rootless=self.rootless)
         if self.cgroups:
             self.cgroups.check(spec.linux.resources)
         bundle = self.run_dir / "containers" / name
         layers = tuple(str(path) for path in self.store.layer_paths(image))
-        groups = self.cgroups.open(name).shown() if self.cgroups else {}
-        steps = plan(spec, str(bundle), layers, groups, tty=options.tty)
-        return Container(name, f"{self.session}-{name}", image, config, spec, bundle, steps, home)
+        group = self.cgroups.open(name) if self.cgroups else None
+        steps = plan(spec, str(bundle), layers, group, tty=options.tty)
+        return Container(name, f"{self.session}-{name}", image, config, spec, bundle, steps, home, group)
 
-    def _check(self, options: Options, user: User) -> None:
-        """Refuse what this node cannot keep, before anything is done."""
-        total_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        cpus = os.cpu_count() or 1
-        if (options.memory_bytes or 0) > total_bytes:
-            raise UserError(
-                f"memory: {options.memory_bytes} bytes are more than this node has ({total_bytes})",
-                hint="ask for less",
-                where="memory",
-            )
-        if (options.cpus or 0) > cpus:
-            raise UserError(
-                f"cpus: {options.cpus} are more than this node has ({cpus})", hint="ask for less", where="cpus"
-            )
-        if self.cgroups is None:
-            self._refuse_limits(options)
-        if self.rootless and (user.uid or user.gid):
-            raise HostError(
-                f"an ordinary user's container has one user, root, not {options.user}",
-                hint="his user namespace maps one id (user_namespaces(7)); run it in a guest: --on vm",
-                where="user",
-            )
-        if "user" in options.without:
-            why = (
-                "an ordinary user can make the other namespaces only inside one"
-                if self.rootless
-                else "root's containers have none"
-            )
-            raise UserError(f"the user namespace cannot be left out: {why}", where="without")
-
-    def _refuse_limits(self, options: Options) -> None:
-        limits = {"memory": options.memory_bytes, "cpus": options.cpus, "pids-limit": options.pids_limit}
-        asked = [f"--{name}" for name, value in limits.items() if value is not None]
-        if asked:
-            who = "an ordinary user" if self.rootless else "this process"
-            raise HostError(
-                f"{' '.join(asked)}: {who} may not make control groups on this node, and limits are kept by them",
-                hint="run it in a guest, where you are root: --on vm",
-                where="cgroups(7)",
-            )
-
-    def _possible(self, spec: Spec, options: Options) -> Spec:
-        """Keep of the default capabilities those this process has itself; refuse an added one it lacks."""
-        if self.rootless or spec.process.capabilities is None:
-            return spec
-        held, asked = linux.capabilities_permitted(), spec.process.capabilities
-        missing = [name for name in options.cap_add if name != "ALL" and not held >> linux.CAPABILITIES.index(name) & 1]
-        if missing:
-            hint = "this node was started without it; run it in a guest: --on vm"
-            raise HostError(
-                f"cap-add: this process has no {' '.join(missing)} to give", hint=hint, where="capabilities(7)"
-            )
-        masks = (asked.bounding, asked.effective, asked.permitted, asked.inheritable, asked.ambient)
-        return replace(spec, process=replace(spec.process, capabilities=Capabilities(*(mask & held for mask in masks))))
-
-    def explain(self, name: str, options: Options) -> list[dict[str, Any]]:
+    def explain(self, name: str, options: Options) -> Sequence[dict[str, Any]]:
         """Return what `create` and `start` would do, in order: step, call, why, source."""
         container = self._prepare(name, options)
         kinds = tuple(kind for kind in container.spec.linux.namespaces if kind != "cgroup")
@@ -293,45 +186,67 @@ class Runtime:
     # -- running
 
     def start(self, container: Container, stdio: Stdio, *, controlling_tty: bool = False) -> Launch:
-        """Clone the container's first process and return at once; `stdio`: its descriptors 0 to 2; the caller closes its own copies."""
+        """Clone the container's first process and return at once; `stdio`: its descriptors 0 to 2; the caller closes
+        its own copies.
+        """
         if container.status == "running":
             raise UserError(f"container {container.name} is running already", hint="run in it, or stop it first")
         if container.status == "stopped":
             self._renew(container)
-        steps = container.steps
+        steps: Sequence[Step] = container.steps
         if controlling_tty != container.spec.process.terminal:
             steps = self._plan_again(container, tty=controlling_tty)
-        launch, gate_fd = clone_child(
-            namespaces.clone_flags(container.spec), steps, stdio, lambda pid, go: self._set_up(container, pid, go)
-        )
+        launch, gate_fd = self._clone(container, steps, stdio)
         container.status, container.pid, container.gate_fd = "running", launch.pid, gate_fd
         container.started_s, container.wait_status, container.signalled = time.time(), None, None
         return launch
 
-    def _set_up(self, container: Container, pid: int, go: Any) -> None:
-        """Do the parent's part while the child mounts."""
-        if "user" in container.spec.linux.namespaces:
-            namespaces.write_maps(pid, container.spec.linux)
-            go()
-        if self.cgroups:
-            container.cgroup = self.cgroups.create(container.name, container.spec.linux.resources)
-            container.cgroup.add(pid)
-            go()
+    def _clone(self, container: Container, steps: Sequence[Step], stdio: Stdio) -> tuple[Launch, int]:
+        flags, group = namespaces.clone_flags(container.spec), container.cgroup
+        born_inside = group is not None and group.has_version_2
+        if born_inside:
+            self._make_group(container)
+        group_fd = group.open_for_birth() if group and born_inside else -1
 
-    def _plan_again(self, container: Container, *, tty: bool) -> list[Step]:
-        groups = self.cgroups.open(container.name).shown() if self.cgroups else {}
+        def set_up(pid: int, go: Callable[[], None]) -> None:
+            """Do the parent's part while the child mounts."""
+            if "user" in container.spec.linux.namespaces:
+                namespaces.write_maps(pid, container.spec.linux)
+                go()
+            if group:
+                if not born_inside:
+                    self._make_group(container)
+                go()
+
+        try:
+            return clone_child(flags, steps, stdio, group_fd, set_up)
+        finally:
+            if group_fd >= 0:
+                os.close(group_fd)
+
+    def _make_group(self, container: Container) -> None:
+        if self.cgroups:
+            self.cgroups.create(container.name, container.spec.linux.resources)
+
+    def _plan_again(self, container: Container, *, tty: bool) -> Sequence[Step]:
         layers = tuple(str(path) for path in container.layers)
-        return plan(container.spec, str(container.bundle), layers, groups, tty=tty)
+        return plan(container.spec, str(container.bundle), layers, container.cgroup, tty=tty)
 
     def _renew(self, container: Container) -> None:
-        """Make an empty work folder: a volatile overlay refuses one that was in use (overlayfs.rst, "Volatile mount")."""
+        """Make a new group, as `kill` forbids forks in the old one, and an empty work folder: a volatile overlay
+        refuses one that was in use (overlayfs.rst, "Volatile mount").
+        """
+        if container.cgroup:
+            container.cgroup.remove()
         files.remove_tree(container.bundle / "work")
         (container.bundle / "work").mkdir()
 
     def exec(
         self, container: Container, options: ExecOptions, stdio: Stdio, *, controlling_tty: bool = False
     ) -> Launch:
-        """Start one more process in a running container: same namespaces, same groups, own session and process group."""
+        """Start one more process in a running container: same namespaces, same groups, own session and process
+        group.
+        """
         if container.status != "running":
             raise UserError(
                 f"container {container.name} is not running, it is {container.status}",
@@ -345,10 +260,9 @@ class Runtime:
             extra, user_namespace="user" in container.spec.linux.namespaces, tty=controlling_tty
         )
         flags = sum(linux.NAMESPACE_FLAGS[kind] for kind in container.spec.linux.namespaces)
-        group = container.cgroup
-        return enter_child(flags, container.pid, steps, stdio, lambda: group.add(0) if group else None)
+        return enter_child(flags, container.pid, steps, stdio, container.cgroup)
 
-    def _exec_process(self, container: Container, options: ExecOptions) -> Any:
+    def _exec_process(self, container: Container, options: ExecOptions) -> Process:
         base = container.spec.process
         user, home = base.user, container.home
         capabilities = base.capabilities
@@ -394,7 +308,9 @@ class Runtime:
             _signal(container.pid, signal.SIGKILL)
 
     def remove(self, container: Container, *, force: bool = False) -> None:
-        """Remove a container: its groups, then its bundle; `force` kills and reaps it first. What fails leaves it listed, to try again."""
+        """Remove a container: its groups, then its bundle; `force` kills and reaps it first. What fails leaves it
+        listed, to try again.
+        """
         if container.status == "running":
             if not force:
                 raise UserError(
@@ -440,16 +356,6 @@ class Runtime:
             (self.run_dir / "containers").rmdir()
         if first:
             raise first
-
-
-def exit_status(wait_status: int) -> int:
-    """Return an exit status as a shell counts: 128 + N for signal N (waitpid(2))."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    return 128 - code if code < 0 else code
-
-
-def _root(image: Image) -> tuple[User, str]:
-    return User(), "/root"
 
 
 def _signal(pid: int, signum: int) -> None:

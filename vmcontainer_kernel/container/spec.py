@@ -1,7 +1,9 @@
-"""The OCI runtime specification 1.2 as frozen dataclasses: `parse` reads a ``config.json``, and `Spec` is what the runtime trusts.
+"""The OCI runtime specification 1.2 as frozen dataclasses: `parse` reads a ``config.json``, and `Spec` is what the
+runtime trusts.
 
-Fields have the specification's names, in Python's spelling. What this runtime cannot honour is refused by name. So is what the
-specification does not define: there it allows a runtime to ignore (spec.md, "Extensibility"), but a misspelt limit must not vanish.
+Fields have the specification's names, in Python's spelling. What this runtime cannot honour is refused by name. So is
+what the specification does not define: there it allows a runtime to ignore (spec.md, "Extensibility"), but a misspelt
+limit must not vanish.
 """
 
 from __future__ import annotations
@@ -146,7 +148,9 @@ class Spec:
 
 
 def parse(document: Any) -> Spec:
-    """Read a ``config.json`` document (runtime-spec 1.2, config.md); raise `SpecError` naming the field that is wrong."""
+    """Read a ``config.json`` document (runtime-spec 1.2, config.md); raise `SpecError` naming the field that is
+    wrong.
+    """
     fields = Fields(document)
     version = fields.text("ociVersion")
     if not version.startswith("1."):
@@ -168,7 +172,9 @@ def parse(document: Any) -> Spec:
 
 
 def _checked(spec: Spec) -> Spec:
-    """Refuse combinations that cannot work (config-linux.md: mappings only with a user namespace; a host name needs its own)."""
+    """Refuse combinations that cannot work (config-linux.md: mappings only with a user namespace; a host name needs its
+    own).
+    """
     kinds = spec.linux.namespaces
     if "mount" not in kinds:
         raise SpecError("linux.namespaces must hold mount: nothing is mounted outside", where="linux.namespaces")

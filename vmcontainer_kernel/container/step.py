@@ -1,7 +1,7 @@
 """A step of starting a container, as a value: it can say what it does and why, and it can do it.
 
-`plan` functions (`namespaces`, `rootfs`, `process`) return steps without doing anything, so the same list is printed by ``--explain``,
-drawn as a time line, and executed in the child. What one step hands to a later one is in the `Scene`.
+`plan` functions (`namespaces`, `rootfs`, `process`) return steps without doing anything, so the same list is printed by
+``--explain``, drawn as a time line, and executed in the child. What one step hands to a later one is in the `Scene`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ __all__ = ["Scene", "Step"]
 class Scene:
     """The few descriptors the steps of one child share.
 
-    `report_fd`: where the report goes; `sync_fd`: the parent's go-aheads arrive here; `old_root_fd`: the node's root, until it is detached;
-    `sources`: what was opened of the node; `lines`: the report, one JSON object a line.
+    `report_fd`: where the report goes; `sync_fd`: the parent's go-aheads arrive here; `old_root_fd`: the node's root,
+    until it is detached; `sources`: what was opened of the node; `lines`: the report, one JSON object a line.
     """
 
     def __init__(self, report_fd: int, sync_fd: int = -1) -> None:
@@ -41,7 +41,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing done on the way to a container: the system call as text, why it is needed, and where that is documented."""
+    """One thing done on the way to a container: the system call as text, why it is needed, and where that is
+    documented.
+    """
 
     name: str
     call: str

@@ -1,0 +1,179 @@
+"""Drive the container runtime from a clean, single-threaded process, as the agent does; JSON lines in, JSON lines out.
+
+pytest's own process has threads and a large heap, so it must never clone. Requests: {"op": NAME, …}; see the functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from vmcontainer_kernel.container.cgroups import Cgroups
+from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.options import ExecOptions, Options
+from vmcontainer_kernel.container.runtime import Container, Launch, Runtime, read_report
+from vmcontainer_kernel.errors import LabError, to_json
+
+LIMIT_S = 30.0
+
+
+class Driver:
+    """One runtime and the processes it has on the way."""
+
+    def __init__(self, base: Path) -> None:
+        session = f"test-{os.getpid()}"
+        # As on the host: the agent asks for groups only as root (an ordinary user has none of his own).
+        cgroups = Cgroups.detect(session) if os.geteuid() == 0 else None
+        self.runtime = Runtime(base / "run", Store(base / "store"), session=session, cgroups=cgroups)
+        self.running: dict[int, tuple[Launch, int, Container | None]] = {}
+
+    def create(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+        return self.runtime.state(self.runtime.create(name, Options.from_json(options)))
+
+    def start(self, name: str) -> int:
+        container = self.runtime.get(name)
+        return self._launch(lambda stdio: self.runtime.start(container, stdio), container)
+
+    def exec(self, name: str, options: dict[str, Any]) -> int:
+        container = self.runtime.get(name)
+        return self._launch(lambda stdio: self.runtime.exec(container, ExecOptions.from_json(options), stdio), None)
+
+    def _launch(self, start: Any, container: Container | None) -> int:
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            launch = start((null, write_fd, write_fd))
+        except BaseException:
+            os.close(read_fd)
+            raise
+        finally:
+            os.close(write_fd)
+            os.close(null)
+        self.running[launch.pid] = (launch, read_fd, container)
+        return int(launch.pid)
+
+    def finish(self, pid: int) -> dict[str, Any]:
+        """Read all output and the report, reap, and tell everything."""
+        launch, out_fd, container = self.running.pop(pid)
+        output, begin_s = {out_fd: b"", launch.report_fd: b""}, time.monotonic()
+        open_fds = set(output)
+        while open_fds:
+            for fd in select.select([*open_fds], [], [], LIMIT_S)[0]:
+                data = os.read(fd, 65536)
+                output[fd] += data
+                if not data:
+                    os.close(fd)
+                    open_fds.discard(fd)
+            if time.monotonic() - begin_s > LIMIT_S:
+                os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        result: dict[str, Any] = {
+            "status": os.waitstatus_to_exitcode(status),
+            "out": output[out_fd].decode(errors="replace"),
+        }
+        report = read_report(output[launch.report_fd])
+        result |= {
+            "steps": report.steps,
+            "complete": report.complete,
+            "error": to_json(report.error) if report.error else None,
+        }
+        if container:
+            self.runtime.exited(container, status)
+            result |= {"events": self.runtime.events(container), "stats": self.runtime.stats(container)}
+            result |= {"signalled": container.signalled}
+        return result
+
+    def read_until(self, pid: int, text: str) -> str:
+        """Read output until it holds `text`."""
+        fd, got = self.running[pid][1], b""
+        while text.encode() not in got:
+            if not select.select([fd], [], [], LIMIT_S)[0] or not (data := os.read(fd, 65536)):
+                break
+            got += data
+        return got.decode(errors="replace")
+
+    def run(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Do all of it, as `docker run --rm`."""
+        self.create(name, options)
+        try:
+            return self.finish(self.start(name))
+        finally:
+            self.remove(name, force=True)
+
+    def kill(self, name: str, signum: int, everything: bool = False) -> None:
+        self.runtime.kill(self.runtime.get(name), signum, everything=everything)
+
+    def remove(self, name: str, force: bool = False) -> None:
+        self.runtime.remove(self.runtime.get(name), force=force)
+        for pid, (launch, fd, _) in [*self.running.items()]:
+            if not Path(f"/proc/{pid}").exists() or launch.pid == pid:
+                os.close(fd)
+                os.close(launch.report_fd)
+                del self.running[pid]
+
+    def freeze(self, name: str) -> None:
+        group = self.runtime.get(name).cgroup
+        assert group
+        group.freeze()
+
+    def watch(self, name: str, seconds: float) -> int:
+        """Return how many of the event descriptors became readable."""
+        fds = [*self.runtime.watch(self.runtime.get(name))]
+        deadline, ready = time.monotonic() + seconds, set()
+        while (left := deadline - time.monotonic()) > 0 and len(ready) < len(fds):
+            ready.update(select.select([fd for fd in fds if fd not in ready], [], [], left)[0])
+        for fd in fds:
+            os.close(fd)
+        return len(ready)
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        return self.runtime.inspect(self.runtime.get(name))
+
+    def state(self, name: str) -> dict[str, Any]:
+        return self.runtime.state(self.runtime.get(name))
+
+    def view(self, name: str) -> dict[str, Any]:
+        return self.runtime.view(self.runtime.get(name))
+
+    def list(self) -> Any:
+        return [container.name for container in self.runtime.list()]
+
+    def explain(self, name: str, options: dict[str, Any]) -> Any:
+        return [*self.runtime.explain(name, Options.from_json(options))]
+
+    def descriptors(self) -> Any:
+        return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+    def namespaces(self) -> dict[str, str]:
+        return {path.name: str(path.readlink()) for path in Path("/proc/self/ns").iterdir()}
+
+    def mounts(self) -> str:
+        return Path("/proc/self/mountinfo").read_text()
+
+    def close(self) -> None:
+        self.runtime.close()
+
+
+def main() -> None:
+    ctypes.PyDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: never outlive the test
+    driver = Driver(Path(sys.argv[1]))
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = {"ok": getattr(driver, request.pop("op"))(**request)}
+        except LabError as error:
+            answer = {"failed": to_json(error)}
+        except Exception as error:
+            answer = {"failed": {"error": type(error).__name__, "message": str(error), "hint": "", "where": ""}}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

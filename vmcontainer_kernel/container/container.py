@@ -1,0 +1,107 @@
+"""A container as the runtime keeps it, and the documents that show it: OCI state, inspection, its part of the kernel
+view.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vmcontainer_kernel.container.cgroups import Cgroup
+from vmcontainer_kernel.container.images import Image
+from vmcontainer_kernel.container.spec import Spec
+from vmcontainer_kernel.container.step import Step
+
+__all__ = ["Container", "events", "exit_status", "inspect", "state", "stats", "view"]
+
+
+@dataclass
+class Container:
+    """A container of this runtime: what it was made of, and what has become of it.
+
+    `status`: created, running or stopped. `wait_status`: as `os.waitpid` gave it. `signalled`: the signal that `kill`
+    had to turn into SIGKILL because PID 1 of a namespace is deaf to signals it has no handler for (pid_namespaces(7)).
+    """
+
+    name: str
+    id: str
+    image: Image
+    config: dict[str, Any]
+    spec: Spec
+    bundle: Path
+    steps: list[Step]
+    home: str = "/"
+    cgroup: Cgroup | None = None
+    status: str = "created"
+    pid: int = 0
+    started_s: float | None = None
+    wait_status: int | None = None
+    signalled: int | None = None
+    gate_fd: int = -1
+    layers: list[Path] = field(default_factory=list)
+
+
+def state(container: Container) -> dict[str, Any]:
+    """Return the OCI state (runtime.md, "State")."""
+    return {
+        "ociVersion": container.config["ociVersion"],
+        "id": container.id,
+        "status": container.status,
+        "pid": container.pid if container.status == "running" else 0,
+        "bundle": str(container.bundle),
+        "annotations": dict(container.spec.annotations),
+    }
+
+
+def inspect(container: Container) -> dict[str, Any]:
+    """Return all that is known of a container: its configuration, state, image, groups, use and exit."""
+    image = container.image
+    return {
+        "name": container.name,
+        "state": state(container),
+        "config": container.config,
+        "image": {"name": image.name, "digest": image.digest, "size_bytes": image.size_bytes},
+        "cgroup": dict(container.cgroup.paths) if container.cgroup else None,
+        "stats": stats(container),
+        "events": events(container),
+        "started_s": container.started_s,
+        "exit_status": None if container.wait_status is None else exit_status(container.wait_status),
+    }
+
+
+def view(container: Container) -> dict[str, Any]:
+    """Return the container's part of the kernel view (docs/architecture.md, ``containers[]``)."""
+    head = {
+        "name": container.name,
+        "id": container.id,
+        "status": container.status,
+        "pid": container.pid if container.status == "running" else None,
+        "image": container.image.name,
+        "started_s": container.started_s,
+    }
+    return head | stats(container)
+
+
+def stats(container: Container) -> dict[str, Any]:
+    """Return memory, cpu and pids use and limits; None where nothing is counted, as before the start."""
+    if container.cgroup is not None:
+        with contextlib.suppress(FileNotFoundError):
+            return container.cgroup.stats()
+    return Cgroup(container.name, {}, {}).stats()
+
+
+def events(container: Container) -> dict[str, int]:
+    """Return how often limits struck: oom_kills, pids_denied."""
+    if container.cgroup is not None:
+        with contextlib.suppress(FileNotFoundError):
+            return container.cgroup.events()
+    return {"oom_kills": 0, "pids_denied": 0}
+
+
+def exit_status(wait_status: int) -> int:
+    """Return an exit status as a shell counts: 128 + N for signal N (waitpid(2))."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return 128 - code if code < 0 else code
