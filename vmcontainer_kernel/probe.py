@@ -133,8 +133,7 @@ def _cgroups() -> None:
     if groups is None:
         raise _StepFailed("this user may write to no control group tree")
     try:
-        group = groups.create("probe", Resources(memory_bytes=32 << 20, cpu_quota_us=50_000, pids_limit=16))
-        group.join()
+        groups.create("probe", Resources(memory_bytes=32 << 20, cpu_quota_us=50_000, pids_limit=16))
     except OSError as error:
         raise _StepFailed(f"make a group with limits: {error.strerror} ({error.filename})") from None
     except (HostError, KeyError) as error:
