@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BOOT_MODULES", "CONFIGURATION", "FOLDERS", "MODULES", "OUR_FILES", "PROOF", "UNUSED"]
+__all__ = ["BOOT_MODULES", "CONFIGURATION", "FOLDERS", "MODULES", "OPTIONAL_MODULES", "OUR_FILES", "PROOF", "UNUSED"]
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -15,19 +15,23 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 # Loaded by the RAM disk in this order: the root disk first, then the devices a guest always has.
-BOOT_MODULES: Final = _words(
-    "virtio_pci virtio_blk squashfs overlay virtio_console virtio_balloon virtio_rng virtio_net pvpanic_pci"
-)
+BOOT_MODULES: Final = _words("virtio_pci virtio_blk squashfs overlay virtio_console virtio_rng virtio_net")
+# Loaded as well where the distribution has them: Ubuntu keeps pvpanic in a package of 100 MB of other modules.
+OPTIONAL_MODULES: Final = _words("virtio_balloon pvpanic_pci")
 
 # On the root disk, loaded by modprobe when the kernel first asks for them: patterns of names.
-MODULES: Final = BOOT_MODULES + _words(
-    """
+MODULES: Final = (
+    BOOT_MODULES
+    + OPTIONAL_MODULES
+    + _words(
+        """
     veth bridge br_netfilter tun dummy macvlan ipvlan vxlan
     nf_tables nft_* nf_nat* nf_conntrack* nf_reject* nf_defrag* nfnetlink* x_tables xt_*
     ip_tables ip6_tables iptable_* ip6table_* sch_* cls_* act_*
     unix_diag inet_diag tcp_diag udp_diag netlink_diag af_packet_diag
     loop erofs fuse ext4 vfat nls_* virtio_mem vsock vmw_vsock_virtio_transport qemu_fw_cfg zram
     """
+    )
 )
 
 # The part of this package that runs in a guest: standard library only (docs/architecture.md, "Layers").

@@ -26,7 +26,7 @@ from . import modules as kernel_modules
 from . import packages as distribution
 from . import tree
 from .cache import KEYS, digest, locked, made, prune, reported_when_full, used
-from .contents import BOOT_MODULES, MODULES
+from .contents import BOOT_MODULES, MODULES, OPTIONAL_MODULES
 from .initrd import build_initrd, vmlinux
 from .packages import Package
 
@@ -182,7 +182,8 @@ def _build_kernel(root: Path, folder: Path, report: Report) -> None:
     modules = kernel_modules.select(source, MODULES, builtin)
     kernel = (root / "boot" / f"vmlinuz-{source.name}").read_bytes()
     (folder / "vmlinuz").write_bytes(vmlinux(kernel))
-    order = kernel_modules.load_order(modules, BOOT_MODULES, builtin)
+    optional = [name for name in OPTIONAL_MODULES if name in modules]
+    order = kernel_modules.load_order(modules, [*BOOT_MODULES, *optional], builtin)
     busybox = (root / "usr/bin/busybox").read_bytes()
     (folder / "initrd").write_bytes(build_initrd(busybox, [modules[name] for name in order], FILE_SYSTEM))
     (folder / "release").write_text(source.name)

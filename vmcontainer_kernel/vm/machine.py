@@ -108,6 +108,7 @@ class Machine:
     async def reset(self) -> None:
         """Press the reset button: the guest boots its kernel again, its memory is lost (QMP ``system_reset``)."""
         monitor = self.monitor
+        # From now on a guest may reboot itself: SeaBIOS does when it finds that it has run before (``tryReboot``).
         await monitor.execute("set-action", reboot="reset")
         reset = self.expect("RESET")
         await monitor.execute("system_reset")
@@ -231,7 +232,8 @@ class Machine:
             status = await self._spawned.wait()
             # The last events and console lines lie in our sockets still.
             await asyncio.sleep(0.02)
-            self.reason = observe.why_gone(self.events, status)
+            self._console.drain()
+            self.reason = observe.why_gone(self.events, status, panicked="Kernel panic" in self.console_tail(1))
         except LabError as error:
             self.reason = f"whoever started QEMU is gone: {error.message}"
         finally:

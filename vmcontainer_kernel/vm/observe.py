@@ -290,11 +290,11 @@ def event_detail(data: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in data.items() if not isinstance(value, (dict, list)))
 
 
-def why_gone(events: Iterable[tuple[float, str, str]], status: int) -> str:
-    """Tell why QEMU ended, from its last events and exit status (-N: signal N)."""
+def why_gone(events: Iterable[tuple[float, str, str]], status: int, *, panicked: bool = False) -> str:
+    """Tell why QEMU ended, from its last events, its exit status (-N: signal N) and what its console says."""
     seen = [(name, detail) for _, name, detail in events]
-    if any(name == "GUEST_PANICKED" for name, _ in seen):
-        return "the guest's kernel panicked (GUEST_PANICKED)"
+    if panicked or any(name == "GUEST_PANICKED" for name, _ in seen):
+        return "the guest's kernel panicked"
     shutdown = next((detail for name, detail in reversed(seen) if name == "SHUTDOWN"), "")
     reasons = {
         "guest-shutdown": "the guest powered off",

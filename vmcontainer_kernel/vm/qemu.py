@@ -218,8 +218,8 @@ def small_devices(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
 
 
 def endings(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
-    """What ends QEMU: a panic does; a reboot does while a guest first boots, else a kernel that panics early loops."""
-    return ("-action", f"panic=shutdown,reboot={'reset' if wiring.restore else 'shutdown'}")
+    """What ends QEMU: a panic, and a reboot too, as a kernel that panics without pvpanic reboots (``panic=-1``)."""
+    return ("-action", "panic=shutdown,reboot=shutdown")
 
 
 def incoming(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:

@@ -105,7 +105,11 @@ async def clone(template: Template, name: str, launcher: Launcher, run_dir: Path
     machine = await start(config, wiring, launcher, run_dir)
     try:
         await _load(machine, template.state)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, MachineError):
+            # Whatever it is, it will not load the next time either: `find_template` must not offer it again.
+            with contextlib.suppress(OSError):
+                (template.path / "manifest.json").unlink()
         await machine.stop()
         machine.stream.close()
         raise
@@ -186,8 +190,15 @@ def key_of(config: MachineConfig, qemu_identity: str) -> str:
         "qemu": qemu_identity,
         "command": qemu.argv(config.named("", ""), Wiring(ram=Path("ram"), save=True)),
         "guest": config.guest.key,
+        "cpu": _host_cpu() if config.accelerator.name == "kvm" else "",
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _host_cpu() -> str:
+    """Return what a guest on KVM sees of the host's CPU: a state saved on one model does not load on another."""
+    lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith(("vendor_id", "model", "flags")))
 
 
 def _qemu_identity() -> tuple[str, tuple[int, int]]:
