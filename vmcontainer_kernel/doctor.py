@@ -181,6 +181,8 @@ def _kvm() -> Finding:
     chosen = accelerator.choose()
     if chosen.name == "kvm":
         return Finding("ok", chosen.reason)
+    if Path("/dev/kvm").exists() and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return Finding("no", chosen.reason, "sudo usermod -aG kvm $USER, then log in again")
     hint = "run the lab on the computer itself, or on a virtual machine with nested virtualization"
     return Finding("no", chosen.reason, hint)
 
