@@ -59,6 +59,24 @@ class Driver:
         self.running[launch.pid] = (launch, read_fd, container)
         return int(launch.pid)
 
+    def terminal(self, name: str, options: dict[str, Any]) -> str:
+        """Run a container on a terminal of its own and return what it writes there."""
+        container = self.runtime.create(name, Options.from_json(options))
+        master, slave = os.openpty()
+        launch = self.runtime.start(container, (slave, slave, slave), controlling_tty=True)
+        os.close(slave)
+        out = b""
+        while select.select([master], [], [], LIMIT_S)[0]:
+            try:
+                out += os.read(master, 65536)
+            except OSError:  # EIO: the last one has closed it
+                break
+        os.close(master)
+        os.close(launch.report_fd)
+        self.runtime.exited(container, os.waitpid(launch.pid, 0)[1])
+        self.runtime.remove(container)
+        return out.decode().replace("\r", "")
+
     def finish(self, pid: int) -> dict[str, Any]:
         """Read all output and the report, reap, and tell everything."""
         launch, out_fd, container = self.running.pop(pid)

@@ -25,13 +25,16 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="making control groups
 class Engine:
     """The driver process; a method call is a request."""
 
-    def __init__(self, base: Path, uid: int) -> None:
+    def __init__(self, base: Path, uid: int, before: str = "") -> None:
         self.base = base
         python = Path(sys.executable).resolve()
         # -S as in a guest; -B: an ordinary user may not write beside the source.
         command = [str(python), "-S", "-B", str(ROOT / "tests/node/engine_driver.py"), str(base)]
         if uid != os.geteuid():
             command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *command]
+        if before:
+            script = f'{before} && exec "$@"'
+            command = ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", *command]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd="/"
@@ -203,14 +206,16 @@ def test_descriptors_are_three(engine: Engine) -> None:
 
 def test_paths_of_the_node_are_masked(engine: Engine) -> None:
     out = engine.out(
-        "cat /proc/timer_list /proc/keys /proc/interrupts | wc -c; ls /sys/firmware | wc -l; ls /proc/acpi 2>/dev/null | wc -l"
+        "cat /proc/timer_list /proc/keys /proc/interrupts | wc -c; ls /sys/firmware | wc -l;"
+        "ls /proc/acpi 2>/dev/null | wc -l"
     )
     assert out.split() == ["0", "0", "0"]
 
 
 def test_settings_of_the_node_are_read_only(engine: Engine) -> None:
     out = engine.sh(
-        "echo 1 > /proc/sys/kernel/domainname; echo 1 > /proc/irq/default_smp_affinity; mkdir /sys/fs/cgroup/x; echo 1 > /sys/kernel/profiling; echo end"
+        "echo 1 > /proc/sys/kernel/domainname; echo 1 > /proc/irq/default_smp_affinity;"
+        "mkdir /sys/fs/cgroup/x; echo 1 > /sys/kernel/profiling; echo end"
     )["out"]
     assert len([line for line in out.splitlines() if "Read-only" in line or "denied" in line or "No such" in line]) == 4
     assert out.endswith("end\n")
@@ -220,7 +225,8 @@ def test_only_six_devices_and_a_made_one_does_not_work(engine: Engine) -> None:
     listed = engine.out("find /dev -type c -o -type b | sort").split()
     assert listed == [f"/dev/{name}" for name in ("full", "null", "pts/ptmx", "random", "tty", "urandom", "zero")]
     out = engine.out(
-        "head -c 4 /dev/zero | od -An -tx1; echo x > /dev/null; mknod /tmp/n c 1 3 2>/dev/null; echo x 2>&1 > /tmp/n || echo refused"
+        "head -c 4 /dev/zero | od -An -tx1; echo x > /dev/null;"
+        "mknod /tmp/n c 1 3 2>/dev/null; (echo x > /tmp/n) 2>/dev/null || echo refused"
     )
     assert out.split()[:4] == ["00"] * 4
     if engine.is_root:  # type: ignore[attr-defined]
@@ -258,7 +264,8 @@ def test_no_path_leads_out(engine: Engine) -> None:
     marker = engine.base / "marker"
     marker.write_text("node")
     out = engine.out(
-        f"cd /; cat ../../../../{marker} 2>/dev/null; cat /proc/1/root{marker} 2>/dev/null; cat {marker} 2>/dev/null; grep -c {engine.base} /proc/self/mountinfo; ls /"
+        f"cd /; cat ../../../../{marker} 2>/dev/null; cat /proc/1/root{marker} 2>/dev/null; cat {marker} 2>/dev/null;"
+        f"grep -c {engine.base} /proc/self/mountinfo; ls /"
     )
     assert "node" not in out.split()
     assert out.split()[0] == "1"  # the overlay's own options name its layers
@@ -268,6 +275,34 @@ def test_controlling_terminal_is_not_the_agents(engine: Engine) -> None:
     out = engine.out("cut -d ' ' -f 4-8 /proc/self/stat; (echo > /dev/tty) 2>&1 || true")
     fields = out.split()
     assert fields[3] == "0"  # tty_nr
+
+
+def test_terminal(engine: Engine) -> None:
+    script = "tty; echo typed > /dev/tty"
+    out = engine("terminal", name="c", options={"argv": ["sh", "-c", script], "tty": True})
+    assert out.split() == ["/dev/console", "typed"]
+
+
+def test_a_bundle_on_an_overlay_writes_to_memory(engine: Engine, tmp_path: Path) -> None:
+    """Inside another container the run folder is on an overlay, which cannot be an upper layer."""
+    if not engine.is_root:  # type: ignore[attr-defined]
+        pytest.skip("mounting the overlay beforehand needs root")
+    for name in ("upper", "work", "lower", "base"):
+        (tmp_path / name).mkdir()
+    data = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    (tmp_path / "lower/run").mkdir()
+    (tmp_path / "lower/store").mkdir()
+    mounts = (
+        f"mount -t overlay overlay -o {data} {tmp_path}/base && mount --bind {engine.base}/store {tmp_path}/base/store"
+    )
+    second = Engine(tmp_path / "base", 0, before=mounts)
+    assert second.out("touch /made; ls /made; rm /etc/passwd; grep -c ' / overlay' /proc/mounts").split() == [
+        "/made",
+        "1",
+    ]
+    second("close")
+    second.process.kill()
+    second.process.wait()
 
 
 # -- programs that cannot run
@@ -425,7 +460,11 @@ def test_name_in_use(engine: Engine) -> None:
 def test_exec_enters_every_namespace_and_the_group(engine: Engine) -> None:
     engine("create", name="c", options={"argv": ["sleep", "60"], "env": {"A": "1"}})
     engine("start", name="c")
-    script = "for n in cgroup ipc mnt net pid uts user; do readlink /proc/1/ns/$n; readlink /proc/self/ns/$n; done; cat /proc/1/cgroup > /a; cat /proc/self/cgroup > /b; cmp /a /b && echo same; grep -E 'CapBnd|NoNew' /proc/self/status; ls /proc/$$/fd; echo $A $B; ps -o pid,ppid,pgid,sid | tail -n +2"
+    script = (
+        "for n in cgroup ipc mnt net pid uts user; do readlink /proc/1/ns/$n; readlink /proc/self/ns/$n; done;"
+        "cat /proc/1/cgroup > /a; cat /proc/self/cgroup > /b; cmp /a /b && echo same;"
+        "grep -E 'CapBnd|NoNew' /proc/self/status; ls /proc/$$/fd; echo $A $B; ps -o pid,ppid,pgid,sid | tail -n +2"
+    )
     result = engine("finish", pid=engine("exec", name="c", options={"argv": ["sh", "-c", script], "env": {"B": "2"}}))
     assert result["status"] == 0, result
     lines = result["out"].split("\n")
@@ -516,7 +555,10 @@ def test_force_removes_a_container_that_shares_the_pid_namespace(rooted: Engine)
 
 
 def test_bundle_with_deep_and_locked_folders_is_removed(engine: Engine) -> None:
-    script = "cd /tmp; i=0; while [ $i -lt 1500 ]; do mkdir d; cd d; i=$((i+1)); done; mkdir -p /tmp/l/m; touch /tmp/l/m/f; chmod 0 /tmp/l/m /tmp/l; ln -s / /tmp/root; echo made"
+    script = (
+        "cd /tmp; i=0; while [ $i -lt 1500 ]; do mkdir d; cd d; i=$((i+1)); done; mkdir -p /tmp/l/m;"
+        "touch /tmp/l/m/f; chmod 0 /tmp/l/m /tmp/l; ln -s / /tmp/root; echo made"
+    )
     assert engine.out(script) == "made"
 
 

@@ -21,7 +21,7 @@ import stat
 from collections.abc import Callable
 from functools import partial
 
-from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container import linux, overlay
 from vmcontainer_kernel.container.spec import Mount, Spec
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError
@@ -31,7 +31,6 @@ __all__ = [
     "group_steps",
     "mount_data",
     "mount_steps",
-    "overlay_data",
     "protection_steps",
     "root_steps",
 ]
@@ -61,7 +60,6 @@ _ATTRIBUTES = {
     "noexec": linux.MOUNT_ATTR_NOEXEC,
 }
 _IGNORED = ("rw", "suid", "dev", "exec", "atime", "bind", "rbind", "defaults", "private", "rprivate")
-_PAGE_BYTES = 4096
 
 
 def mount_data(options: tuple[str, ...]) -> tuple[int, str]:
@@ -70,42 +68,18 @@ def mount_data(options: tuple[str, ...]) -> tuple[int, str]:
     return flags, ",".join(one for one in options if one not in _FLAGS and one not in _IGNORED)
 
 
-def overlay_data(layers: tuple[str, ...], upper: str, work: str, *, user_namespace: bool = False) -> str:
-    """Return the overlay's options; `layers` from the lowest up (overlayfs.rst: leftmost is topmost)."""
-    lower = ":".join(_escape(layer) for layer in reversed(layers))
-    # volatile (Linux 5.10): without it the end of the container flushes the node's whole disk; this upper layer need
-    # not survive a crash.
-    data = f"lowerdir={lower},upperdir={_escape(upper)},workdir={_escape(work)},volatile"
-    if user_namespace:
-        data += (
-            ",userxattr"  # only the node's root may write the trusted.* attributes that overlayfs keeps its marks in
-        )
-    if len(data) >= _PAGE_BYTES:
-        raise ContainerError(
-            f"{len(layers)} layers need more than the {_PAGE_BYTES} bytes mount(2) takes",
-            hint="use an image with fewer layers, or a shorter cache path (VMCONTAINER_CACHE)",
-            where="overlay",
-        )
-    return data
-
-
-def _escape(path: str) -> str:
-    return "".join(f"\\{letter}" if letter in "\\:," else letter for letter in path)
-
-
 def root_steps(spec: Spec, bundle: str, layers: tuple[str, ...]) -> list[Step]:
     """Return the steps that make the overlay and step over to it."""
     root = f"{bundle}/{spec.root.path}"
-    in_user_namespace = "user" in spec.linux.namespaces
-    data = overlay_data(layers, f"{bundle}/upper", f"{bundle}/work", user_namespace=in_user_namespace)
+    one = overlay.Overlay(bundle, root, layers, user_namespace="user" in spec.linux.namespaces)
     sources = _sources(spec)
     return [
         Step(
             "overlay",
-            f'mount("overlay", "{root}", "overlay", MS_NODEV, "{data}")',
+            f'mount("overlay", "{root}", "overlay", MS_NODEV, "{one.data(bundle)}")',
             "image layers stay as they are and are shared; what the container writes goes to its own upper folder",
             "overlayfs.rst",
-            lambda _: linux.mount("overlay", root, "overlay", linux.MS_NODEV, data),
+            one.mount,
         ),
         Step(
             "sources",
@@ -119,7 +93,7 @@ def root_steps(spec: Spec, bundle: str, layers: tuple[str, ...]) -> list[Step]:
             'pivot_root(".", ".")',
             "the overlay becomes /; the old root lies on top of it until it is detached",
             "pivot_root(2)",
-            partial(_pivot, root),
+            _pivot,
         ),
     ]
 
@@ -136,11 +110,14 @@ def _open_sources(sources: dict[str, bool], scene: Scene) -> None:
     for path, recursive in sources.items():
         flags = linux.OPEN_TREE_CLONE | (linux.AT_RECURSIVE if recursive else 0)
         scene.sources[path] = linux.open_tree(linux.AT_FDCWD, path, flags)
+    # By its path: the descriptor itself belongs to the node's mount namespace, of which nothing can be cloned here.
+    with contextlib.suppress(OSError):
+        scene.sources["terminal"] = linux.open_tree(linux.AT_FDCWD, os.ttyname(0))
 
 
-def _pivot(root: str, scene: Scene) -> None:
+def _pivot(scene: Scene) -> None:
     scene.old_root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.chdir(root)
+    os.chdir(scene.root)
     linux.pivot_root(".", ".")
     os.chdir("/")
 
@@ -246,7 +223,7 @@ def _bind(one: Mount, scene: Scene) -> None:
 def _device_step() -> Step:
     return Step(
         "devices",
-        f"move_mount(…) for /dev/{' '.join(_DEVICES)}; symlink(…) for fd stdin stdout stderr ptmx",
+        f"move_mount(…) for /dev/{' '.join(_DEVICES)}; symlink(…) for fd, stdin…, ptmx; /dev/console for a terminal",
         "the devices every program expects (config-linux.md, Default Devices), and no others",
         "null(4), random(4), tty(4)",
         _devices,
@@ -263,6 +240,10 @@ def _devices(scene: Scene) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         linux.move_mount(tree, path)
         os.close(tree)
+    if (terminal := scene.sources.get("terminal")) is not None:  # so that tty(1) and ttyname(3) find it by a name
+        os.close(os.open("/dev/console", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY, 0o600))
+        linux.move_mount(terminal, "/dev/console")
+        os.close(terminal)
     for target, path in _LINKS:
         os.symlink(target, path)
 

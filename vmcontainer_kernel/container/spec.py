@@ -180,8 +180,11 @@ def _checked(spec: Spec) -> Spec:
         raise SpecError("linux.namespaces must hold mount: nothing is mounted outside", where="linux.namespaces")
     if spec.hostname and "uts" not in kinds:
         raise SpecError("hostname needs a uts namespace, else it would rename the node", where="hostname")
-    if bool(spec.linux.uid_mappings and spec.linux.gid_mappings) != ("user" in kinds):
-        raise SpecError("linux.uidMappings and a user namespace go together", where="linux.uidMappings")
+    wanted = "user" in kinds
+    if (bool(spec.linux.uid_mappings), bool(spec.linux.gid_mappings)) != (wanted, wanted):
+        raise SpecError(
+            "linux.uidMappings, linux.gidMappings and a user namespace go together", where="linux.uidMappings"
+        )
     if len(spec.hostname.encode("utf-8", "surrogateescape")) > 64:
         raise SpecError("hostname must be at most 64 bytes", where="hostname")
     return spec

@@ -24,6 +24,7 @@ class Scene:
         self.report_fd = report_fd
         self.sync_fd = sync_fd
         self.old_root_fd = -1
+        self.root = ""
         self.sources: dict[str, int] = {}
         self.lines: list[str] = []
 

@@ -1,0 +1,273 @@
+"""The image store: reproducible images, checked blobs, and layers that try to get out."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import subprocess
+import tarfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmcontainer_kernel.container import busybox, files, users
+from vmcontainer_kernel.container.images import LAYER_TYPE, REF_NAME, Image, Store, build_busybox
+from vmcontainer_kernel.errors import ContainerError, HostError, ImageError, NotFound, UserError
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    try:
+        return busybox.find_busybox()
+    except HostError as error:
+        pytest.skip(error.message)
+
+
+def tar(*entries: tuple[str, dict[str, Any]], mode: str = "w") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:
+        for name, fields in entries:
+            entry = tarfile.TarInfo(name)
+            data = fields.pop("data", b"")
+            entry.size = len(data)
+            for key, value in fields.items():
+                setattr(entry, key, value)
+            archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def image_of(store: Store, *layers: bytes, media_type: str = LAYER_TYPE) -> Image:
+    return store.add("x:latest", {"config": {"Cmd": ["sh"]}}, [store.put(layer, media_type) for layer in layers])
+
+
+def test_the_same_program_gives_the_same_image(tmp_path: Path, program: Path) -> None:
+    first = build_busybox(Store(tmp_path / "a"))
+    again = build_busybox(Store(tmp_path / "a"))
+    other = build_busybox(Store(tmp_path / "b"), program)
+    assert first == again == other
+    index = json.loads((tmp_path / "a/index.json").read_text())
+    assert [entry["annotations"][REF_NAME] for entry in index["manifests"]] == ["busybox:latest"]
+    (layer,) = Store(tmp_path / "a").rootfs_layers(first)
+    assert (layer / "bin/sh").readlink() == Path("busybox")
+    assert stat.S_IMODE((layer / "tmp").stat().st_mode) == 0o1777
+    assert (layer / "bin/busybox").stat().st_mtime == (layer / "etc").stat().st_mtime == 0
+    assert not [*(tmp_path / "a/unpacked/sha256").glob(".*")]
+
+
+def test_skopeo_reads_the_store(tmp_path: Path, program: Path) -> None:
+    build_busybox(Store(tmp_path))
+    try:
+        result = subprocess.run(
+            ["skopeo", "inspect", f"oci:{tmp_path}:busybox:latest"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except FileNotFoundError:
+        pytest.skip("needs skopeo")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["Digest"] == Store(tmp_path).resolve("busybox").digest
+
+
+def test_names(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(NotFound, match="no image busybox") as caught:
+        store.resolve("busybox")
+    assert "none yet" in caught.value.hint
+    image = image_of(store, tar(("a", {})))
+    assert store.resolve("x") == store.resolve("x:latest") == image
+    assert store.resolve(image.digest).layers == image.layers
+    with pytest.raises(NotFound) as caught:
+        store.resolve("y")
+    assert "x:latest" in caught.value.hint
+
+
+@pytest.mark.parametrize("wanted", ["manifest", "config", "layer"])
+@pytest.mark.parametrize("damage", ["changed", "longer", "gone"])
+def test_damaged_blobs_are_found(tmp_path: Path, wanted: str, damage: str) -> None:
+    image = image_of(Store(tmp_path), tar(("a", {})))
+    manifest = json.loads(Store(tmp_path).blob_path(image.digest).read_bytes())
+    digest = {"manifest": image.digest, "config": manifest["config"]["digest"], "layer": image.layers[0].digest}[wanted]
+    path = Store(tmp_path).blob_path(digest)
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(data.replace(data[:1], b"X", 1) if damage == "changed" else data + b" ")
+    with pytest.raises(ImageError) as caught:
+        store = Store(tmp_path)
+        store.rootfs_layers(store.resolve("x"))
+    assert caught.value.hint
+    assert not [*(tmp_path / "unpacked").glob("sha256/*")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", "{}", '{"manifests": [3]}'),
+        '{"manifests": [{"annotations": {"org.opencontainers.image.ref.name": "x"}}]}',
+        '{"manifests": [{"annotations": {"org.opencontainers.image.ref.name": "x"}, "size": 3, "digest": "../"}]}',
+    ],
+)
+def test_a_damaged_index_is_an_image_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "index.json").write_text(text)
+    with pytest.raises(ImageError):
+        Store(tmp_path).resolve("x")
+
+
+LINK, HARD, FOLDER = {"type": tarfile.SYMTYPE}, {"type": tarfile.LNKTYPE}, {"type": tarfile.DIRTYPE}
+
+
+@pytest.mark.parametrize(
+    ("entries", "named"),
+    [
+        ([("../out", {"data": b"x"})], "../out"),
+        ([("a/../../out", {"data": b"x"})], "a/../../out"),
+        ([("/out", {"data": b"x"})], "/out"),
+        ([("l", LINK | {"linkname": "/"}), ("l/out", {"data": b"x"})], "l/out"),
+        ([("l", LINK | {"linkname": ".."}), ("l/out", {"data": b"x"})], "l/out"),
+        ([("d", FOLDER), ("d/l", LINK | {"linkname": "../.."}), ("d/l/out", {"data": b"x"})], "d/l/out"),
+        ([("l", LINK | {"linkname": "/tmp"}), ("l", FOLDER)], "l"),
+        ([("h", HARD | {"linkname": "../../out"})], "h"),
+        ([("h", HARD | {"linkname": "/etc/passwd"})], "h"),
+        ([("l", LINK | {"linkname": "/etc"}), ("h", HARD | {"linkname": "l/passwd"})], "h"),
+        ([("n", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3})], "n"),
+        ([("n", {"type": tarfile.BLKTYPE, "devmajor": 8})], "n"),
+        ([("p", {"type": tarfile.FIFOTYPE})], "p"),
+        ([("d/.wh...", {})], "d/.wh..."),
+        ([("f", {"data": b"x"}), ("f/g", {"data": b"x"})], "f/g"),
+    ],
+)
+def test_hostile_layers(tmp_path: Path, entries: list[tuple[str, dict[str, Any]]], named: str) -> None:
+    store = Store(tmp_path / "store")
+    image = image_of(store, tar(*[(name, dict(fields)) for name, fields in entries]))
+    with pytest.raises(ImageError) as caught:
+        store.rootfs_layers(image)
+    assert caught.value.where == named
+    assert not (tmp_path / "out").exists() and not Path("/out").exists()
+    assert not [*(tmp_path / "store/unpacked/sha256").iterdir()]
+
+
+def test_a_file_replaces_a_link_and_does_not_follow_it(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    store = Store(tmp_path / "store")
+    (layer,) = store.rootfs_layers(
+        image_of(store, tar(("f", LINK | {"linkname": str(victim)}), ("f", {"data": b"new"})))
+    )
+    assert victim.read_text() == "kept"
+    assert not (layer / "f").is_symlink() and (layer / "f").read_text() == "new"
+
+
+def test_a_truncated_layer(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(ImageError):
+        store.rootfs_layers(image_of(store, tar(("a", {"data": b"x" * 5000}))[:2000]))
+
+
+def test_compressed_and_unknown_layers(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (layer,) = store.rootfs_layers(
+        image_of(store, tar(("a", {"data": b"x"}), mode="w:gz"), media_type=LAYER_TYPE + "+gzip")
+    )
+    assert (layer / "a").read_bytes() == b"x"
+    with pytest.raises(ImageError, match="zstd"):
+        store.rootfs_layers(image_of(store, b"?", media_type=LAYER_TYPE + "+zstd"))
+
+
+def test_whiteouts_become_the_overlays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    try:
+        (layer,) = store.rootfs_layers(image_of(store, tar(("d", FOLDER), ("d/.wh.gone", {}), ("d/.wh..wh..opq", {}))))
+    except ImageError as error:  # a file system without extended attributes
+        pytest.skip(error.message)
+    status = (layer / "d/gone").lstat()
+    assert stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+    assert any(name.endswith("overlay.opaque") for name in os.listxattr(layer / "d"))
+
+
+def test_layers_are_unpacked_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    image = image_of(store, tar(*[(f"f{number}", {"data": b"x" * 999}) for number in range(200)]))
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(Store(tmp_path).rootfs_layers(image))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4 and len({str(paths) for paths in found}) == 1
+    assert len([*found[0][0].iterdir()]) == 200
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    image = image_of(store, tar(("a", {"data": b"x"})))
+    (path,) = store.layer_paths(image)
+    (path.parent / f".{path.name}.tmp" / "half").mkdir(parents=True)
+    (layer,) = store.rootfs_layers(image)
+    assert [one.name for one in layer.iterdir()] == ["a"]
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_busybox_must_be_static(tmp_path: Path) -> None:
+    (tmp_path / "busybox").write_bytes(Path("/bin/ls").read_bytes())
+    with pytest.raises(HostError) as caught:
+        busybox.find_busybox(tmp_path / "busybox")
+    assert "not static" in caught.value.where and "busybox-static" in caught.value.hint
+    (tmp_path / "busybox").write_bytes(b"#!/bin/sh\n")
+    with pytest.raises(HostError):
+        busybox.find_busybox(tmp_path / "busybox")
+
+
+def test_users(tmp_path: Path) -> None:
+    for name, text in {
+        "passwd": "root:x:0:0::/root:/bin/sh\nann:x:7:8::/home/ann:/bin/sh\nbad:x:y:0::/:\n",
+        "group": "root:x:0:\nwheel:x:5:ann\n",
+    }.items():
+        (tmp_path / "etc").mkdir(exist_ok=True)
+        (tmp_path / "etc" / name).write_text(text)
+    user, home = users.find_user([tmp_path], "ann")
+    assert (user.uid, user.gid, user.additional_gids, home) == (7, 8, (5,), "/home/ann")
+    assert users.find_user([tmp_path], "7:wheel")[0].gid == 5
+    assert users.find_user([tmp_path], "99")[0].uid == 99
+    for wrong, error in {
+        "bob": NotFound,
+        "bad": NotFound,
+        "ann:nosuch": NotFound,
+        "": UserError,
+        "a/b": UserError,
+        "99999999999": UserError,
+    }.items():
+        with pytest.raises(error):
+            users.find_user([tmp_path], wrong)
+    (tmp_path / "etc/passwd").unlink()
+    (tmp_path / "etc/passwd").symlink_to("/etc/passwd")
+    with pytest.raises(NotFound):
+        users.find_user([tmp_path], "root")
+
+
+def test_removal_follows_nothing_and_stops_at_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").write_text("kept")
+    tree = tmp_path / "tree"
+    (tree / "a/b/c").mkdir(parents=True)
+    (tree / "a/b/link").symlink_to(victim)
+    (tree / "link").symlink_to(victim, target_is_directory=True)
+    (tree / ".1").mkdir()
+    (tree / ".1/x").write_text("")
+    files.remove_tree(tree)
+    files.remove_tree(tree)  # already gone
+    assert not tree.exists() and (victim / "kept").exists()
+
+    def busy(*_: Any, **__: Any) -> None:
+        raise OSError(16, "busy")
+
+    (tree / "a/b").mkdir(parents=True)
+    monkeypatch.setattr("vmcontainer_kernel.container.files.os.rmdir", busy)
+    with pytest.raises(ContainerError, match="something is mounted"):
+        files.remove_tree(tree)
