@@ -622,13 +622,10 @@ def test_death_of_the_caller_ends_the_container(tmp_path: Path, engine: Engine) 
     second = Engine(base, uid)
     second("create", name="d", options={"argv": ["sh", "-c", "echo up; exec sleep 62.5"]})
     second("read_until", pid=second("start", name="d"), text="up")
-    assert _count(b"sleep\x0062.5\x00") == 1
+    assert _counted(b"sleep\x0062.5\x00", 1)
     second.process.kill()
     second.process.wait()
-    deadline = time.monotonic() + 2
-    while _count(b"sleep\x0062.5\x00") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert _count(b"sleep\x0062.5\x00") == 0
+    assert _counted(b"sleep\x0062.5\x00", 0)
     from vmcontainer_kernel.container.cgroups import Cgroups
     from vmcontainer_kernel.container.files import remove_tree
 
@@ -638,6 +635,14 @@ def test_death_of_the_caller_ends_the_container(tmp_path: Path, engine: Engine) 
         groups.close()
         assert not second.groups()
     remove_tree(base)
+
+
+def _counted(command: bytes, wanted: int) -> bool:
+    """Wait up to 2 s until so many processes have that command line."""
+    deadline = time.monotonic() + 2
+    while (found := _count(command)) != wanted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found == wanted
 
 
 def _count(command: bytes) -> int:
