@@ -167,6 +167,16 @@ def test_a_truncated_layer(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(ImageError):
         store.rootfs_layers(image_of(store, tar(("a", {"data": b"x" * 5000}))[:2000]))
+    for data in (b"garbage", tar(("a", {"data": os.urandom(5000)}), mode="w:gz")[:2000]):
+        with pytest.raises(ImageError):
+            store.rootfs_layers(image_of(store, data, media_type=LAYER_TYPE + "+gzip"))
+
+
+def test_a_folders_mode_does_not_stop_what_goes_into_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (layer,) = store.rootfs_layers(image_of(store, tar(("d", FOLDER | {"mode": 0o511}), ("d/e/f", {"data": b"x"}))))
+    assert stat.S_IMODE((layer / "d").stat().st_mode) == (0o511 if os.geteuid() == 0 else 0o711)
+    assert (layer / "d").stat().st_mtime == 0
 
 
 def test_compressed_and_unknown_layers(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -36,26 +37,28 @@ def unpack(stream: IO[bytes], media_type: str, folder: Path) -> None:
             f"layers of type {media_type} are not supported", hint="copy the image with gzip layers (skopeo copy)"
         )
     top = os.open(folder, _FOLDER)
-    times: list[tuple[list[str], float]] = []
+    folders: list[tuple[list[str], tarfile.TarInfo]] = []
     try:
         with tarfile.open(fileobj=stream, mode="r:" if media_type.endswith(".tar") else "r:gz") as archive:
             for entry in archive:
-                _write(archive, entry, top, times)
-        for parts, time_s in reversed(times):  # folders last: writing into them changed their time
-            _set_folder_time(top, parts, time_s)
-    except (tarfile.TarError, EOFError, ValueError, UnicodeError) as error:
+                _write(archive, entry, top)
+                if entry.isdir():
+                    folders.append((_parts(entry.name, entry), entry))
+        # Folders last and the deepest first: writing into one changes its time, and its mode may forbid writing.
+        for parts, entry in sorted(folders, key=lambda folder: -len(folder[0])):
+            _finish_folder(top, parts, entry)
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise ImageError(f"the layer is no readable tar archive: {error}") from error
     finally:
         os.close(top)
 
 
-def _write(archive: tarfile.TarFile, entry: tarfile.TarInfo, top: int, times: list[tuple[list[str], float]]) -> None:
+def _write(archive: tarfile.TarFile, entry: tarfile.TarInfo, top: int) -> None:
     parts = _parts(entry.name, entry)
     try:
         if not parts:
             if not entry.isdir():
                 raise _refusal(entry, "is the layer's root, but no folder")
-            _finish(top, ".", entry)
             return
         parent = _open_folder(top, parts[:-1])
         try:
@@ -72,8 +75,6 @@ def _write(archive: tarfile.TarFile, entry: tarfile.TarInfo, top: int, times: li
                 where=entry.name,
             ) from error
         raise _refusal(entry, f"cannot be written: {error.strerror}") from error
-    if entry.isdir():
-        times.append((parts, entry.mtime))
 
 
 def _refusal(entry: tarfile.TarInfo, why: str) -> ImageError:
@@ -114,11 +115,11 @@ def _write_one(archive: tarfile.TarFile, entry: tarfile.TarInfo, top: int, paren
     if name.startswith(_WHITEOUT):
         _write_whiteout(name, parent)
         return
-    if not entry.isdir():
-        _make_room(parent, name)
     if entry.isdir():
         _make_folder(parent, name)
-    elif entry.isreg():
+        return
+    _make_room(parent, name)
+    if entry.isreg():
         _write_file(archive, entry, parent, name)
     elif entry.issym():
         os.symlink(entry.linkname, name, dir_fd=parent)
@@ -188,20 +189,25 @@ def _finish(parent: int, name: str, entry: tarfile.TarInfo) -> None:
     """Set owner, mode and time; an ordinary user owns everything, and it is root's in his containers."""
     if os.geteuid() == 0:
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-    if not entry.issym():
-        os.chmod(
-            name, entry.mode & 0o7777, dir_fd=parent
-        )  # follows no link: it was made above, in a folder only we write to
-    time_ns = int(entry.mtime * 1_000_000_000)
-    os.utime(name, ns=(time_ns, time_ns), dir_fd=parent, follow_symlinks=False)
+    if not entry.issym():  # chmod would follow a link; this was made above, in a folder only we write to
+        os.chmod(name, entry.mode & 0o7777, dir_fd=parent)
+    os.utime(name, ns=_times(entry), dir_fd=parent, follow_symlinks=False)
 
 
-def _set_folder_time(top: int, parts: list[str], time_s: float) -> None:
+def _finish_folder(top: int, parts: list[str], entry: tarfile.TarInfo) -> None:
     try:
         fd = _open_folder(top, parts)
     except OSError:  # replaced by a later entry
         return
     try:
-        os.utime(fd, ns=(int(time_s * 1e9), int(time_s * 1e9)))
+        if os.geteuid() == 0:
+            os.fchown(fd, entry.uid, entry.gid)
+        # An ordinary user could not read, nor remove, a folder of his own without these bits.
+        os.fchmod(fd, (entry.mode & 0o7777) | (0 if os.geteuid() == 0 else 0o700))
+        os.utime(fd, ns=_times(entry))
     finally:
         os.close(fd)
+
+
+def _times(entry: tarfile.TarInfo) -> tuple[int, int]:
+    return int(entry.mtime * 1_000_000_000), int(entry.mtime * 1_000_000_000)
