@@ -193,6 +193,14 @@ FAILURES = {
 }
 
 
+def test_a_full_disk_is_seen_though_the_log_has_no_room_to_say_so(world: World) -> None:
+    world.program("dpkg-query", NONE_INSTALLED)
+    world.program("apt-get", "case $* in *install*) exit 100 ;; esac")
+    world.program("df", "echo Filesystem blocks Used Available Capacity Mounted; echo /dev/x 9 9 7 99% /place")
+    text = world.lab("setup", expect=1)
+    assert "the disk is full (7 free on /place)" in text
+
+
 @pytest.mark.parametrize(("said", "told"), FAILURES.items())
 def test_a_failing_apt_is_explained(world: World, said: str, told: str) -> None:
     world.program("dpkg-query", NONE_INSTALLED)
