@@ -11,13 +11,13 @@ __version__ = "0.1.0"
 
 def load_ipython_extension(ipython: Any) -> None:
     """Register the magics; a second ``%load_ext`` changes nothing. Heavy libraries are imported when first used."""
-    from . import magics
+    from .magics import load
 
-    magics.load(ipython)
+    load(ipython)
 
 
 def unload_ipython_extension(ipython: Any) -> None:
     """End everything this notebook started."""
-    from . import magics
+    from .magics import unload
 
-    magics.unload(ipython)
+    unload(ipython)

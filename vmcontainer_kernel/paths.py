@@ -1,8 +1,8 @@
 """Where things are kept: the cache (may be deleted any time) and the run folder (gone with its session).
 
-    cache/  images/  guests/  templates/  probes/      $VMCONTAINER_CACHE or $XDG_CACHE_HOME/vmcontainer
-    run/    SESSION/  lock  containers/  machines/      $VMCONTAINER_RUN or /run/vmcontainer (root),
-                                                        $XDG_RUNTIME_DIR/vmcontainer, /tmp/vmcontainer-UID
+cache/  images/  guests/  templates/  probes/      $VMCONTAINER_CACHE or $XDG_CACHE_HOME/vmcontainer
+run/    SESSION/  lock  containers/  machines/      $VMCONTAINER_RUN or /run/vmcontainer (root),
+                                                    $XDG_RUNTIME_DIR/vmcontainer, /tmp/vmcontainer-UID
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ __all__ = ["cache_dir", "run_dir"]
 
 def cache_dir(name: str = "") -> Path:
     """Return the cache folder or a part of it, made if needed (XDG Base Directory Specification)."""
-    base = os.environ.get("VMCONTAINER_CACHE")
+    base: str | Path = os.environ.get("VMCONTAINER_CACHE", "")
     if not base:
-        xdg = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        base = os.path.join(xdg, "vmcontainer")
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vmcontainer")
     path = Path(base, name)
     path.mkdir(parents=True, exist_ok=True, mode=0o755)
     return path
@@ -30,7 +29,7 @@ def run_dir() -> Path:
     if not base and os.geteuid() == 0:
         base = "/run/vmcontainer"
     elif not base and os.environ.get("XDG_RUNTIME_DIR"):
-        base = os.path.join(os.environ["XDG_RUNTIME_DIR"], "vmcontainer")
+        base = f"{os.environ['XDG_RUNTIME_DIR']}/vmcontainer"
     path = Path(base or f"/tmp/vmcontainer-{os.geteuid()}")
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.stat().st_uid != os.geteuid():

@@ -60,9 +60,18 @@ def dropped_marker(count: int) -> str:
 
 
 class Run:
-    """One command. `start` is called on the event loop and makes the request; `name` is for messages."""
+    """One command. `start` is called on the event loop and makes the request; `name` is for messages.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, start: Start) -> None:
+    With `divert` all output goes there, on the event loop, and nothing is kept for a reader.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        start: Start,
+        divert: Callable[[int, bytes], None] | None = None,
+    ) -> None:
         self.name = name
         self.events: list[dict[str, Any]] = []
         self.started_s = time.monotonic()
@@ -70,6 +79,7 @@ class Run:
         self._loop = loop
         self._queue: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         self._request: Request | None = None
+        self._diverted = divert
         self._signals = 0
         self._give_up_s: float | None = None
         self.answer: concurrent.futures.Future[dict[str, Any]] = asyncio.run_coroutine_threadsafe(self._go(start), loop)
@@ -82,9 +92,17 @@ class Run:
     # -- called on the event loop
 
     def on_data(self, stream: int, data: bytes) -> None:
-        """Hand a chunk to the reader."""
-        if data:
+        """Hand a chunk to the reader, or to whom the run was diverted to."""
+        if data and self._diverted:
+            self._take(stream, data)
+        elif data:
             self._queue.put((stream, data))
+
+    def _take(self, stream: int, data: bytes) -> None:
+        if self._diverted:
+            self._diverted(stream, data)
+        if self._request is not None:
+            self._request.consumed(stream, len(data))
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Keep an event: ``started`` with the steps' times, ``limit`` when one struck."""
@@ -125,7 +143,7 @@ class Run:
             await self._request.node.signal(self._request, number)
 
     def interrupt(self) -> str:
-        """Do what the interrupt button asks: SIGINT, at the second press SIGKILL. Return what was done, for the user."""
+        """Do what the interrupt button asks: SIGINT, then SIGKILL; return what was done, for the user."""
         self._signals += 1
         if self._request is None:
             self.answer.cancel()
@@ -136,6 +154,10 @@ class Run:
         self.send(signal.SIGKILL)
         self._give_up_s = self._give_up_s or time.monotonic() + _KILL_GRACE_S
         return "SIGKILL sent"
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send(signal.SIGTERM)
 
     def kill(self) -> None:
         """Send SIGKILL, and stop waiting soon after even if the node does not answer."""
@@ -150,6 +172,11 @@ class Run:
                 f"{self.name} was told to kill the command and does not answer",
                 hint="look at its console with %vm logs, reset it with %vm reset, or remove it with %vm rm",
             )
+
+    @property
+    def node_name(self) -> str:
+        """The node it runs on; empty while that is being made."""
+        return self._request.node.name if self._request else ""
 
     @property
     def interrupted(self) -> bool:

@@ -3,7 +3,7 @@
     main thread ──wait(coroutine)──▶ loop thread ── host node ── supervisor process
                                         └── Guest(machine, node) for each %%vm
 
-The notebook process never forks. All is ended by closing the supervisor's socket, which the kernel does for us if we die.
+The notebook process never forks. All is ended by closing the supervisor's socket; if we die, the kernel does it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import os
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -37,6 +38,7 @@ Report = Callable[[str, float], None]
 AGENT_BOOT_LIMIT_S = 60.0  # a cold boot under emulation on a busy computer; usually 4 s
 AGENT_WAKE_LIMIT_S = 15.0
 POWER_OFF_GRACE_S = 3.0
+STOP_GRACE_S = 2.0
 # PID 1 of a named container: it waits, reaps what is orphaned to it (wait), and ends at SIGTERM.
 HOLD = ("/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 86400 & wait $!; done")
 
@@ -56,11 +58,12 @@ class Guest:
 
 
 class Session:
-    """Names, lifetimes, one event loop in one thread. Public methods without ``async`` may be called from any thread."""
+    """Names, lifetimes, one event loop in one thread. What is not ``async`` may be called from any thread."""
 
     def __init__(self) -> None:
         self.id = f"s{os.getpid()}-{secrets.token_hex(3)}"
         self.guests: dict[str, Guest] = {}
+        self.containers: dict[tuple[str, str], dict[str, Any]] = {}  # (node, name) -> options it was made with
         self._host: HostAgent | None = None
         self._host_lock = asyncio.Lock()
         self._making: dict[str, asyncio.Lock] = {}
@@ -94,6 +97,7 @@ class Session:
                 if self._closed:
                     raise UserError("this notebook's session has ended", hint="restart the kernel")
                 self.guests.clear()
+                self.containers.clear()
                 self._host = await HostAgent.launch(run_dir() / self.id, cache_dir("images"))
             return self._host.node
 
@@ -141,7 +145,9 @@ class Session:
         from .vm import accelerator, qemu
         from .vm.guest import ensure_guest, find_guest
 
-        image = find_guest() or await asyncio.to_thread(ensure_guest, report)
+        image = find_guest()
+        if image is None:
+            image = await asyncio.to_thread(ensure_guest, report)
         config = qemu.MachineConfig(name=name, guest=image, accelerator=await asyncio.to_thread(accelerator.choose))
         config = replace(config, memory_bytes=memory_bytes or config.memory_bytes, cpus=cpus or config.cpus)
         qemu.check(config, os.cpu_count() or 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
@@ -224,12 +230,18 @@ class Session:
         finally:
             guest.node.close()
             self.guests.pop(name, None)
+            self.containers = {key: options for key, options in self.containers.items() if key[0] != name}
 
     # -- commands
 
-    def run(self, name: str, start: Callable[[Run], Coroutine[Any, Any, Request]]) -> Run:
+    def run(
+        self,
+        name: str,
+        start: Callable[[Run], Coroutine[Any, Any, Request]],
+        divert: Callable[[int, bytes], None] | None = None,
+    ) -> Run:
         """Start a command; `name` says where, for messages."""
-        return Run(self._loop, name, start)
+        return Run(self._loop, name, start, divert)
 
     async def start_on(self, node: Node, verb: str, arguments: dict[str, Any], run: Run) -> Request:
         """Send a request whose streams go to `run`; refuses a node whose machine is paused."""
@@ -251,13 +263,35 @@ class Session:
         return found
 
     async def hold(self, node: Node, name: str, options: dict[str, Any]) -> None:
-        """Make container `name` with a first process that waits, unless it is there; later cells run inside it."""
-        listed = await node.call("container.list")
-        if any(one["name"] == name and one["status"] == "running" for one in listed["containers"]):
-            return
-        if any(one["name"] == name for one in listed["containers"]):
-            raise UserError(f"container {name} has ended", hint=f"%container logs {name}, then %container rm {name}")
-        await node.call("container.run", name=name, options={**options, "argv": list(HOLD)}, detach=True)
+        """Make container `name`, whose first process waits, unless it is there; later cells run inside it.
+
+        Raises UserError if it is there and `options` say something else than those it was made with.
+        """
+        made_with = self.containers.get((node.name, name))
+        if made_with is None:
+            await node.call("container.run", name=name, options={**options, "argv": list(HOLD)}, detach=True)
+            self.containers[node.name, name] = options
+        elif any(made_with.get(key) != value for key, value in options.items()):
+            raise UserError(
+                f"container {name} was made with other options: {made_with or 'none'}",
+                hint=f"remove it first (%container rm {name}), or leave the options out",
+            )
+
+    async def stop_container(self, node: Node, name: str) -> None:
+        """Ask a container to end (SIGTERM), then kill it; it stays, to be looked at."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            deadline_s = time.monotonic() + STOP_GRACE_S
+            status = (await node.call("container.kill", name=name, signal=number))["status"]
+            while status == "running" and time.monotonic() < deadline_s:
+                await asyncio.sleep(0.02)
+                status = (await node.call("container.inspect", name=name))["state"]["status"]
+            if status != "running":
+                return
+
+    async def remove_container(self, node: Node, name: str) -> None:
+        """Kill and remove a container."""
+        await node.call("container.remove", name=name, force=True)
+        self.containers.pop((node.name, name), None)
 
     # -- beginning and end
 

@@ -1,4 +1,4 @@
-"""Start an agent: ``python -m vmcontainer_kernel.agent --fd N --run FOLDER`` (host) or ``--guest`` (PID 1 of a guest)."""
+"""Start an agent: ``--fd N --run FOLDER --images FOLDER`` on the host, ``--guest`` as PID 1 of a guest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-from ..container import linux
 from ..container.cgroups import Cgroups
 from ..container.images import Store
 from ..container.runtime import Runtime

@@ -66,7 +66,16 @@ class ContainerVerbs:
     def _add(self, call: Call, launch: Any, stdio: Stdio, container: Container, *, detach: bool) -> None:
         log = self._logs[container.name]
         self._server.add(
-            Job(call.request, launch, stdio, self._server.send, log=log, role="container", subject=container.name, detach=detach)
+            Job(
+                call.request,
+                launch,
+                stdio,
+                self._server.send,
+                log=log,
+                role="container",
+                subject=container.name,
+                detach=detach,
+            )
         )
 
     def exec(self, call: Call) -> None:
@@ -138,4 +147,3 @@ class ContainerVerbs:
     def _finished(self, job: Job) -> None:
         if job.subject and (job.failed or job.subject in self._one_shot) and self._has(job.subject):
             self._remove(self._runtime.get(job.subject), force=True)
-

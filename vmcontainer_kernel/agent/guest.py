@@ -54,9 +54,14 @@ def set_up() -> None:
             continue
         Path(target).mkdir(parents=True, exist_ok=True)
         linux.mount(source, target, kind, linux.MS_NOSUID, options)
-    for link, target in (("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "fd/0"), ("/dev/stdout", "fd/1"), ("/dev/stderr", "fd/2")):
+    for link, target in (
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "fd/0"),
+        ("/dev/stdout", "fd/1"),
+        ("/dev/stderr", "fd/2"),
+    ):
         with contextlib.suppress(FileExistsError):
-            os.symlink(target, link)
+            Path(link).symlink_to(target)
     os.environ.update(GUEST_ENVIRONMENT)
     linux.sethostname("guest")
     linux.link_up("lo")
@@ -118,7 +123,7 @@ class GuestVerbs:
 
 
 def _reseed(seed: bytes) -> None:
-    """Mix in the host's random bytes and use them at once (random(4), RNDADDENTROPY; RNDRESEEDCRNG needs Linux 4.14)."""
+    """Mix in the host's random bytes and use them at once (random(4), RNDADDENTROPY and RNDRESEEDCRNG)."""
     with open("/dev/urandom", "wb") as device:
         request = struct.pack("ii", len(seed) * 8, len(seed)) + seed
         fcntl.ioctl(device, _RNDADDENTROPY, request)

@@ -1,7 +1,7 @@
 """A request that goes on for a while: a process with its streams, or a file copied in or out.
 
-    start ──report pipe ends──▶ EVENT started ──exit and streams drained──▶ REPLY {"status", ...}
-      └────report says error──▶ ERROR
+start ──report pipe ends──▶ EVENT started ──exit and streams drained──▶ REPLY {"status", ...}
+  └────report says error──▶ ERROR
 """
 
 from __future__ import annotations
@@ -158,5 +158,3 @@ class Job:
         if self.report_fd >= 0:
             os.close(self.report_fd)
             self.report_fd = -1
-
-

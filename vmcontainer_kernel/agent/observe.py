@@ -58,7 +58,7 @@ def _fields(text: str) -> dict[str, str]:
 def _inode(link: Path) -> int | None:
     """Return the number in ``pid:[4026531836]``: two processes with the same number share that namespace."""
     try:
-        target = os.readlink(link)
+        target = str(link.readlink())
     except OSError:
         return None
     digits = target.partition("[")[2].rstrip("]")
@@ -93,7 +93,7 @@ def process(pid: int, proc: Path = PROC) -> dict[str, Any] | None:
 
 def all_pids(proc: Path = PROC) -> list[int]:
     """Return every user process of this kernel; kernel threads, which have no memory map, are left out."""
-    pids = sorted(int(name) for name in os.listdir(proc) if name.isdigit())
+    pids = sorted(int(one.name) for one in proc.iterdir() if one.name.isdigit())
     return [pid for pid in pids if _stat(_text(proc / str(pid) / "stat"))[20:21] not in ([], ["0"])]
 
 
@@ -108,7 +108,7 @@ def descendants(pid: int, proc: Path = PROC) -> list[int]:
 
 def _listdir(path: Path) -> list[str]:
     try:
-        return os.listdir(path)
+        return [one.name for one in path.iterdir()]
     except OSError:
         return []
 
@@ -146,7 +146,7 @@ def kernel_view(
 
 
 def _kib(value: str) -> int | None:
-    digits = value.split()[0] if value else ""
+    digits = value.split(maxsplit=1)[0] if value else ""
     return int(digits) * 1024 if digits.isdigit() else None
 
 

@@ -1,17 +1,17 @@
 """Frames between a notebook and an agent, and the typed reading of what is in them.
 
-    u32 payload length │ u8 kind │ u32 request │ payload          all big-endian
+u32 payload length │ u8 kind │ u32 request │ payload          all big-endian
 
-    client                                    agent
-      HELLO {"protocol": 1, ...}        ─▶
-                                        ◀─    HELLO {"protocol": 1, ...}
-      CALL 7 {"verb": "exec", ...}      ─▶
-                                        ◀─    EVENT 7 {"event": "started", "pid": 41}
-                                        ◀─    STDOUT 7 bytes ...
-      CREDIT 7 (stream, bytes)          ─▶                              at most WINDOW bytes are under way
-      CALL 8 {"verb": "signal", ...}    ─▶                              never waits behind stream 7
-                                        ◀─    REPLY 8 {}
-                                        ◀─    REPLY 7 {"status": 130}   or ERROR 7 {...}: ends request 7
+client                                    agent
+  HELLO {"protocol": 1, ...}        ─▶
+                                    ◀─    HELLO {"protocol": 1, ...}
+  CALL 7 {"verb": "exec", ...}      ─▶
+                                    ◀─    EVENT 7 {"event": "started", "pid": 41}
+                                    ◀─    STDOUT 7 bytes ...
+  CREDIT 7 (stream, bytes)          ─▶                              at most WINDOW bytes are under way
+  CALL 8 {"verb": "signal", ...}    ─▶                              never waits behind stream 7
+                                    ◀─    REPLY 8 {}
+                                    ◀─    REPLY 7 {"status": 130}   or ERROR 7 {...}: ends request 7
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ class Decoder:
             del buffer[:at]
 
 
-_RESET_HINT = "the other side is not an agent of this version, or is damaged: remove the machine (%vm rm NAME) and make it again"
+_RESET_HINT = (
+    "the other side is not an agent of this version, or is damaged: remove the machine (%vm rm NAME) and make it again"
+)
 
 
 def check_hello(document: Mapping[str, Any]) -> None:

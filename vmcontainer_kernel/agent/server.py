@@ -1,8 +1,8 @@
 """The agent's loop: one thread, one `selectors` set, a table of verbs.
 
-    channel readable ─▶ frames ─▶ CALL ─▶ VERBS[verb](call) ─▶ REPLY / ERROR, or a Job that answers later
-    a job's pipe readable ─▶ STDOUT / STDERR frames, as far as their credit goes
-    SIGCHLD ─▶ waitpid ─▶ Job.exited ─▶ REPLY {"status": ...}
+channel readable ─▶ frames ─▶ CALL ─▶ VERBS[verb](call) ─▶ REPLY / ERROR, or a Job that answers later
+a job's pipe readable ─▶ STDOUT / STDERR frames, as far as their credit goes
+SIGCHLD ─▶ waitpid ─▶ Job.exited ─▶ REPLY {"status": ...}
 """
 
 from __future__ import annotations
@@ -124,13 +124,21 @@ class Server:
     def _hello(self, frame: Frame) -> None:
         """Begin anew: answers to questions that nobody asked any more must not be sent."""
         check_hello(parse_json(frame.payload))
+        for transfer in self.transfers.values():
+            transfer.abandon()
+        self.transfers.clear()
         for job in self.jobs.values():
-            for stream in (job, *job.outputs, *([job.input] if job.input else [])):
-                self._unwatch(stream.report_fd if isinstance(stream, Job) else stream.fd)
+            inputs = [job.input.fd] if job.input else []
+            for fd in (job.report_fd, *inputs, *(output.fd for output in job.outputs)):
+                self._unwatch(fd)
             job.abandon()
         self.jobs.clear()
         self.channel.restart()
         self.send(encode_json(Kind.HELLO, 0, {"protocol": PROTOCOL, "version": __version__, **self.facts}))
+
+    def forget(self, request: int) -> None:
+        """Drop a transfer that is through."""
+        self.transfers.pop(request, None)
 
     def send(self, data: bytes) -> None:
         """Write one frame."""
@@ -151,7 +159,9 @@ class Server:
             fds = self.channel.claim_fds(int(arguments.pop("fds", 0)))
             verb = get_str(arguments, "verb")
             if verb not in self.verbs:
-                raise UserError(f"this node knows no verb {verb!r}", hint="the guest image may be older than this program")
+                raise UserError(
+                    f"this node knows no verb {verb!r}", hint="the guest image may be older than this program"
+                )
             del arguments["verb"]
             answer = self.verbs[verb](Call(frame.request, arguments, fds))
             if answer is not None:

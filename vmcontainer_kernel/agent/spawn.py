@@ -54,7 +54,12 @@ def _child(report_fd: int, body: Callable[[], None]) -> None:
         body()
     except FileNotFoundError as error:
         status = 127
-        _report(report_fd, NodeError(f"there is no program '{os.fsdecode(error.filename)}' on this node", hint="check the name and PATH"))
+        _report(
+            report_fd,
+            NodeError(
+                f"there is no program '{os.fsdecode(error.filename)}' on this node", hint="check the name and PATH"
+            ),
+        )
     except BaseException as error:
         _report(report_fd, NodeError(f"the program did not start: {error}"))
     finally:

@@ -30,13 +30,15 @@ _END_S = 10.0
 
 
 def isolate() -> None:
-    """Take what makes this process the supervisor (see above). Mounts of the host still arrive here, ours never leave."""
+    """Take what makes this process the supervisor (see above). Mounts arrive from the host; ours never leave."""
     linux.prctl(PR_SET_CHILD_SUBREAPER, 1)
     if os.geteuid() == 0:
         try:
             linux.unshare(linux.CLONE_NEWNS)
             linux.mount(None, "/", None, linux.MS_SLAVE | linux.MS_REC)
-        except OSError:  # no CAP_SYS_ADMIN: containers need a user namespace or a guest here, and make no mounts outside
+        except (
+            OSError
+        ):  # no CAP_SYS_ADMIN: containers need a user namespace or a guest here, and make no mounts outside
             return
 
 
@@ -51,9 +53,8 @@ def lock(folder: Path) -> int:
 def sweep(run: Path, own: str) -> list[str]:
     """Remove what sessions left whose supervisor is gone; return their names."""
     swept = []
-    for name in sorted(os.listdir(run)):
-        folder = run / name
-        if name == own or not folder.is_dir() or _is_new(folder):
+    for folder in sorted(run.iterdir()):
+        if folder.name == own or not folder.is_dir() or _is_new(folder):
             continue
         try:
             fd = lock(folder)
@@ -61,7 +62,7 @@ def sweep(run: Path, own: str) -> list[str]:
             continue
         _remove(folder)
         os.close(fd)
-        swept.append(name)
+        swept.append(folder.name)
     return swept
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..errors import NodeError, NotFound
@@ -30,7 +30,9 @@ class Transfer:
 class Put(Transfer):
     """Writes a file beside its destination and renames it when it is whole (rename(2) is atomic)."""
 
-    def __init__(self, request: int, path: str, mode: int, send: Callable[[bytes], None], done: Callable[[], None]):
+    def __init__(
+        self, request: int, path: str, mode: int, send: Callable[[bytes], None], done: Callable[[], None]
+    ) -> None:
         self._path, self._part = path, f"{path}.part-{request}"
         self._request, self._send, self._done = request, send, done
         try:
@@ -47,7 +49,7 @@ class Put(Transfer):
         error = self._input.error
         if error is None:
             try:
-                os.rename(self._part, self._path)
+                Path(self._part).rename(self._path)
             except OSError as failure:
                 error = failure
         if error:
@@ -63,14 +65,13 @@ class Put(Transfer):
     def abandon(self) -> None:
         """Remove the part."""
         self._input.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._part)
+        Path(self._part).unlink(missing_ok=True)
 
 
 class Get(Transfer):
     """Reads a regular file as STDOUT frames."""
 
-    def __init__(self, request: int, path: str, send: Callable[[bytes], None], done: Callable[[], None]):
+    def __init__(self, request: int, path: str, send: Callable[[bytes], None], done: Callable[[], None]) -> None:
         self._request, self._send, self._done = request, send, done
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

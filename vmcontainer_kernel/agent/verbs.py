@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 from ..container.runtime import Runtime
@@ -53,7 +54,7 @@ class NodeVerbs:
         command = Command(
             argv,
             self._environment(get_map(arguments, "env", {})),
-            get_str(arguments, "cwd", "") or ("/root" if self._guest else os.getcwd()),
+            get_str(arguments, "cwd", "") or ("/root" if self._guest else str(Path.cwd())),
             get_str(arguments, "user", ""),
             call.fds,
             tty,
@@ -101,7 +102,7 @@ class NodeVerbs:
             get_str(call.arguments, "path"),
             get_int(call.arguments, "mode", 0o644) & 0o777,
             self._server.send,
-            lambda: self._server.transfers.pop(call.request, None) and None,
+            lambda: self._server.forget(call.request),
         )
         self._server.transfers[call.request] = put
 
@@ -111,7 +112,7 @@ class NodeVerbs:
             call.request,
             get_str(call.arguments, "path"),
             self._server.send,
-            lambda: self._server.transfers.pop(call.request, None) and None,
+            lambda: self._server.forget(call.request),
         )
         self._server.transfers[call.request] = get
         get.start()
@@ -131,5 +132,3 @@ class NodeVerbs:
             machines=tuple(job.pid for job in self._server.jobs.values() if job.role == "machine"),
             cgroup=cgroups.kind if cgroups else "none",
         )
-
-

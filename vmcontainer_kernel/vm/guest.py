@@ -74,7 +74,8 @@ def find_guest() -> GuestImage | None:
 def ensure_guest(report: Report | None = None) -> GuestImage:
     """Return the guest image, building what is missing; two builders at once make it one time.
 
-    `report(phase, fraction)` is called as it goes on. Raises HostError (no network, no mksquashfs, disk full),
+    It takes ten seconds the first time: call it in a thread. `report(phase, fraction)` is called as it goes on.
+    Raises HostError (no network, no mksquashfs, disk full),
     MachineError (a package that cannot be used).
     """
     found = find_guest()

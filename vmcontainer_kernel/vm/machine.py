@@ -97,28 +97,37 @@ class Machine:
             raise self.error(f"machine {self.config.name} does not run")
         return self._monitor
 
+    async def execute(self, command: str, **arguments: Any) -> Any:
+        """Run a QMP command; its MachineError says what the machine's console and QEMU said last."""
+        monitor = self.monitor
+        try:
+            return await monitor.execute(command, **arguments)
+        except MachineError as error:
+            # If QEMU is ending, its reason is a moment away.
+            await self._ended(0.2)
+            raise self.error(error.message, error.hint) from error
+
     async def pause(self) -> None:
         """Stop the virtual CPUs (QMP ``stop``)."""
-        await self.monitor.execute("stop")
+        await self.execute("stop")
 
     async def resume(self) -> None:
         """Let the virtual CPUs run on (QMP ``cont``)."""
-        await self.monitor.execute("cont")
+        await self.execute("cont")
 
     async def reset(self) -> None:
         """Press the reset button: the guest boots its kernel again, its memory is lost (QMP ``system_reset``)."""
-        monitor = self.monitor
         # From now on a guest may reboot itself: SeaBIOS does when it finds that it has run before (``tryReboot``).
-        await monitor.execute("set-action", reboot="reset")
+        await self.execute("set-action", reboot="reset")
         reset = self.expect("RESET")
-        await monitor.execute("system_reset")
+        await self.execute("system_reset")
         await self.within(reset, START_LIMIT_S, "reset")
 
     async def status(self) -> str:
         """Return ``running``, ``paused`` …: the RunState of QMP, or ``gone``."""
         if self.gone.is_set():
             return "gone"
-        return str((await self.monitor.execute("query-status"))["status"])
+        return str((await self.execute("query-status"))["status"])
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """End QEMU: wait `grace_s` for a guest that was asked to power off, then ``quit``, then SIGKILL.
@@ -140,11 +149,10 @@ class Machine:
         """Return the hypervisor view (docs/architecture.md, "Views"); `proc` is where proc(5) is mounted."""
         if self.gone.is_set():
             return observe.gone_document(self._facts(), time.time())
-        monitor = self.monitor
         if self._devices is None:
-            self._devices = await observe.devices(monitor.execute)
-        answers = await observe.ask(monitor.execute)
-        answers["guest-stats"] = await self._statistics.read(monitor.execute)
+            self._devices = await observe.devices(self.execute)
+        answers = await observe.ask(self.execute)
+        answers["guest-stats"] = await self._statistics.read(self.execute)
         self._rest_later()
         return observe.document(self._facts(), answers, observe.read_proc(proc, self.pid), self._devices, time.time())
 

@@ -74,7 +74,8 @@ async def ensure_template(config: MachineConfig, launcher: Launcher, run_dir: Pa
     """Return the template of such machines, made now if there is none; two notebooks at once make it one time.
 
     `settle(machine)` waits for the guest's agent and has it put the guest to rest. A damaged template is made again.
-    KVM that does not carry a guest through its first boot is given up until the next boot of this computer.
+    KVM that does not carry a guest through its first boot is given up until the next boot of this computer: the
+    template's `config` then has the other accelerator.
     Raises MachineError when the guest does not come up, HostError when QEMU is missing or the disk is full.
     """
     found = find_template(config)
@@ -121,7 +122,7 @@ async def _load(machine: Machine, state: Path) -> None:
     with _opened(state, os.O_RDONLY) as descriptor:
         await machine.monitor.give(descriptor, "state")
     running = machine.expect("RESUME")
-    await machine.monitor.execute("migrate-incoming", uri="fd:state")
+    await machine.execute("migrate-incoming", uri="fd:state")
     await machine.within(running, LOAD_LIMIT_S, "wake from its template")
     machine.mark("restored")
     cache.used(machine.config.guest.path)
@@ -129,7 +130,7 @@ async def _load(machine: Machine, state: Path) -> None:
 
 async def _ignore_shared(machine: Machine) -> None:
     capability = {"capability": "x-ignore-shared", "state": True}
-    await machine.monitor.execute("migrate-set-capabilities", capabilities=[capability])
+    await machine.execute("migrate-set-capabilities", capabilities=[capability])
 
 
 async def _build(config: MachineConfig, launcher: Launcher, run_dir: Path, settle: Settle) -> Template:
@@ -144,7 +145,8 @@ async def _build(config: MachineConfig, launcher: Launcher, run_dir: Path, settl
         wiring = Wiring(ram=folder / "ram", save=True, qemu_version=version)
         machine = await _boot(config.named(f"{BUILD_NAME}-{key}", config.mac), wiring, launcher, run_dir)
         await _save(machine, folder / "state", settle)
-        _write_manifest(folder, key)
+        # In a thread: it waits until the disk has it all.
+        await asyncio.to_thread(_write_manifest, folder, key)
     return Template(place, key, config, version)
 
 
@@ -163,7 +165,7 @@ async def _save(machine: Machine, path: Path, settle: Settle) -> None:
         await _ignore_shared(machine)
         with _opened(path, os.O_WRONLY | os.O_CREAT) as state:
             await machine.monitor.give(state, "state")
-        await machine.monitor.execute("migrate", uri="fd:state")
+        await machine.execute("migrate", uri="fd:state")
         await machine.within(_saved(machine), SAVE_LIMIT_S, "save its state")
     finally:
         await machine.stop()
@@ -172,7 +174,7 @@ async def _save(machine: Machine, path: Path, settle: Settle) -> None:
 
 
 async def _saved(machine: Machine) -> None:
-    while (answer := await machine.monitor.execute("query-migrate")).get("status") != "completed":
+    while (answer := await machine.execute("query-migrate")).get("status") != "completed":
         if answer.get("status") == "failed":
             reason = answer.get("error-desc", "no reason given")
             raise machine.error(f"QEMU could not save the template: {reason}", hint="is the disk full?")

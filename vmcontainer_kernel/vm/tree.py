@@ -135,5 +135,6 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> str:
         raise HostError(f"{argv[0]} is not installed", hint=f"apt-get install {package}") from error
     if done.returncode:
         tail = "\n".join((done.stderr or done.stdout).splitlines()[-5:])
-        raise MachineError(f"{Path(argv[0]).name} failed with status {done.returncode}", where=tail)
+        hint = "is the disk full? else delete the guests folder of the cache and run again"
+        raise MachineError(f"{Path(argv[0]).name} failed with status {done.returncode}", where=tail, hint=hint)
     return done.stdout

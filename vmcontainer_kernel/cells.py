@@ -1,0 +1,268 @@
+"""Run a cell: start it on a node, show what comes, and end as the cell should.
+
+options ──▶ Run ──▶ show / capture ──▶ status ──▶ nothing, CommandFailed, TimeLimit, or the node's error
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TextIO
+
+from .errors import CommandFailed, LabError, NodeLost, TimeLimit, UserError
+from .node import Node, Request
+from .options import container_options, process_options, vm_cpus
+from .run import STDERR, STDOUT, Captured, Run, dropped_marker
+from .session import Session
+
+__all__ = ["Background", "Printer", "container_start", "finish", "follow", "require_text", "run_cell", "vm_start"]
+
+SHOW_LIMIT_BYTES = 1 << 20  # the server drops messages beyond 1 MB/s, and no reader wants more
+CAPTURE_LIMIT_BYTES = 256 << 20
+FLUSH_S = 0.03  # one message for what comes within it; the server drops beyond 1000 messages a second
+TERM_GRACE_S = 1.0
+DEFAULT_MACHINE = "vm"
+
+Start = Callable[[Run], Coroutine[Any, Any, Request]]
+
+
+class Printer:
+    """Writes one stream to a text file, batched and limited; bytes that are no UTF-8 become U+FFFD."""
+
+    def __init__(self, target: TextIO, limit_bytes: int = SHOW_LIMIT_BYTES) -> None:
+        self._target = target
+        self._left_bytes = limit_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._flushed_s = 0.0
+        self._dirty = False
+        self._dropped_bytes = 0
+
+    def add(self, data: bytes) -> None:
+        """Write a chunk; flush unless it was done just now."""
+        shown = data[: self._left_bytes]
+        self._dropped_bytes += len(data) - len(shown)
+        self._left_bytes -= len(shown)
+        if shown:
+            self._target.write(self._decoder.decode(shown))
+            self._dirty = True
+            self.flush(time.monotonic())
+
+    def flush(self, now_s: float) -> None:
+        """Flush what was written, at most every FLUSH_S."""
+        if self._dirty and now_s - self._flushed_s >= FLUSH_S:
+            self._target.flush()
+            self._flushed_s, self._dirty = now_s, False
+
+    def end(self) -> None:
+        """Write what is left, and say how much was not shown."""
+        rest = self._decoder.decode(b"", final=True)
+        if self._dropped_bytes:
+            rest += dropped_marker(self._dropped_bytes)
+        if rest or self._dirty:
+            self._target.write(rest)
+            self._target.flush()
+
+
+# -- what is to be run
+
+
+def vm_start(session: Session, options: argparse.Namespace, text: str, progress: Callable[[str, float], None]) -> Start:
+    """Return what runs `text` in a machine, made first if there is none."""
+    cpus = vm_cpus(options)
+
+    async def start(run: Run) -> Request:
+        guest = await session.ensure_guest(
+            options.name or DEFAULT_MACHINE, memory_bytes=options.memory_bytes, cpus=cpus, report=progress
+        )
+        arguments = {"argv": ["/bin/sh", "-c", text], **process_options(options)}
+        arguments["cwd"] = arguments.pop("workdir", "")
+        return await session.start_on(guest.node, "exec", arguments, run)
+
+    return start
+
+
+def container_start(
+    session: Session, options: argparse.Namespace, text: str, find_node: Callable[[], Coroutine[Any, Any, Node]]
+) -> Start:
+    """Return what runs `text` in a container: a new one, or one that stays and has a name."""
+    description, process = container_options(options), process_options(options)
+    argv = ["/bin/sh", "-c", text] if text.strip() else []
+
+    async def start(run: Run) -> Request:
+        node = await find_node()
+        if not options.name:
+            arguments = {"options": {**description, **process, "argv": argv}}
+            return await session.start_on(node, "container.run", arguments, run)
+        await session.hold(node, options.name, description)
+        arguments = {"name": options.name, "options": {**process, "argv": argv}}
+        return await session.start_on(node, "container.exec", arguments, run)
+
+    return start
+
+
+# -- running it
+
+
+def run_cell(
+    session: Session,
+    run: Run,
+    options: argparse.Namespace,
+    variables: dict[str, Any],
+    show_progress: Callable[[], None],
+) -> None:
+    """Show and capture until the command ends, then raise what the cell should raise.
+
+    A press of the interrupt button sends SIGINT, a second one SIGKILL; the machine or container stays.
+    """
+    sinks = _sinks(options)
+    try:
+        answer = follow(
+            run, {stream: sink.add for stream, sink in sinks.items()}, options.timeout_s, _idle(sinks, show_progress)
+        )
+    except NodeLost as error:
+        better: LabError = session.wait(session.explain_loss(run.node_name, error))
+        raise better from None
+    finally:
+        for stream, name in ((STDOUT, options.out), (STDERR, options.err)):
+            sink = sinks[stream]
+            if isinstance(sink, Printer):
+                sink.end()
+            elif name:
+                variables[name] = sink.text()
+    variables["_exit_code"] = answer["status"]
+    finish(run, answer, raise_error=not options.no_raise_error)
+
+
+def _sinks(options: argparse.Namespace) -> dict[int, Printer | Captured]:
+    return {
+        STDOUT: Captured(CAPTURE_LIMIT_BYTES) if options.out else Printer(sys.stdout),
+        STDERR: Captured(CAPTURE_LIMIT_BYTES) if options.err else Printer(sys.stderr),
+    }
+
+
+def _idle(sinks: dict[int, Printer | Captured], show_progress: Callable[[], None]) -> Callable[[], None]:
+    def idle() -> None:
+        show_progress()
+        for sink in sinks.values():
+            if isinstance(sink, Printer):
+                sink.flush(time.monotonic())
+
+    return idle
+
+
+def follow(
+    run: Run, sinks: dict[int, Callable[[bytes], None]], timeout_s: float | None, idle: Callable[[], None]
+) -> dict[str, Any]:
+    """Feed the run's streams to `sinks` until it has ended, and return the answer; raises TimeLimit and NodeLost."""
+    limit = _Deadline(run, timeout_s)
+    while True:
+        try:
+            for chunk in run.chunks(FLUSH_S):
+                if chunk:
+                    sinks[chunk[0]](chunk[1])
+                else:
+                    idle()
+                limit.check()
+            break
+        except KeyboardInterrupt:
+            print(f"[{run.name}] {run.interrupt()}", file=sys.stderr, flush=True)
+    if run.answer.cancelled():
+        raise CommandFailed("interrupted before the command had started", status=130)
+    answer = run.answer.result()
+    limit.raise_if_passed()
+    return answer
+
+
+class _Deadline:
+    """Ends a command whose time is up: SIGTERM, a second later SIGKILL."""
+
+    def __init__(self, run: Run, timeout_s: float | None) -> None:
+        self._run, self._timeout_s = run, timeout_s
+        self._end_s = time.monotonic() + timeout_s if timeout_s else None
+        self._stage = 0
+
+    def check(self) -> None:
+        """Act if it is time."""
+        self._run.check_given_up()
+        if self._end_s is None or time.monotonic() < self._end_s + self._stage * TERM_GRACE_S:
+            return
+        if self._stage == 0:
+            self._run.terminate()
+        elif self._stage == 1:
+            self._run.kill()
+        self._stage += 1
+
+    def raise_if_passed(self) -> None:
+        """Raise TimeLimit if the command was ended."""
+        if self._stage:
+            raise TimeLimit(
+                f"the command on {self._run.name} was ended after {self._timeout_s:g} s",
+                hint="give it more time with --timeout, or run it in the background with --bg",
+            )
+
+
+def finish(run: Run, answer: dict[str, Any], *, raise_error: bool) -> None:
+    """Raise `CommandFailed` for a status other than 0."""
+    failure = run.failure(int(answer["status"]), int(answer.get("signal", 0)))
+    if run.interrupted:
+        failure = CommandFailed(f"the command on {run.name} was interrupted", status=int(answer["status"]) or 130)
+    elif not raise_error:
+        return
+    if failure:
+        raise failure
+
+
+class Background:
+    """A command that runs on after its cell: `--bg --proc NAME`. Its output is kept here, up to 256 MiB a stream."""
+
+    def __init__(self, session: Session, name: str, start: Start) -> None:
+        self._streams = {STDOUT: Captured(CAPTURE_LIMIT_BYTES), STDERR: Captured(CAPTURE_LIMIT_BYTES)}
+        self._run = session.run(name, start, lambda stream, data: self._streams[stream].add(data))
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, or None while it runs; 128 + N after signal N."""
+        answer = self._run.answer
+        return int(answer.result()["status"]) if answer.done() and not answer.cancelled() else None
+
+    @property
+    def out(self) -> str:
+        """What it has written to its standard output so far."""
+        return self._streams[STDOUT].text()
+
+    @property
+    def err(self) -> str:
+        """What it has written to its standard error so far."""
+        return self._streams[STDERR].text()
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait for its end and return the status; raises TimeLimit, and what the node answered."""
+        try:
+            return int(self._run.answer.result(timeout_s)["status"])
+        except TimeoutError:
+            raise TimeLimit(f"the command on {self._run.name} still runs after {timeout_s} s") from None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._run.send(number)
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM)."""
+        self._run.terminate()
+
+    def kill(self) -> None:
+        """Kill it (SIGKILL)."""
+        self._run.kill()
+
+    def __repr__(self) -> str:
+        state = "running" if self.status is None else f"ended with status {self.status}"
+        return f"<command on {self._run.name}: {state}>"
+
+
+def require_text(text: str) -> None:
+    """Refuse an empty cell."""
+    if not text.strip():
+        raise UserError("the cell is empty", hint="write shell commands below the first line")

@@ -1,0 +1,57 @@
+"""Completion behind the magics: option names, verbs, and the names of what is running."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
+
+from .options import container_arguments, vm_arguments
+
+__all__ = ["match"]
+
+VERBS = {
+    "vm": ("ls", "stop", "rm", "pause", "resume", "reset", "logs", "inspect", "view"),
+    "container": ("ls", "stop", "rm", "logs", "inspect", "view", "images"),
+    "lab": ("doctor", "view", "reset"),
+}
+_LINE = re.compile(r"(%{1,2})(vm|container|lab)\s+(.*)$")
+
+
+def _option_names(decorate: Any) -> list[str]:
+    def nothing(line: str) -> None:
+        """Carry the parser."""
+
+    parser = decorate("%%x")(nothing).parser
+    return sorted(name for action in parser._actions for name in action.option_strings if name.startswith("--"))
+
+
+def _names(kind: str) -> list[str]:
+    """Return what runs, if anything does; completion starts nothing."""
+    session = getattr(sys.modules.get("vmcontainer_kernel.session"), "_session", None)
+    if session is None:
+        return []
+    return sorted(session.guests) if kind == "vm" else sorted(name for _, name in session.containers)
+
+
+def _candidates(percent: str, kind: str, rest: str, token: str) -> list[str]:
+    if percent == "%%" and token.startswith("-"):
+        return _option_names(vm_arguments if kind == "vm" else container_arguments)
+    if percent == "%%":
+        return ["host", *_names("vm")] if rest.split()[-2:-1] == ["--on"] or rest.endswith("--on ") else _names(kind)
+    return list(VERBS[kind]) if " " not in rest else _names(kind)
+
+
+@context_matcher()  # type: ignore[untyped-decorator]
+def match(context: CompletionContext) -> SimpleMatcherResult:
+    """Complete a line that starts with one of our magics (IPython.core.completer, "matchers")."""
+    line = _LINE.match(context.line_with_cursor[: context.cursor_position])
+    if line is None or (line[1] == "%%" and context.cursor_line > 0):
+        return SimpleMatcherResult(completions=[])
+    token = context.token
+    found = [name for name in _candidates(line[1], line[2], line[3], token) if name.startswith(token)]
+    return SimpleMatcherResult(
+        completions=[SimpleCompletion(text=name, type="param") for name in found], suppress=bool(found)
+    )

@@ -1,0 +1,88 @@
+"""What cells show besides a command's output: tables, progress, documents. Text first; HTML is the same in a table."""
+
+from __future__ import annotations
+
+import html
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Progress", "Table", "show", "size_text", "steps_table"]
+
+
+def show(value: Any) -> None:
+    """Display a value below the cell, as IPython does with a cell's last one."""
+    import IPython.display
+
+    display: Any = IPython.display.display
+    display(value)
+
+
+def size_text(count: float | None) -> str:
+    """Return bytes for people: ``256.0 MiB``; a dash for what is unknown."""
+    if count is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+class Table:
+    """Rows under a head; text in a terminal, an HTML table in a notebook."""
+
+    def __init__(self, head: Sequence[str], rows: Sequence[Sequence[Any]], empty: str = "nothing yet") -> None:
+        self.head, self.empty = list(head), empty
+        self.rows = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return self.empty
+        lines = [self.head, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.head))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        if not self.rows:
+            return f"<p>{html.escape(self.empty)}</p>"
+        head = "".join(f'<th scope="col" style="text-align:left">{html.escape(cell)}</th>' for cell in self.head)
+        body = "".join(
+            "<tr>" + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row) + "</tr>"
+            for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def steps_table(steps: Sequence[dict[str, str]]) -> Table:
+    """Return the plan of a container: what is done, by which call, and why."""
+    rows = [(number, one["step"], one["call"], one["why"], one["source"]) for number, one in enumerate(steps, 1)]
+    return Table(("", "step", "call", "why", "source"), rows)
+
+
+class Progress:
+    """Long work, told in lines on standard error: phase, and how long a phase of its kind takes.
+
+    `report` may be called from any thread; `show` prints, in the main thread only (a line printed elsewhere lands in
+    whatever cell is newest). Nothing is printed for work that is over within `patience_s`.
+    """
+
+    def __init__(self, patience_s: float = 0.7) -> None:
+        self._patience_s = patience_s
+        self._begin_s = time.monotonic()
+        self._phase = ""
+        self._shown = ""
+
+    def report(self, phase: str, fraction: float) -> None:
+        """Take note of a phase; `fraction` is the part of the whole work that is done."""
+        self._phase = f"{phase} ({fraction:.0%})"
+
+    def show(self) -> None:
+        """Print the phase if it is a new one."""
+        passed_s = time.monotonic() - self._begin_s
+        if self._phase != self._shown and passed_s > self._patience_s:
+            self._shown = self._phase
+            print(f"[lab] {passed_s:4.1f} s  {self._phase}", file=sys.stderr, flush=True)

@@ -1,0 +1,131 @@
+"""The lab for Python cells: ``from vmcontainer_kernel import lab``. Everything here waits for its answer.
+
+lab.run("uname -r", on="vm").out          lab.host.view()["processes"]          lab.machine("vm").view()["vcpus"]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .agent.protocol import Kind
+from .cells import CAPTURE_LIMIT_BYTES, follow
+from .errors import NodeLost
+from .node import Request
+from .run import Captured, Run
+from .session import current
+from .verbs import default_node_name
+
+__all__ = ["Completed", "MachineHandle", "NodeHandle", "host", "machine", "node", "run"]
+
+_HOST = "host"
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that has ended: its status (128 + N after signal N), what it wrote, and how long it took."""
+
+    status: int
+    out: str
+    err: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class NodeHandle:
+    """A node by its name."""
+
+    name: str
+
+    def view(self) -> dict[str, Any]:
+        """Return the kernel view of this node: a JSON document (docs/architecture.md, "Views")."""
+
+        async def ask() -> dict[str, Any]:
+            return await (await current().node(self.name)).view()
+
+        return current().wait(ask())
+
+    def put(self, data: bytes, path: str, mode: int = 0o644) -> int:
+        """Write a file there, whole or not at all; return its size in bytes."""
+
+        async def send() -> int:
+            return await (await current().node(self.name)).put(data, path, mode)
+
+        return current().wait(send())
+
+    def get(self, path: str) -> bytes:
+        """Read a file from there."""
+
+        async def fetch() -> bytes:
+            return await (await current().node(self.name)).get(path)
+
+        return current().wait(fetch())
+
+
+@dataclass(frozen=True)
+class MachineHandle:
+    """A machine by its name."""
+
+    name: str
+
+    def view(self) -> dict[str, Any]:
+        """Return the hypervisor view of this machine: a JSON document (docs/architecture.md, "Views")."""
+        session = current()
+        return session.wait(session.guest(self.name).machine.view())
+
+    @property
+    def phases(self) -> list[tuple[str, float]]:
+        """Return when each step of its start was done, in seconds since it began."""
+        return list(current().guest(self.name).machine.phases)
+
+
+host = NodeHandle(_HOST)
+
+
+def node(name: str) -> NodeHandle:
+    """Return a node: ``host``, or a machine's name. Raises NotFound if it is not there."""
+    if name != _HOST:
+        current().guest(name)
+    return NodeHandle(name)
+
+
+def machine(name: str) -> MachineHandle:
+    """Return a machine. Raises NotFound if it is not there."""
+    current().guest(name)
+    return MachineHandle(name)
+
+
+def run(
+    command: str | Sequence[str], on: str = _HOST, container: str = "", timeout_s: float | None = None
+) -> Completed:
+    """Run a shell text or an argument list on a node (a machine is made if it does not exist), or in a container there.
+
+    A status other than 0 is no error here. Raises TimeLimit, NodeLost, NotFound.
+    """
+    session = current()
+    argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
+    streams = {Kind.STDOUT: Captured(CAPTURE_LIMIT_BYTES), Kind.STDERR: Captured(CAPTURE_LIMIT_BYTES)}
+
+    async def start(run: Run) -> Request:
+        place = await session.host() if on == _HOST else (await session.ensure_guest(on)).node
+        if container:
+            return await session.start_on(place, "container.exec", {"name": container, "options": {"argv": argv}}, run)
+        return await session.start_on(place, "exec", {"argv": argv}, run)
+
+    begin_s = time.monotonic()
+    started = session.run(f"node {on}", start)
+    try:
+        answer = follow(started, {kind: stream.add for kind, stream in streams.items()}, timeout_s, lambda: None)
+    except NodeLost as error:
+        raise session.wait(session.explain_loss(on, error)) from None
+    seconds = time.monotonic() - begin_s
+    return Completed(int(answer["status"]), streams[Kind.STDOUT].text(), streams[Kind.STDERR].text(), seconds)
+
+
+def __getattr__(name: str) -> str:
+    """Return `default_node`, the node of a ``%%container`` that names none; asking for it may take a moment."""
+    if name == "default_node":
+        return default_node_name()
+    raise AttributeError(name)

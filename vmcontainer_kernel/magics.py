@@ -1,0 +1,190 @@
+"""The magics: ``%%vm`` and ``%%container`` run cells, ``%vm``, ``%container`` and ``%lab`` look and tidy up.
+
+Parse, call the session, render; nothing else happens here. Heavy libraries are imported by the first use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from .errors import LabError
+from .options import container_arguments, parse, vm_arguments
+
+__all__ = ["load", "unload"]
+
+
+def vm_cell(line: str, cell: str) -> None:
+    """Run this cell with /bin/sh in a virtual machine, made by cloning a template if it does not exist.
+
+    The machine stays: the next %%vm cell finds its files and processes. The interrupt button sends SIGINT to the
+    command and leaves the machine alive; a second press kills the command. %vm lists what else can be done.
+
+        %%vm                        %%vm big --memory 512m --cpus 2         %%vm --out text
+        uname -r                    free -m                                 cat /proc/meminfo
+    """
+    from . import cells
+    from .session import current
+
+    options = parse(_CELLS["vm"], line)
+    cells.require_text(cell)
+    session, name = current(), options.name or cells.DEFAULT_MACHINE
+    if options.explain:
+        from .verbs import explain_machine
+
+        _display(explain_machine(session, name, options))
+        return
+    progress = _progress()
+    _run(options, f"machine {name}", cells.vm_start(session, options, cell, progress.report), progress)
+
+
+def container_cell(line: str, cell: str) -> None:
+    """Run this cell with /bin/sh in a container.
+
+    Without a name the container is made for this cell and removed after it (docker run --rm). With a name it stays,
+    and later cells run inside it (docker exec). --on NODE chooses the kernel that is shared: the host's, or a
+    machine's. --without leaves a wall out, to see what it was good for; --explain shows every step.
+
+        %%container                 %%container web --memory 64m            %%container --on vm
+        echo $$; hostname           httpd -p 8080                           uname -r
+    """
+    from . import cells, verbs
+    from .session import current
+
+    options = parse(_CELLS["container"], line)
+    session = current()
+    progress = _progress()
+    node = verbs.node_finder(session, options.on, progress.report)
+    if options.explain:
+        _display(verbs.explain_container(session, node, options))
+        return
+    if options.name:
+        cells.require_text(cell)
+    where = f"container {options.name}" if options.name else "a container"
+    _run(options, where, cells.container_start(session, options, cell, node), progress)
+
+
+def _run(options: argparse.Namespace, where: str, start: Any, progress: Any) -> None:
+    from . import cells
+    from .session import current
+
+    session, variables = current(), _shell().user_ns
+    if options.bg:
+        background = cells.Background(session, where, start)
+        if options.proc:
+            variables[options.proc] = background
+        return
+    cells.run_cell(session, session.run(where, start), options, variables, progress.show)
+
+
+def _progress() -> Any:
+    from .display import Progress
+
+    return Progress()
+
+
+def vm_line(line: str) -> Any:
+    """Look at machines and change them: %vm VERB [NAME].
+
+    ls                      the machines there are
+    stop | rm NAME          power off and remove (a machine's disk is gone with it)
+    pause | resume NAME     stop the virtual CPUs; let them run on
+    reset NAME              press the reset button
+    logs NAME               the guest's console
+    inspect NAME            everything the hypervisor tells, as a JSON document
+    view NAME               the same as a live picture, with buttons
+    """
+    from . import verbs
+
+    return verbs.run("vm", line, _language())
+
+
+def container_line(line: str) -> Any:
+    """Look at containers and change them: %container VERB [NAME] [--on NODE].
+
+    ls                      the containers of a node
+    stop NAME               end it (SIGTERM, then SIGKILL) and keep it, to look at
+    rm NAME                 end and remove it
+    logs NAME               the last output of what ran in it
+    inspect NAME            configuration, state, image, control groups: a JSON document
+    view [NAME]             a live picture of the node's kernel, with its containers
+    images                  the images there are
+    """
+    from . import verbs
+
+    return verbs.run("container", line, _language())
+
+
+def lab_line(line: str) -> Any:
+    """Everything at once: %lab VERB.
+
+    doctor                  what this computer can do, and why not
+    view                    live pictures of the host's kernel and every machine
+    reset                   end and remove everything this notebook started
+    """
+    from . import verbs
+
+    return verbs.run("lab", line, _language())
+
+
+# -- IPython
+
+
+def _shell() -> Any:
+    from IPython.core.getipython import get_ipython
+
+    return get_ipython()
+
+
+def _language() -> str:
+    return str(_shell().user_ns.get("LAB_LANGUAGE", "en"))
+
+
+def _display(value: Any) -> None:
+    from .display import show
+
+    show(value)
+
+
+def _told(function: Any) -> Any:
+    """Let an error of ours end a magic as itself: its own rendering tells the user what a traceback would hide."""
+
+    def magic(*arguments: str) -> Any:
+        try:
+            return function(*arguments)
+        except LabError as error:
+            raise error.with_traceback(None) from None
+
+    magic.__doc__ = function.__doc__
+    magic.__name__ = function.__name__
+    return magic
+
+
+_CELLS: dict[str, Any] = {
+    "vm": vm_arguments("%%vm")(vm_cell),
+    "container": container_arguments("%%container")(container_cell),
+}
+_LINES = {"vm": vm_line, "container": container_line, "lab": lab_line}
+
+
+def load(ipython: Any) -> None:
+    """Register the magics and the completion of their options; a second time changes nothing."""
+    for name, function in _CELLS.items():
+        ipython.register_magic_function(_told(function), "cell", name)
+    for name, function in _LINES.items():
+        ipython.register_magic_function(_told(function), "line", name)
+    from .completion import match
+
+    if ipython.Completer is not None and match not in ipython.Completer.custom_matchers:
+        ipython.Completer.custom_matchers.append(match)
+
+
+def unload(ipython: Any) -> None:
+    """Remove the magics and end everything this notebook started."""
+    for kind, names in (("cell", _CELLS), ("line", _LINES)):
+        for name in names:
+            ipython.magics_manager.magics[kind].pop(name, None)
+    session = sys.modules.get("vmcontainer_kernel.session")
+    if session is not None:
+        session.end()
