@@ -89,9 +89,13 @@ def load_order(modules: Mapping[str, Module], wanted: Iterable[str], builtin: fr
         if name in order or name in builtin:
             return
         if name not in modules:
-            raise MachineError(f"the kernel has no module {name}", where=" → ".join([*trail, name]))
+            hint = "this distribution's kernel cannot be a guest's; use Debian 12 or 13, or Ubuntu 24.04"
+            raise MachineError(f"the kernel has no module {name}", where=" → ".join([*trail, name]), hint=hint)
         if name in trail:
-            raise MachineError("kernel modules need each other in a circle", where=" → ".join([*trail, name]))
+            hint = "the kernel package is damaged: delete the guests folder of the cache"
+            raise MachineError(
+                "kernel modules need each other in a circle", where=" → ".join([*trail, name]), hint=hint
+            )
         for soft in modules[name].softdeps:
             if soft in modules and soft not in trail:
                 visit(soft, (*trail, name))
