@@ -162,8 +162,8 @@ def _told(function: Any) -> Any:
 
 
 _CELLS: dict[str, Any] = {
-    "vm": vm_arguments("%%vm")(vm_cell),
-    "container": container_arguments("%%container")(container_cell),
+    "vm": vm_arguments("%vm")(vm_cell),
+    "container": container_arguments("%container")(container_cell),
 }
 _LINES = {"vm": vm_line, "container": container_line, "lab": lab_line}
 
