@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import os
 import platform
+import shutil
 import time
 from pathlib import Path
 
@@ -19,8 +20,11 @@ from vmcontainer_kernel.vm.template import clone, ensure_template, find_template
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("standin")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield standin_guest(tmp_path_factory.mktemp("standin"), monkeypatch)
+        yield standin_guest(folder, monkeypatch)
+    # pytest would keep three runs of it: a gigabyte.
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

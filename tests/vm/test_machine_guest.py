@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 import time
 
@@ -15,8 +16,11 @@ from vmcontainer_kernel.vm.guest import ensure_guest, find_guest
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("standin")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield standin_guest(tmp_path_factory.mktemp("standin"), monkeypatch)
+        yield standin_guest(folder, monkeypatch)
+    # pytest would keep three runs of it: a gigabyte.
+    shutil.rmtree(folder)
 
 
 def test_it_is_found_again_in_a_moment(image):
