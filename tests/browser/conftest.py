@@ -36,23 +36,28 @@ CHROMIUM_ARGUMENTS = [
     "--force-color-profile=srgb",
 ]
 
-WHEN_READY = """async () => {
+# The panel is found by its path: a workspace may hold others, and the one in front changes while it is restored.
+PANEL = """
+window.panelOf = (name) => [...window.jupyterapp.shell.widgets("main")].find((one) => one.context?.path === name);
+"""
+WHEN_READY = """async (name) => {
   while (!window.jupyterapp) await new Promise((done) => setTimeout(done, 50));
   await window.jupyterapp.restored;
   let panel;
-  while (!(panel = window.jupyterapp.shell.currentWidget)?.context) await new Promise((done) => setTimeout(done, 50));
+  while (!(panel = window.panelOf(name))) await new Promise((done) => setTimeout(done, 50));
   await panel.context.ready;
   await panel.sessionContext.ready;
   await panel.sessionContext.session.kernel.info;
 }"""
-RUN_CELL = """async (index) => {
-  const notebook = window.jupyterapp.shell.currentWidget.content;
+RUN_CELL = """async ([name, index]) => {
+  const panel = window.panelOf(name), notebook = panel.content;
+  window.jupyterapp.shell.activateById(panel.id);
   notebook.activeCellIndex = index;
   await window.jupyterapp.commands.execute("notebook:run-cell");
   return notebook.widgets[index].model.outputs.toJSON();
 }"""
-EXECUTE = """async (code) => {
-  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+EXECUTE = """async ([name, code]) => {
+  const kernel = window.panelOf(name).sessionContext.session.kernel;
   const future = kernel.requestExecute({ code, store_history: false, stop_on_error: false });
   let text = "";
   future.onIOPub = ({ header, content }) => {
@@ -92,6 +97,9 @@ def _environment(folder: Path) -> dict[str, str]:
     folders |= {"JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces"}
     for path in folders.values():
         path.mkdir(parents=True)
+    quiet = folders["JUPYTERLAB_SETTINGS_DIR"] / "@jupyterlab" / "apputils-extension"
+    quiet.mkdir(parents=True)
+    (quiet / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "JPY", "IPYTHON"))}
     return kept | {name: str(path) for name, path in folders.items()}
 
@@ -174,12 +182,15 @@ class Notebook:
         self.frames.append(payload.encode() if isinstance(payload, str) else payload)
 
     def open(self) -> None:
-        self.page.goto(f"{self.lab.url}/lab/tree/{self.name}?token={self.lab.token}")
-        self.page.evaluate(WHEN_READY)
+        """Open it in a workspace of its own, so that no other test's tabs are restored with it."""
+        self.page.add_init_script(PANEL)
+        workspace = self.name.removesuffix(".ipynb")
+        self.page.goto(f"{self.lab.url}/lab/workspaces/{workspace}/tree/{self.name}?token={self.lab.token}")
+        self.page.evaluate(WHEN_READY, self.name)
 
     def run(self, index: int) -> list[dict[str, Any]]:
         """Run a cell as the user does, and give its outputs as the notebook file will hold them."""
-        outputs: list[dict[str, Any]] = self.page.evaluate(RUN_CELL, index)
+        outputs: list[dict[str, Any]] = self.page.evaluate(RUN_CELL, [self.name, index])
         return outputs
 
     def text(self, index: int) -> str:
@@ -191,7 +202,7 @@ class Notebook:
 
     def ask(self, code: str) -> str:
         """Run code in the notebook's kernel beside its cells; what it printed."""
-        text: str = self.page.evaluate(EXECUTE, code)
+        text: str = self.page.evaluate(EXECUTE, [self.name, code])
         return text.strip()
 
     def eventually(self, code: str, wanted: str, *, timeout_s: float = 10) -> None:
@@ -200,6 +211,10 @@ class Notebook:
         while (answer := self.ask(code)) != wanted:
             assert time.monotonic() < deadline, f"{code} still prints {answer!r}, not {wanted!r}"
             time.sleep(0.1)
+
+    def widen(self) -> None:
+        """Fold the file browser away, for pictures."""
+        self.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
 
     def theme(self, name: str) -> None:
         self.page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", name)

@@ -1,6 +1,7 @@
-"""Live views of a virtual machine and of a Linux kernel: they draw the JSON views of ``docs/architecture.md`` and know nothing else.
+"""Live views of a virtual machine and of a Linux kernel.
 
-`HypervisorView` and `KernelView` are imported when first asked for, so that `static_html` and `static_text` cost no widget library.
+They draw the JSON views of ``docs/architecture.md`` and know nothing else. `HypervisorView` and `KernelView` are
+imported when first asked for, so that `static_html` and `static_text` cost no widget library.
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ function drawButtons(words, model) {
 }
 
 function drawVcpus(words, history) {
-  const { node, body } = table(words.vcpus, [[words.vcpu], [words.thread], [words.state], [words.use, "vmc-wide"], ["%", "vmc-number"], [words.cpu_time, "vmc-number"]]);
+  const { node, body } = table(words.vcpus, [[words.vcpu], [words.thread], [words.state, "vmc-optional"], [words.use, "vmc-wide"], ["%", "vmc-number"], [words.cpu_time, "vmc-number"]]);
   const rows = keyedRows(body, (vcpu) => {
-    const thread = h("span", { class: "vmc-thread" }), state = h("td"), spark = chart(26);
+    const thread = h("span", { class: "vmc-thread" }), state = h("td", { class: "vmc-optional" }), spark = chart(26);
     const percent = h("td", { class: "vmc-number" }), time = h("td", { class: "vmc-number" });
     const name = h("th", { scope: "row", class: "vmc-vcpu" }, h("span", { class: "vmc-chip" }, `${words.vcpu} ${formatCount(vcpu.index)}`));
     const link = s("svg", { class: "vmc-link", viewBox: "0 0 24 10", "aria-hidden": "true" }, s("path", { d: "M0 5 H18 M14 1 L20 5 L14 9" }));
@@ -68,16 +68,16 @@ function drawVcpus(words, history) {
 
 let patterns = 0;
 
-function memoryBar(words, label, parts) {
+function memoryBar(label, parts) {
   const pattern = `vmc-hatch-${Math.random().toString(36).slice(2)}-${patterns++}`;
   const lines = s("path", { d: "M-1 7 L7 -1 M5 9 L9 5", class: "vmc-hatch-line" });
   const hatch = s("pattern", { id: pattern, width: 6, height: 6, patternUnits: "userSpaceOnUse" }, s("rect", { width: 6, height: 6, class: "vmc-hatch-ground" }), lines);
   const rects = parts.map((part) => s("rect", { class: "vmc-bar vmc-bar-" + part, y: 1, height: 16, rx: 2, ...(part === "shared" ? { style: `fill: url(#${pattern})` } : {}) }));
   const mark = s("line", { class: "vmc-mark", y1: 0, y2: 18, visibility: "hidden" });
   const svg = s("svg", { class: "vmc-bars", "aria-hidden": "true" }, s("defs", {}, hatch), ...rects, mark);
-  const value = h("dd", { class: "vmc-amount" });
-  const node = h("div", { class: "vmc-memory-row" }, h("dt", {}, label), svg, value);
-  const update = (sizes, scale, text, marked) => {
+  const value = h("span", { class: "vmc-amount vmc-strong" }), note = h("div", { class: "vmc-note vmc-soft" });
+  const node = h("div", { class: "vmc-memory-row" }, h("div", { class: "vmc-soft" }, label), value, svg, note);
+  const update = (sizes, scale, text, remark = "", marked = null) => {
     let at = 0;
     rects.forEach((rect, i) => {
       const width = isNumber(sizes[i]) ? (100 * sizes[i]) / scale : 0;
@@ -88,24 +88,33 @@ function memoryBar(words, label, parts) {
     setAttribute(mark, "visibility", isNumber(marked) ? "visible" : "hidden");
     if (isNumber(marked)) for (const end of ["x1", "x2"]) setAttribute(mark, end, `${((100 * marked) / scale).toFixed(2)}%`);
     setText(value, text);
+    setText(note, remark);
+    setHidden(note, remark === "");
   };
   return { node, update };
 }
 
+// Which pattern is which: beside the amount, a small piece of the bar itself.
+function legend(word, part) {
+  const amount = h("span", { class: "vmc-amount" });
+  const swatch = s("svg", { class: "vmc-swatch", viewBox: "0 0 12 12", "aria-hidden": "true" }, s("rect", { class: "vmc-bar vmc-bar-" + part, x: 1, y: 1, width: 10, height: 10 }), s("path", { class: "vmc-hatch-line", d: part === "shared" ? "M1 7 L7 1 M5 11 L11 5" : "M0 0" }));
+  return { node: h("span", { class: "vmc-legend" }, swatch, `${word} `, amount), update: (bytes) => setText(amount, formatBytes(bytes)) };
+}
+
 function drawMemory(words) {
-  const given = memoryBar(words, words.memory_given, ["given"]);
-  const used = memoryBar(words, words.memory_used, ["used"]);
-  const resident = memoryBar(words, words.memory_resident, ["private", "shared"]);
-  const node = h("dl", { class: "vmc-memory" }, given.node, used.node, resident.node);
+  const given = memoryBar(words.memory_given, ["given"]), used = memoryBar(words.memory_used, ["used"]);
+  const resident = memoryBar(words.memory_resident, ["private", "shared"]);
+  const parts = [legend(words.private, "private"), legend(words.shared, "shared")];
+  const node = h("div", { class: "vmc-memory" }, given.node, used.node, resident.node, h("div", { class: "vmc-memory-row" }, h("div", { class: "vmc-legends" }, ...parts.map((part) => part.node))));
   const update = (memory, missing) => {
     const scale = Math.max(memory.given_bytes || 0, memory.resident_bytes || 0, 1);
     const balloon = isNumber(memory.balloon_bytes) && memory.balloon_bytes < memory.given_bytes ? memory.balloon_bytes : null;
-    const note = balloon === null ? "" : ` · ${words.balloon} ${formatBytes(balloon)}`;
-    given.update([memory.given_bytes], scale, formatBytes(memory.given_bytes) + note, balloon);
-    const why = missing["memory.guest_used_bytes"];
-    used.update([memory.guest_used_bytes], scale, isNumber(memory.guest_used_bytes) ? formatBytes(memory.guest_used_bytes) : words.not_known + (why ? `: ${visible(why, 120)}` : ""));
-    const parts = `${words.private} ${formatBytes(memory.private_bytes)} + ${words.shared} ${formatBytes(memory.shared_bytes)}`;
-    resident.update([memory.private_bytes, memory.shared_bytes], scale, `${formatBytes(memory.resident_bytes)} = ${parts}`);
+    given.update([memory.given_bytes], scale, formatBytes(memory.given_bytes), balloon === null ? "" : `${words.balloon} ${formatBytes(balloon)}`, balloon);
+    const known = isNumber(memory.guest_used_bytes);
+    used.update([memory.guest_used_bytes], scale, known ? formatBytes(memory.guest_used_bytes) : words.not_known, known ? "" : visible(missing["memory.guest_used_bytes"], 160));
+    resident.update([memory.private_bytes, memory.shared_bytes], scale, formatBytes(memory.resident_bytes));
+    parts[0].update(memory.private_bytes);
+    parts[1].update(memory.shared_bytes);
   };
   return { node, update };
 }

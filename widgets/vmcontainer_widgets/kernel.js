@@ -63,17 +63,19 @@ function drawNamespaces(words) {
     node.tHead.rows[0].cells[i + 1].append(h("div", { class: "vmc-soft" }, words["ns_" + name]));
   });
   const rows = keyedRows(body, () => {
-    const name = foreign("vmc-strong"), more = h("span", { class: "vmc-soft" }), mark = badge();
+    const name = foreign("vmc-strong"), more = h("span", { class: "vmc-soft" }), mark = badge(), role = h("span", { class: "vmc-role" });
     const cells = NAMESPACES.map(() => {
       const shape = badge(), id = h("span", { class: "vmc-inode" }), spoken = h("span", { class: "vmc-spoken" });
       return { shape, id, spoken, node: h("td", { class: "vmc-center" }, shape.node, id, spoken) };
     });
-    const head = h("th", { scope: "row" }, h("span", { class: "vmc-who" }, mark.node, name, more));
+    const head = h("th", { scope: "row" }, h("span", { class: "vmc-who" }, mark.node, name, role, more));
     const row = h("tr", {}, head, ...cells.map((cell) => cell.node));
     const update = (now, all, place) => {
       mark.update(place.get(now));
       setText(name, rowName(now));
-      setText(more, now.count > 1 ? " " + put(words.and_more, { count: now.count - 1 }) : "");
+      setText(role, now.container ? "" : words.roles[now.first.role] ?? "");
+      setHidden(role, role.shownText === "");
+      setText(more, now.count > 1 ? put(words.and_more, { count: now.count - 1 }) : "");
       cells.forEach((cell, column) => updateCell(cell, now, column, all));
     };
     return { node: row, update };
@@ -112,7 +114,7 @@ function asTree(processes) {
 
 function processRow(words) {
   const pid = h("td", { class: "vmc-number vmc-pid" }), badges = h("span", { class: "vmc-inside" }), mark = badge();
-  const command = foreign(), role = h("span", { class: "vmc-role" }), name = foreign("vmc-strong");
+  const command = foreign("vmc-optional"), role = h("span", { class: "vmc-role" }), name = foreign("vmc-strong");
   const state = h("td", { class: "vmc-optional" }), user = h("td", { class: "vmc-number vmc-optional" });
   const time = h("td", { class: "vmc-number" }), memory = h("td", { class: "vmc-number" });
   const what = h("td", { class: "vmc-what vmc-wide" }, name, role, command);
@@ -222,7 +224,7 @@ function containerCard(words, history) {
     const speeds = history.counter(`${key} cpu`, ran.usage_s), speed = speeds[speeds.length - 1] ?? null;
     cpu.update({
       samples: speeds, value: speed, limitValue: ran.limit_cpus,
-      text: `${formatPercent(speed)} · ${formatSeconds(ran.usage_s)}`, limitText: limited(words, ran.limit_cpus, `${ran.limit_cpus} ${words.cpus_limit}`),
+      text: `${formatPercent(speed)} · ${formatSeconds(ran.usage_s)}`, limitText: limited(words, ran.limit_cpus, `${ran.limit_cpus} CPU`),
       alarmText: warned(words.throttled, ran.throttled_s, formatSeconds(ran.throttled_s)),
     });
     pids.update({

@@ -222,7 +222,7 @@ function mount({ model, el }, draw) {
     const drawn = draw(body, words, (text) => setText(spoken, text), model, histories.get(model), root);
     el.replaceChildren(root);
     update = () => {
-      const observed = model.get("document") ?? {}, failure = visible(model.get("failure"), 2000);
+      const observed = model.get("document") ?? {}, failure = String(model.get("failure") ?? "").split("\n").map((line) => visible(line)).join("\n");
       setText(alert, failure);
       setHidden(waiting, "kind" in observed);
       setHidden(body, !("kind" in observed));
