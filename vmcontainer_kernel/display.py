@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -64,25 +65,32 @@ def steps_table(steps: Sequence[dict[str, str]]) -> Table:
 
 
 class Progress:
-    """Long work, told in lines on standard error: phase, and how long a phase of its kind takes.
+    """Long work, told in lines on standard error: each new phase, and how long the work will still take.
 
     `report` may be called from any thread; `show` prints, in the main thread only (a line printed elsewhere lands in
-    whatever cell is newest). Nothing is printed for work that is over within `patience_s`.
+    whatever cell is newest). Nothing is printed for work that is over within `patience_s`. The estimate is what the
+    part that is done took, carried on; it is left out as long as there is too little to carry on.
     """
 
     def __init__(self, patience_s: float = 0.7) -> None:
         self._patience_s = patience_s
-        self._begin_s = time.monotonic()
-        self._phase = ""
+        self._begin_s = self._work_s = time.monotonic()
+        self._phase, self._fraction = "", 0.0
         self._shown = ""
 
     def report(self, phase: str, fraction: float) -> None:
-        """Take note of a phase; `fraction` is the part of the whole work that is done."""
-        self._phase = f"{phase} ({fraction:.0%})"
+        """Take note of a phase; `fraction` is the part of the work that is done. A lower one than before is new work."""
+        if fraction < self._fraction:
+            self._work_s = time.monotonic()
+        self._phase, self._fraction = phase, fraction
 
     def show(self) -> None:
         """Print the phase if it is a new one."""
-        passed_s = time.monotonic() - self._begin_s
-        if self._phase != self._shown and passed_s > self._patience_s:
-            self._shown = self._phase
-            print(f"[lab] {passed_s:4.1f} s  {self._phase}", file=sys.stderr, flush=True)
+        now_s = time.monotonic()
+        if self._phase == self._shown or now_s - self._begin_s < self._patience_s:
+            return
+        self._shown = self._phase
+        left = ""
+        if self._fraction > 0.1:
+            left = f", about {(now_s - self._work_s) * (1 / self._fraction - 1) + 1:.0f} s left"
+        print(f"[lab] {now_s - self._begin_s:4.1f} s  {self._phase}{left}", file=sys.stderr, flush=True)

@@ -98,6 +98,7 @@ class Session:
                     raise UserError("this notebook's session has ended", hint="restart the kernel")
                 self.guests.clear()
                 self.containers.clear()
+                await asyncio.to_thread(_ensure_container_image)
                 self._host = await HostAgent.launch(run_dir() / self.id, cache_dir("images"))
             return self._host.node
 
@@ -160,9 +161,9 @@ class Session:
         config = await self.config(name, memory_bytes, cpus, report)
         host = await self.host()
         folder = self.folder
-        report("template", 0.0)
+        report("booting a machine once, to save it as a template (usually 4 to 6 s)", 0.0)
         template = await ensure_template(config, host, folder, self._settle)
-        report("clone", 0.9)
+        report("waking a clone of the template", 0.9)
         machine = await clone(template, name, host, folder)
         return await self._adopt(machine, started_s)
 
@@ -331,6 +332,16 @@ class Session:
         if self._host:
             with contextlib.suppress(OSError):
                 os.close(self._host.node.fileno())
+
+
+def _ensure_container_image() -> None:
+    """Build the image that a cell without ``--image`` runs, if the store is empty; a second is enough for it."""
+    from .container.images import Store, build_busybox
+
+    store = Store(cache_dir("images"))
+    if not store.names():
+        with contextlib.suppress(LabError):  # no busybox here: the cell that needs the image says so
+            build_busybox(store)
 
 
 def _identity(machine: Machine) -> dict[str, Any]:
