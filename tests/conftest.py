@@ -19,7 +19,12 @@ examined = functools.cache(doctor.check)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a marker that names no check: it would skip nothing, or everything."""
+    """Refuse a marker that names no check, and put the tests in a browser last.
+
+    Playwright's synchronous interface leaves an event loop running in this thread until the end, so that no
+    ``asyncio.run`` is possible after it.
+    """
+    items.sort(key=lambda item: "browser" in item.path.parts)
     for item in items:
         unknown = set(needed(item)) - set(doctor.NAMES)
         if unknown:
@@ -66,7 +71,7 @@ class SkipGuard:
     def forbidden(self) -> list[tuple[str, str]]:
         return forbidden_skips(self.skips, allowed_skips(ALLOWED_SKIPS.read_text()))
 
-    # trylast: pytest's own terminal summary is written in another wrapper of this hook, after which the status is read
+    # First of all, as the terminal's summary, written in a wrapper of this hook, shows the status that is set here.
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.forbidden() and session.exitstatus == pytest.ExitCode.OK:
