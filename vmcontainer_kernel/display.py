@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -79,7 +78,7 @@ class Progress:
         self._shown = ""
 
     def report(self, phase: str, fraction: float) -> None:
-        """Take note of a phase; `fraction` is the part of the work that is done. A lower one than before is new work."""
+        """Take note of a phase; `fraction` is the part of the work that is done. A lower one begins new work."""
         if fraction < self._fraction:
             self._work_s = time.monotonic()
         self._phase, self._fraction = phase, fraction

@@ -111,7 +111,7 @@ def parse(magic: Any, line: str) -> argparse.Namespace:
         raise UserError(message, hint=f"{_title(parser)}? lists the options")
 
     parser.error = refuse
-    options: argparse.Namespace = ipython.parse_argstring(magic, line)  # type: ignore[no-untyped-call]
+    options: argparse.Namespace = ipython.parse_argstring(magic, line)
     if options.name and options.name_option and options.name != options.name_option:
         raise UserError(f"two names: {options.name} and {options.name_option}")
     options.name = options.name or options.name_option
