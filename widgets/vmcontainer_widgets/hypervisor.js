@@ -18,10 +18,10 @@ function drawStatus(words) {
   const shape = icon(OTHER_STATUS[1]), text = h("span");
   const node = h("span", { class: "vmc-status" }, shape, text);
   const update = (status) => {
-    const [tone, d] = STATUS_SHAPES[status] ?? OTHER_STATUS;
+    const [tone, d] = lookup(STATUS_SHAPES, status) ?? OTHER_STATUS;
     setAttribute(node, "data-tone", tone);
     setAttribute(shape.firstChild, "d", d);
-    setText(text, words.status[status] ?? visible(status, 40));
+    setText(text, lookup(words.status, status) ?? visible(status, 40));
   };
   return { node, update };
 }
@@ -56,7 +56,7 @@ function drawVcpus(words, history) {
     const update = (now) => {
       const samples = history.counter(`vcpu ${now.index}`, now.cpu_s);
       setText(thread, formatCount(now.thread_id));
-      setText(state, words.states[now.state] ?? visible(now.state, 12));
+      setText(state, lookup(words.states, now.state) ?? visible(now.state, 12));
       setText(percent, formatPercent(samples[samples.length - 1]));
       setText(time, formatSeconds(now.cpu_s));
       spark.update(samples, 1);
@@ -156,7 +156,7 @@ const drawEvents = (words) =>
   plainTable(
     words.events,
     [[words.time, "vmc-mono"], [words.event, "vmc-strong"], [words.meaning, "vmc-soft"]],
-    (event) => [formatMoment(event.time_s), visible(event.name, 40), [words.meanings[event.name], visible(event.detail, 120)].filter(Boolean).join(": ")],
+    (event) => [formatMoment(event.time_s), visible(event.name, 40), [lookup(words.meanings, event.name), visible(event.detail, 120)].filter(Boolean).join(": ")],
     (event) => `${event.time_s} ${event.name}`,
   );
 
@@ -205,13 +205,13 @@ function drawHypervisor(body, words, say, model, history, root) {
     setText(caption, put(words.process_box, { version: visible(view.qemu?.version, 30), pid: formatCount(view.qemu?.pid) }));
     setAttribute(box, "aria-label", caption.textContent);
     setAttribute(root, "aria-label", `${words.machine} ${visible(view.machine, 60)}`);
-    vcpus.update(list(view.vcpus));
+    vcpus.update(objects(view.vcpus));
     memory.update(view.memory ?? {}, view.missing ?? {});
-    devices.update(list(view.devices));
-    blocks.update(list(view.blocks));
-    events.update(list(view.events).slice(-12).reverse());
+    devices.update(objects(view.devices));
+    blocks.update(objects(view.blocks));
+    events.update(objects(view.events).slice(-12).reverse());
     setText(command, visible(list(view.qemu?.command).join(" "), 6000));
-    const status = words.status[view.status] ?? visible(view.status, 40);
+    const status = lookup(words.status, view.status) ?? visible(view.status, 40);
     if (spokenStatus !== null && spokenStatus !== status) say(put(words.machine_is, { name: visible(view.machine, 60), status }));
     spokenStatus = status;
   };

@@ -73,7 +73,7 @@ function drawNamespaces(words) {
     const update = (now, all, place) => {
       mark.update(place.get(now));
       setText(name, rowName(now));
-      setText(role, now.container ? "" : words.roles[now.first.role] ?? "");
+      setText(role, now.container ? "" : lookup(words.roles, now.first.role) ?? "");
       setHidden(role, role.shownText === "");
       setText(more, now.count > 1 ? put(words.and_more, { count: now.count - 1 }) : "");
       cells.forEach((cell, column) => updateCell(cell, now, column, all));
@@ -127,11 +127,11 @@ function processRow(words) {
     if (inner.length) mark.update(owner(process));
     setText(badges, inner.join(" → "));
     setText(name, visible(process.comm, 40));
-    setText(role, words.roles[process.role] && process.role !== "container" ? words.roles[process.role] : "");
+    setText(role, lookup(words.roles, process.role) && process.role !== "container" ? lookup(words.roles, process.role) : "");
     setHidden(role, role.shownText === "");
     setText(command, visible(process.command, 160));
     setAttribute(what, "style", `--depth: ${depth}`);
-    setText(state, words.states[process.state] ?? visible(process.state, 12));
+    setText(state, lookup(words.states, process.state) ?? visible(process.state, 12));
     setText(user, formatCount(process.uid));
     setText(time, formatSeconds(process.cpu_s));
     setText(memory, formatBytes(process.rss_bytes));
@@ -214,7 +214,7 @@ function containerCard(words, history) {
     const key = String(now.id ?? now.name), used = now.memory ?? {}, ran = now.cpu ?? {}, count = now.pids ?? {};
     setText(name, visible(now.name, 60));
     setText(image, visible(now.image, 60));
-    setText(status, words.status[now.status] ?? visible(now.status, 30));
+    setText(status, lookup(words.status, now.status) ?? visible(now.status, 30));
     setAttribute(status, "data-tone", now.status === "running" ? "good" : "off");
     memory.update({
       samples: history.level(`${key} memory`, used.usage_bytes), value: used.usage_bytes, limitValue: used.limit_bytes,
@@ -265,7 +265,7 @@ function drawKernelHead(words) {
 function speaker(words, say) {
   let before = null;
   return (containers) => {
-    const now = new Map(containers.map((c) => [visible(c.name, 60), words.status[c.status] ?? visible(c.status, 30)]));
+    const now = new Map(containers.map((c) => [visible(c.name, 60), lookup(words.status, c.status) ?? visible(c.status, 30)]));
     const changes = [];
     for (const [name, status] of now) if (before && before.get(name) !== status) changes.push(put(words.container_is, { name, status }));
     for (const name of before?.keys() ?? []) if (!now.has(name)) changes.push(put(words.container_gone, { name }));
@@ -280,14 +280,14 @@ function drawKernel(body, words, say, model, history, root) {
   const processes = drawProcesses(words, () => latest && show(latest)), containers = drawContainers(words, history);
   body.append(head.node, heading(words.cgroups), containers.node, heading(words.processes), processes.node, heading(words.namespaces), namespaces.node);
   const show = (view) => {
-    const all = namespaceRows(list(view.processes).filter((process) => process.role !== "process" || process.container));
+    const all = namespaceRows(objects(view.processes).filter((process) => process.role !== "process" || process.container));
     const owners = new Map(all.flatMap((row) => (row.ids[0] === null ? [] : [[row.ids[0], row.owners[0]]])));
     head.update(view);
     setAttribute(root, "aria-label", `${words.kernel} ${visible(view.kernel?.release, 60)}, ${words.of_node} ${visible(view.node, 60)}`);
-    containers.update(list(view.containers));
-    processes.update(list(view.processes), (process) => owners.get(process.namespaces?.pid) ?? 0);
+    containers.update(objects(view.containers));
+    processes.update(objects(view.processes), (process) => owners.get(process.namespaces?.pid) ?? 0);
     namespaces.update(all);
-    speak(list(view.containers));
+    speak(objects(view.containers));
   };
   return (view) => {
     latest = view;

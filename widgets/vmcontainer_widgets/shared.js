@@ -88,6 +88,8 @@ const formatPercent = (share) => (isNumber(share) ? `${Math.round(share * 100)} 
 const formatCount = (count) => (isNumber(count) ? String(count) : "—");
 const put = (text, values) => text.replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 const list = (value) => (Array.isArray(value) ? value : []);
+const objects = (value) => list(value).filter((item) => item !== null && typeof item === "object");
+const lookup = (map, key) => (Object.hasOwn(map, String(key)) ? map[key] : undefined);
 
 // Foreign words (names, commands) are isolated, so that right-to-left text cannot reorder the line around it.
 const foreign = (className = "") => h("bdi", { class: "vmc-foreign " + className });
@@ -213,7 +215,7 @@ function mount({ model, el }, draw) {
   if (!histories.has(model)) histories.set(model, new History());
   let update = () => {}, frame = 0;
   const build = () => {
-    const words = LABELS[model.get("language")] ?? LABELS.en;
+    const words = lookup(LABELS, model.get("language")) ?? LABELS.en;
     const alert = h("div", { class: "vmc-failure", role: "alert" });
     const spoken = h("div", { class: "vmc-spoken", role: "status", "aria-live": "polite" });
     const waiting = h("div", { class: "vmc-waiting" }, words.waiting);
