@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -72,7 +73,8 @@ class Progress:
     """
 
     def __init__(self, patience_s: float = 0.7) -> None:
-        self._patience_s = patience_s
+        # The course is tested by comparing outputs: there a slow computer must not add lines.
+        self._patience_s = float(os.environ.get("VMCONTAINER_PATIENCE_S", patience_s))
         self._begin_s = self._work_s = time.monotonic()
         self._phase, self._fraction = "", 0.0
         self._shown = ""

@@ -359,7 +359,8 @@ def _inactive_bytes(folder: Path) -> int:
 def _disk() -> Finding:
     place = cache_dir()
     free_bytes = shutil.disk_usage(place).free
-    reason = f"{_mib(free_bytes)} free at {place}"
+    shown = str(place).replace(str(Path.home()), "~", 1)  # a stored notebook tells nobody where its author lives
+    reason = f"{_mib(free_bytes)} free at {shown}"
     hint = "free some, or set VMCONTAINER_CACHE to a folder on another disk"
     if not os.access(place, os.W_OK):
         return Finding("no", f"this user may not write to {place}", "set VMCONTAINER_CACHE to a folder of your own")
