@@ -125,7 +125,7 @@ def test_check_finds_changed_prose_until_it_is_translated(course):
 
 @pytest.mark.parametrize("language", build.LANGUAGES)
 def test_check_finds_a_notebook_that_was_edited_by_hand(course, language):
-    _replace(build.notebook_path("01-welcome", language), "hello from", "goodbye from")
+    _replace(build.notebook_path("01-welcome", language), 'echo \\"hello from', 'echo \\"goodbye from')
     assert f"{language}: cell " in _problems()
 
 
@@ -158,25 +158,49 @@ def test_blocks_do_not_split_a_fence():
 # ── running the lessons ──────────────────────────────────────────────────────────────────────────────────────────
 
 
+BOOT_SIZES = """
+from vmcontainer_kernel.session import current
+for name, memory_bytes in (("vm", None), ("big", 512 << 20)):
+    current().wait(current().ensure_guest(name, memory_bytes=memory_bytes))
+current().close()
+"""
+
+
+@pytest.fixture(scope="module")
+def templates():
+    """Boot the sizes of machine that the lessons use, so that a lesson's time is not that of a first boot."""
+    subprocess.run([sys.executable, "-c", BOOT_SIZES], check=True, timeout=300)
+
+
 @pytest.fixture
-def run_folder(tmp_path, monkeypatch):
+def run_folder(tmp_path, monkeypatch, templates):
     """A run folder of this test's own, so that what a lesson leaves behind can be told from what others are doing."""
     folder = tmp_path / "run"
     folder.mkdir()
+    orphaned_before = _orphaned_cgroups()
     monkeypatch.setenv("VMCONTAINER_RUN", str(folder))
+    for name, value in build.QUIET.items():
+        monkeypatch.setenv(name, value)
     yield folder
     deadline = time.monotonic() + GONE_WITHIN_S
-    while (left := _left_behind(folder)) and time.monotonic() < deadline:
+    while (left := _left_behind(folder, orphaned_before)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
 
 
-def _left_behind(folder):
-    """Name the processes, cgroups, mounts and files of the sessions whose run folder this is."""
+def _left_behind(folder, orphaned_before=frozenset()):
+    """Name the processes, mounts and files of the sessions whose run folder this is, and cgroups that lost theirs."""
     left = [f"process {process.name} {_read(process / 'cmdline')}" for process in _processes_of(folder)]
     left += [f"file {path}" for path in folder.rglob("*")]
     left += [f"mount {line}" for line in _read(Path("/proc/self/mounts")).splitlines() if str(folder) in line]
-    return left
+    return left + [f"cgroup {path}" for path in _orphaned_cgroups() - orphaned_before]
+
+
+def _orphaned_cgroups():
+    """Return the cgroups of sessions (named sPID-…) whose notebook process is gone."""
+    root = Path("/sys/fs/cgroup")
+    groups = [*root.glob("vmcontainer/s*"), *root.glob("*/vmcontainer/s*")]
+    return {path for path in groups if not Path("/proc", path.name[1:].partition("-")[0]).exists()}
 
 
 def _processes_of(folder):
@@ -190,6 +214,15 @@ def _read(path):
         return path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+def test_what_is_left_behind_is_noticed(tmp_path):
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "VMCONTAINER_RUN": str(tmp_path)}
+    with subprocess.Popen(["sleep", "60"], env=environment) as sleeper:
+        left = _left_behind(tmp_path)
+        sleeper.kill()
+    assert [line.partition(" ")[0] for line in left] == ["process", "file"]
 
 
 @pytest.mark.parametrize("language", build.LANGUAGES)
