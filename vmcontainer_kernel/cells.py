@@ -170,6 +170,7 @@ def follow(
         except KeyboardInterrupt:
             print(f"[{run.name}] {run.interrupt()}", file=sys.stderr, flush=True)
     if run.answer.cancelled():
+        limit.raise_if_passed()
         raise CommandFailed("interrupted before the command had started", status=130)
     answer = run.answer.result()
     limit.raise_if_passed()

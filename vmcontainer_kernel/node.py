@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,6 +77,7 @@ class Request:
             self._finish(from_json(parse_json(frame.payload)))
 
     def _finish(self, outcome: dict[str, Any] | LabError) -> None:
+        self._stdin_room.set()  # who feeds it need not go on
         if self.done.done():
             return
         if isinstance(outcome, LabError):
@@ -110,7 +112,6 @@ class Request:
     def lose(self, error: NodeLost) -> None:
         """The stream is gone."""
         self._finish(error)
-        self._stdin_room.set()
 
 
 class Node:
@@ -209,7 +210,11 @@ class Node:
                 started.set_result(int(event["pid"]))
 
         request = self.start("spawn", {"argv": list(argv), "log": str(log)}, on_event=note, fds=fds)
-        await asyncio.wait((started, request.done), return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait((started, request.done), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self.kill(request)
+            raise
         if not started.done():
             await request.done  # raises why it did not start
         return Spawned(self, request, started.result())
@@ -217,6 +222,11 @@ class Node:
     async def signal(self, request: Request, number: int) -> bool:
         """Send a signal to a request's process group; False if it had ended."""
         return bool((await self.call("signal", request=request.number, signal=number))["sent"])
+
+    def kill(self, request: Request) -> None:
+        """Have a request's processes killed, without waiting for an answer."""
+        if not self.lost.is_set():
+            self.start("signal", {"request": request.number, "signal": signal.SIGKILL})
 
     # -- the stream
 
@@ -285,15 +295,16 @@ class Node:
         if request:
             request.take(frame)
             if request.done.done():
-                del self._requests[frame.request]
+                self._requests.pop(frame.request, None)
 
     def _lose(self, reason: str) -> None:
         self._reason = reason
         self.close()
 
-    def fileno(self) -> int:
-        """Return the stream's descriptor."""
-        return self._stream.fileno()
+    def let_go(self) -> None:
+        """In a forked child: close its copy of the stream, and touch nothing that it shares with its parent."""
+        self.lost.set()
+        self._stream.close()
 
     def detach(self) -> None:
         """Let go of the stream without closing it; it belongs to the machine."""
@@ -352,27 +363,25 @@ class HostAgent:
         package = str(Path(vmcontainer_kernel.__file__).parent.parent)
         # -S: without site-packages, as in a guest; -P: what lies in the notebook's folder is not imported by us.
         command = [sys.executable, "-S", "-P", "-m", "vmcontainer_kernel.agent"]
-        log = folder.parent / f"{folder.name}.log"
-        with theirs, open(log, "wb") as stderr:
-            process = subprocess.Popen(
-                [*command, "--fd", str(theirs.fileno()), "--run", str(folder), "--images", str(images)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": package},
-            )
-        node = Node("host", ours)
-        try:
-            await node.connect(timeout_s)
-        except NodeLost as error:
-            node.close()
-            raise NodeError(
-                "the supervisor did not start", where=log.read_text(errors="replace")[-2000:], hint="vmcontainer doctor"
-            ) from error
-        finally:
-            log.unlink(missing_ok=True)
+        with tempfile.TemporaryFile() as stderr:
+            with theirs:
+                process = subprocess.Popen(
+                    [*command, "--fd", str(theirs.fileno()), "--run", str(folder), "--images", str(images)],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=stderr,
+                    stderr=stderr,
+                    start_new_session=True,
+                    env={**os.environ, "PYTHONPATH": package},
+                )
+            node = Node("host", ours)
+            try:
+                await node.connect(timeout_s)
+            except NodeLost as error:
+                node.close()
+                stderr.seek(0)
+                where = stderr.read().decode(errors="replace")[-2000:]
+                raise NodeError("the supervisor did not start", where=where, hint="vmcontainer doctor") from error
         return cls(process, node, folder)
 
     async def close(self, patience_s: float = 15.0) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .errors import HostError
+
 __all__ = ["cache_dir", "run_dir"]
 
 
@@ -19,7 +21,11 @@ def cache_dir(name: str = "") -> Path:
     if not base:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "vmcontainer")
     path = Path(base, name)
-    path.mkdir(parents=True, exist_ok=True, mode=0o755)
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o755)
+    except OSError as error:
+        hint = "set VMCONTAINER_CACHE to a folder that you can write"
+        raise HostError(f"the cache folder {path} cannot be made: {error.strerror}", hint=hint) from error
     return path
 
 
@@ -31,7 +37,11 @@ def run_dir() -> Path:
     elif not base and os.environ.get("XDG_RUNTIME_DIR"):
         base = f"{os.environ['XDG_RUNTIME_DIR']}/vmcontainer"
     path = Path(base or f"/tmp/vmcontainer-{os.geteuid()}")
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    hint = "set VMCONTAINER_RUN to a folder of your own"
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise HostError(f"the run folder {path} cannot be made: {error.strerror}", hint=hint) from error
     if path.stat().st_uid != os.geteuid():
-        raise PermissionError(f"{path} belongs to another user; set VMCONTAINER_RUN to a folder of your own")
+        raise HostError(f"the run folder {path} belongs to another user", hint=hint)
     return path

@@ -87,7 +87,11 @@ class Run:
 
     async def _go(self, start: Start) -> dict[str, Any]:
         self._request = await start(self)
-        return await self._request.done
+        try:
+            return await self._request.done
+        except asyncio.CancelledError:  # given up: nobody would read what it writes
+            self._request.node.kill(self._request)
+            raise
 
     # -- called on the event loop
 
@@ -156,7 +160,9 @@ class Run:
         return "SIGKILL sent"
 
     def terminate(self) -> None:
-        """Send SIGTERM."""
+        """Send SIGTERM, or give up what has not started."""
+        if self._request is None:
+            self.answer.cancel()
         self.send(signal.SIGTERM)
 
     def kill(self) -> None:

@@ -270,7 +270,11 @@ class Session:
         """
         made_with = self.containers.get((node.name, name))
         if made_with is None:
-            await node.call("container.run", name=name, options={**options, "argv": list(HOLD)}, detach=True)
+            try:
+                await node.call("container.run", name=name, options={**options, "argv": list(HOLD)}, detach=True)
+            except asyncio.CancelledError:  # an agent carries out requests in order: it may be there by then
+                node.start("container.remove", {"name": name, "force": True})
+                raise
             self.containers[node.name, name] = options
         elif any(made_with.get(key) != value for key, value in options.items()):
             raise UserError(
@@ -329,9 +333,8 @@ class Session:
     def _forget(self) -> None:
         """In a forked child: let go of the supervisor's socket, or its end of file would wait for this child."""
         self._closed = True
-        if self._host:
-            with contextlib.suppress(OSError):
-                os.close(self._host.node.fileno())
+        if self._host and not self._host.node.lost.is_set():
+            self._host.node.let_go()
 
 
 def _ensure_container_image() -> None:

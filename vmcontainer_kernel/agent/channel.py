@@ -29,6 +29,7 @@ class Channel:
         self._socket = socket.socket(fileno=fd) if passes_fds else None
         self._decoder = Decoder()
         self._queue: deque[memoryview] = deque()
+        self._half_sent = False
         self.fds: deque[int] = deque()  # received, not yet claimed by a CALL
 
     def read(self) -> Iterator[Frame] | None:
@@ -73,10 +74,11 @@ class Channel:
                     raise
                 self._queue.clear()
                 return
-            if count == len(head):
-                self._queue.popleft()
-            else:
+            self._half_sent = count < len(head)
+            if self._half_sent:
                 self._queue[0] = head[count:]
+            else:
+                self._queue.popleft()
 
     @property
     def blocked(self) -> bool:
@@ -84,5 +86,6 @@ class Channel:
         return bool(self._queue)
 
     def restart(self) -> None:
-        """Forget half-read frames and unsent answers: the peer began anew with HELLO."""
-        self._queue.clear()
+        """Forget unsent answers: the peer began anew with HELLO. A frame that is half sent goes out whole."""
+        while len(self._queue) > (1 if self._half_sent else 0):
+            self._queue.pop()

@@ -11,11 +11,13 @@ import contextlib
 import os
 import selectors
 import signal
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 from .. import __version__
-from ..errors import LabError, NodeError, UserError, to_json
+from ..errors import LabError, NodeError, ProtocolError, UserError, to_json
 from .channel import Channel
 from .jobs import Job
 from .protocol import PROTOCOL, Frame, Kind, check_hello, encode_json, get_str, parse_credit, parse_json
@@ -52,6 +54,7 @@ class Server:
         self.running = True
         self._selector = selectors.DefaultSelector()
         self._watched: dict[int, int] = {}
+        self._limits_due_s = 0.0
         self._wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -74,7 +77,7 @@ class Server:
             self._check_limits()
 
     def _patience_s(self) -> float | None:
-        return _LIMIT_CHECK_S if any(job.subject and not job.detach for job in self.jobs.values()) else None
+        return _LIMIT_CHECK_S if any(job.watches and not job.detach for job in self.jobs.values()) else None
 
     def _watch(self, fd: int, callback: Callable[[int], None], *, read: bool = True, write: bool = False) -> None:
         """Watch `fd` for what is wanted now; epoll_ctl(2) only when that changed."""
@@ -102,8 +105,12 @@ class Server:
         if frames is None:
             self.running = self.lost()
             return
-        for frame in frames:
-            self._take(frame)
+        try:
+            for frame in frames:
+                self._take(frame)
+        except ProtocolError as error:  # where the next frame begins is unknown: an end that says why
+            print(f"agent: {error}", file=sys.stderr, flush=True)
+            self.running = False
 
     def lost(self) -> bool:
         """The channel ended; return whether to go on. A guest overrides this to wait for its host."""
@@ -233,6 +240,9 @@ class Server:
             self.on_finished(job)
 
     def _check_limits(self) -> None:
+        if time.monotonic() < self._limits_due_s:
+            return
+        self._limits_due_s = time.monotonic() + _LIMIT_CHECK_S
         for job in self.jobs.values():
             if job.watches and not job.detach:
                 job.note_limits(self.limits_of(job))

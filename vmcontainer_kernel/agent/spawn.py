@@ -52,14 +52,12 @@ def _child(report_fd: int, body: Callable[[], None]) -> None:
     try:
         report_fd = linux.duplicate(report_fd, _SAFE_FD)
         body()
+    except NodeError as error:
+        _report(report_fd, error)
     except FileNotFoundError as error:
         status = 127
-        _report(
-            report_fd,
-            NodeError(
-                f"there is no program '{os.fsdecode(error.filename)}' on this node", hint="check the name and PATH"
-            ),
-        )
+        name = os.fsdecode(error.filename)
+        _report(report_fd, NodeError(f"there is no program '{name}' on this node", hint="check the name and PATH"))
     except BaseException as error:
         _report(report_fd, NodeError(f"the program did not start: {error}"))
     finally:
@@ -84,23 +82,41 @@ def _exec(command: Command, stdio: tuple[int, int, int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)  # Python and the agent ignore some; exec(2) would pass that on
-    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # the second net, if the agent itself is killed
-    os.chdir(command.cwd)
     _become(command.user)
+    _enter(command.cwd)
+    # The second net, if the agent itself is killed. A change of ids clears it: prctl(2), PR_SET_PDEATHSIG.
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     os.execvpe(command.argv[0], list(command.argv), dict(command.env))
+
+
+def _enter(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise NodeError(f"the folder {folder} cannot be entered: {error.strerror}", hint="see --workdir") from error
 
 
 def _become(user: str) -> None:
     if not user:
         return
     name, _, group = user.partition(":")
-    if name.isdigit():
-        uid, gid = int(name), int(group or name)
-    else:
-        import pwd
+    try:
+        uid, gid = _ids(name, group)
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+    except (KeyError, ValueError):
+        hint = "write a name of its /etc/passwd, or UID[:GID]"
+        raise NodeError(f"there is no user '{user}' on this node", hint=hint) from None
+    except OSError as error:
+        message = f"the program cannot run as user '{user}': {error.strerror}"
+        raise NodeError(message, hint="only root may change ids") from error
 
-        entry = pwd.getpwnam(name)
-        uid, gid = entry.pw_uid, int(group) if group else entry.pw_gid
-    os.setgroups([])
-    os.setgid(gid)
-    os.setuid(uid)
+
+def _ids(name: str, group: str) -> tuple[int, int]:
+    if name.isdigit():
+        return int(name), int(group or name)
+    import pwd
+
+    entry = pwd.getpwnam(name)
+    return entry.pw_uid, int(group) if group else entry.pw_gid

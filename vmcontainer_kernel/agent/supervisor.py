@@ -43,10 +43,32 @@ def isolate() -> None:
 
 
 def lock(folder: Path) -> int:
-    """Lock a run folder for the life of this process; return the descriptor to keep (flock(2))."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Make and lock a run folder for the life of this process; return the descriptor to keep (flock(2)).
+
+    A session that starts at this moment may just be sweeping the folder: it is waited for, and the folder made anew.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.fstat(fd).st_nlink:
+            return fd
+        os.close(fd)
+
+
+def _try_lock(folder: Path) -> int | None:
+    try:
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
     return fd
 
 
@@ -56,9 +78,8 @@ def sweep(run: Path, own: str) -> list[str]:
     for folder in sorted(run.iterdir()):
         if folder.name == own or not folder.is_dir() or _is_new(folder):
             continue
-        try:
-            fd = lock(folder)
-        except OSError:
+        fd = _try_lock(folder)
+        if fd is None:
             continue
         _remove(folder)
         os.close(fd)

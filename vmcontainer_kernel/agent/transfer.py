@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ class Get(Transfer):
             raise NotFound(f"there is no file {path} on this node", hint="paths are the node's own") from None
         except OSError as error:
             raise NodeError(f"{path} cannot be read: {error.strerror}") from error
-        self._size = os.fstat(fd).st_size
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise NodeError(f"{path} is no regular file", hint="only the content of files can be copied")
         self._output = Output(request, Kind.STDOUT, fd, send)
 
     def start(self) -> None:
@@ -90,10 +93,13 @@ class Get(Transfer):
         """Send as much as may be under way; after the last byte, answer."""
         self._output.credit_bytes = min(self._output.credit_bytes + count, WINDOW)
         while self._output.wants_read:
+            before = self._output.credit_bytes
             self._output.pump()
+            if self._output.open and self._output.credit_bytes == before:  # some of /proc would wait: kmsg, proc(5)
+                self._output.close()
         if not self._output.open:
             self._done()
-            self._send(encode_json(Kind.REPLY, self._request, {"size": self._size}))
+            self._send(encode_json(Kind.REPLY, self._request, {}))
 
     def abandon(self) -> None:
         """Close the file."""
