@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,23 +20,23 @@ from vmcontainer_kernel.errors import HostError, LabError, from_json
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="making control groups needs root")
 
 
 class Engine:
     """The driver process; a method call is a request."""
 
-    def __init__(self, base: Path, uid: int, before: str = "") -> None:
+    def __init__(self, base: Path, uid: int, before: str = "", package: Path | None = None) -> None:
         self.base = base
+        package = package or base / "package"
         python = Path(sys.executable).resolve()
         # -S as in a guest; -B: an ordinary user may not write beside the source.
-        command = [str(python), "-S", "-B", str(ROOT / "tests/node/engine_driver.py"), str(base)]
+        command = [str(python), "-S", "-B", str(package / "engine_driver.py"), str(base)]
         if uid != os.geteuid():
             command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *command]
         if before:
             script = f'{before} && exec "$@"'
             command = ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", *command]
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(package)}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd="/"
         )
@@ -77,49 +78,53 @@ class Engine:
         assert self.process.wait(10) == 0
 
 
-@pytest.fixture(scope="module", params=["root", "ordinary user"])
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    uid = os.geteuid()
-    base = tmp_path_factory.mktemp("engine")
-    if request.param == "root" and uid != 0:
-        pytest.skip("not root")
-    if request.param != "root" and uid == 0:
-        uid = NOBODY
-        for path in (base, *base.parents[:2]):
-            path.chmod(0o755)
-    store = base / "store"
-    try:
-        build_busybox(Store(store))
-    except HostError as error:
-        pytest.skip(error.message)
+def start_engine(base: Path, uid: int) -> Engine:
+    """Start a driver as a user who can read it: below a folder of theirs, as a checkout may be private to root."""
+    shutil.copytree(ROOT / "vmcontainer_kernel", base / "package" / "vmcontainer_kernel")
+    shutil.copy(ROOT / "tests/node/engine_driver.py", base / "package")
+    build_busybox(Store(base / "store"))
+    (base / "run").mkdir()
+    for path in (base, *base.parents[:2]):
+        path.chmod(0o755)
     for path in (base, *base.rglob("*")):
         os.lchown(path, uid, uid)
-    (base / "run").mkdir()
-    os.chown(base / "run", uid, uid)
-    engine = Engine(base, uid)
-    engine.is_root = uid == 0  # type: ignore[attr-defined]
-    try:
-        engine.sh("true")
-    except HostError as error:
-        pytest.skip(str(error))
+    return Engine(base, uid)
+
+
+@pytest.fixture(scope="module")
+def rooted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The engine as root, with control groups."""
+    if os.geteuid() != 0:
+        pytest.skip("cgroups: only root makes them here")
+    engine = start_engine(tmp_path_factory.mktemp("rooted"), 0)
     yield engine
     engine.close()
 
 
-@pytest.fixture
-def rooted(engine: Engine) -> Engine:
-    if not engine.is_root:  # type: ignore[attr-defined]
-        pytest.skip("only root has control groups here")
-    return engine
+@pytest.fixture(scope="module")
+def rootless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The engine as an ordinary user."""
+    engine = start_engine(tmp_path_factory.mktemp("rootless"), os.geteuid() or NOBODY)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["rooted", "rootless"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each of both in turn."""
+    found: Engine = request.getfixturevalue(request.param)
+    found.is_root = request.param == "rooted"  # type: ignore[attr-defined]
+    return found
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test: no container, group, folder, descriptor or child is left."""
-    if "engine" not in request.fixturenames and "rooted" not in request.fixturenames:
+    used = [name for name in ("engine", "rooted", "rootless") if name in request.fixturenames]
+    if not used:
         yield
         return
-    engine: Engine = request.getfixturevalue("engine")
+    engine: Engine = request.getfixturevalue(used[0])
     before = engine("descriptors")
     yield
     for name in engine("list"):
@@ -283,19 +288,17 @@ def test_terminal(engine: Engine) -> None:
     assert out.split() == ["/dev/console", "typed"]
 
 
-def test_a_bundle_on_an_overlay_writes_to_memory(engine: Engine, tmp_path: Path) -> None:
+def test_a_bundle_on_an_overlay_writes_to_memory(rooted: Engine, tmp_path: Path) -> None:
     """Inside another container the run folder is on an overlay, which cannot be an upper layer."""
-    if not engine.is_root:  # type: ignore[attr-defined]
-        pytest.skip("mounting the overlay beforehand needs root")
     for name in ("upper", "work", "lower", "base"):
         (tmp_path / name).mkdir()
     data = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
     (tmp_path / "lower/run").mkdir()
     (tmp_path / "lower/store").mkdir()
     mounts = (
-        f"mount -t overlay overlay -o {data} {tmp_path}/base && mount --bind {engine.base}/store {tmp_path}/base/store"
+        f"mount -t overlay overlay -o {data} {tmp_path}/base && mount --bind {rooted.base}/store {tmp_path}/base/store"
     )
-    second = Engine(tmp_path / "base", 0, before=mounts)
+    second = Engine(tmp_path / "base", 0, before=mounts, package=rooted.base / "package")
     assert second.out("touch /made; ls /made; rm /etc/passwd; grep -c ' / overlay' /proc/mounts").split() == [
         "/made",
         "1",
@@ -409,15 +412,13 @@ def test_view_has_the_contracts_shape(rooted: Engine) -> None:
     assert view["pids"] == {"current": 1, "limit": 9, "denied": 0}
 
 
-def test_limits_without_control_groups_are_refused(engine: Engine) -> None:
-    if engine.is_root:  # type: ignore[attr-defined]
-        pytest.skip("root has them")
+def test_limits_without_control_groups_are_refused(rootless: Engine) -> None:
     for options in ({"memory_bytes": 1 << 25}, {"cpus": 1}, {"pids_limit": 5}):
         with pytest.raises(HostError, match="control groups") as caught:
-            engine.sh("true", **options)
+            rootless.sh("true", **options)
         assert "--on vm" in caught.value.hint
     with pytest.raises(HostError, match="one user"):
-        engine.sh("true", user="guest")
+        rootless.sh("true", user="guest")
 
 
 # -- refused before anything is done
@@ -619,7 +620,7 @@ def test_death_of_the_caller_ends_the_container(tmp_path: Path, engine: Engine) 
     base.mkdir()
     (base / "store").symlink_to(engine.base / "store")
     os.chown(base, uid, uid)
-    second = Engine(base, uid)
+    second = Engine(base, uid, package=engine.base / "package")
     second("create", name="d", options={"argv": ["sh", "-c", "echo up; exec sleep 62.5"]})
     second("read_until", pid=second("start", name="d"), text="up")
     assert _counted(b"sleep\x0062.5\x00", 1)
