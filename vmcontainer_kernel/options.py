@@ -6,7 +6,9 @@ Parsing ends here: what comes out is typed (bytes, CPUs, seconds), and what is w
 from __future__ import annotations
 
 import argparse
+import keyword
 import re
+import shlex
 from typing import Any, NoReturn
 
 from IPython.core import magic_arguments as ipython
@@ -16,15 +18,16 @@ from .errors import UserError
 __all__ = ["container_arguments", "container_options", "parse", "parse_size", "vm_arguments"]
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([bkmgt]?)(?:i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([bkmgt]?)(?:i?b)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
     """Return bytes for ``64m``, ``1g``, ``512KiB`` or a plain number; units are powers of 1024, as docker's are."""
     match = _SIZE.fullmatch(text.strip())
-    if match is None:
+    size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
+    if not size:
         raise UserError(f"{text!r} is no size", hint="write a number and a unit: 64m, 1g, 512k", where="--memory")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    return size
 
 
 def _number(text: str | None, option: str, *, whole: bool = False) -> float | None:
@@ -111,7 +114,11 @@ def parse(magic: Any, line: str) -> argparse.Namespace:
         raise UserError(message, hint=f"{_title(parser)}? lists the options")
 
     parser.error = refuse
-    options: argparse.Namespace = ipython.parse_argstring(magic, line)
+    try:
+        words = shlex.split(line)  # as a shell does: IPython's own way leaves the quotes in
+    except ValueError as error:
+        refuse(f"{line.strip()}: {error}")
+    options: argparse.Namespace = parser.parse_args(words)
     if options.name and options.name_option and options.name != options.name_option:
         raise UserError(f"two names: {options.name} and {options.name_option}")
     options.name = options.name or options.name_option
@@ -120,13 +127,24 @@ def parse(magic: Any, line: str) -> argparse.Namespace:
     options.timeout_s = _number(options.timeout, "--timeout")
     options.memory_bytes = parse_size(options.memory) if options.memory is not None else None
     options.env = dict(_variable(text) for text in options.env)
-    if options.proc and not options.bg:
-        raise UserError("--proc is for a command in the background", hint="add --bg")
+    _check_variables(options)
     return options
 
 
+def _check_variables(options: argparse.Namespace) -> None:
+    for option in ("out", "err", "proc"):
+        name = getattr(options, option)
+        if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
+            raise UserError(f"--{option} {name}: {name!r} cannot be a variable", where=f"--{option}")
+    if options.proc and not options.bg:
+        raise UserError("--proc is for a command in the background", hint="add --bg")
+    if options.bg and (options.out or options.err or options.timeout_s):
+        hint = "with --bg --proc p: p.out, p.err, p.wait(timeout_s)"
+        raise UserError("--out, --err and --timeout are for a command that is waited for", hint=hint)
+
+
 def _title(parser: argparse.ArgumentParser) -> str:
-    return parser.prog if parser.prog.startswith("%") else f"%%{parser.prog}"
+    return "%%" + parser.prog.lstrip("%")
 
 
 def _variable(text: str) -> tuple[str, str]:
