@@ -141,16 +141,6 @@ class Driver:
         assert group
         group.freeze()
 
-    def watch(self, name: str, seconds: float) -> int:
-        """Return how many of the event descriptors became readable."""
-        fds = [*self.runtime.watch(self.runtime.get(name))]
-        deadline, ready = time.monotonic() + seconds, set()
-        while (left := deadline - time.monotonic()) > 0 and len(ready) < len(fds):
-            ready.update(select.select([fd for fd in fds if fd not in ready], [], [], left)[0])
-        for fd in fds:
-            os.close(fd)
-        return len(ready)
-
     def inspect(self, name: str) -> dict[str, Any]:
         return self.runtime.inspect(self.runtime.get(name))
 

@@ -375,16 +375,6 @@ def test_cpu_limit_throttles(rooted: Engine) -> None:
     assert cpu["usage_s"] < 0.5
 
 
-def test_watch_tells_of_limits(rooted: Engine) -> None:
-    rooted(
-        "create",
-        name="c",
-        options={"argv": ["sh", "-c", "sleep 0.3; tail /dev/zero; sleep 60"], "memory_bytes": 32 << 20},
-    )
-    rooted("start", name="c")
-    assert rooted("watch", name="c", seconds=5) >= 1
-
-
 def test_view_has_the_contracts_shape(rooted: Engine) -> None:
     rooted(
         "create",

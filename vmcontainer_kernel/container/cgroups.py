@@ -335,27 +335,6 @@ class Cgroup:
     def _memory_events(self) -> str:
         return f"{self.paths['memory']}/" + ("memory.events" if self._version["memory"] == 2 else "memory.oom_control")
 
-    def watch(self) -> list[int]:
-        """Return descriptors that become readable when `events` may have changed; read (and drop) what they hold, then
-        ask `events`.
-
-        Version 2 modifies a file (inotify(7)); version 1 tells of memory by an eventfd (cgroup-v1/memory.rst, "OOM
-        Control") and of denied processes not at all (Linux 6.18): there, also ask now and then, and at the end.
-        """
-        fds = [self._watch_v1_memory()] if self._version.get("memory") == 1 else []
-        names = [name for name in ("memory", "pids") if self._version.get(name) == 2]
-        files = [f"{self.paths[name]}/{name}.events" for name in names]
-        return [*fds, linux.inotify(*files)] if files else fds
-
-    def _watch_v1_memory(self) -> int:
-        notify = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        control = os.open(self._memory_events(), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _write(f"{self.paths['memory']}/cgroup.event_control", f"{notify} {control}")
-        finally:
-            os.close(control)
-        return notify
-
     def freeze(self) -> None:
         """Stop every process of the group where it is."""
         self._set_frozen(frozen=True)

@@ -24,7 +24,6 @@ __all__ = [
     "clone",
     "close_range",
     "duplicate",
-    "inotify",
     "join_session_keyring",
     "last_capability",
     "link_up",
@@ -101,9 +100,7 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
-# linux/inotify.h, linux/sockios.h, asm-generic/ioctls.h
-IN_MODIFY = 0x2
-IN_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
+# linux/sockios.h, asm-generic/ioctls.h
 SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
@@ -280,13 +277,3 @@ def link_up(name: str) -> None:
 def set_controlling_tty(fd: int) -> None:
     """Make the terminal `fd` the controlling terminal of this session (ioctl_tty(2))."""
     fcntl.ioctl(fd, TIOCSCTTY, 0)
-
-
-def inotify(*paths: str) -> int:
-    """Return a non-blocking descriptor that becomes readable when one of the files is modified (inotify(7))."""
-    fd = _check(_libc.inotify_init1(IN_NONBLOCK_CLOEXEC), "inotify")
-    for path in paths:
-        if _libc.inotify_add_watch(fd, os.fsencode(path), IN_MODIFY) < 0:
-            os.close(fd)
-            _check(-1, path)
-    return fd

@@ -118,10 +118,6 @@ class Runtime:
         """Return how often limits struck: oom_kills, pids_denied."""
         return observed.events(container)
 
-    def watch(self, container: Container) -> Sequence[int]:
-        """Return descriptors that become readable when `events` may have changed; the caller reads and closes them."""
-        return container.cgroup.watch() if container.cgroup else ()
-
     # -- creating
 
     def create(self, name: str, options: Options) -> Container:
