@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.spec import Resources
 from vmcontainer_kernel.errors import ContainerError, HostError
 
