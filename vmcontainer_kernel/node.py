@@ -109,7 +109,7 @@ class Request:
         """Close the request's stdin."""
         self.node.write(encode(Kind.STDIN, self.number))
 
-    def lose(self, error: NodeLost) -> None:
+    def lose(self, error: LabError) -> None:
         """The stream is gone."""
         self._finish(error)
 
@@ -310,8 +310,11 @@ class Node:
         """Let go of the stream without closing it; it belongs to the machine."""
         self.close(keep_stream=True)
 
-    def close(self, *, keep_stream: bool = False) -> None:
-        """Close the stream; whatever was under way is lost, and the agent of a host ends all it started."""
+    def close(self, *, keep_stream: bool = False, error: LabError | None = None) -> None:
+        """Close the stream; whatever was under way is lost, and the agent of a host ends all it started.
+
+        `error` is what its requests are told, if more is known than that the stream ended.
+        """
         if self.lost.is_set():
             return
         self.lost.set()
@@ -321,7 +324,7 @@ class Node:
             self._stream.close()
         for _, fds in self._queue:
             _close_all(fds)
-        error = NodeLost(
+        error = error or NodeLost(
             f"the stream to node {self.name} ended{self._reason}; whether the last request was carried out is unknown",
             hint="%vm ls shows the machines that are left; %vm logs NAME shows a machine's console",
         )

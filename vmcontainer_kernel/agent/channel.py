@@ -16,7 +16,8 @@ from .protocol import Decoder, Frame
 
 __all__ = ["Channel"]
 
-_READ_SIZE = 256 * 1024
+# Below malloc's mmap threshold (mallopt(3), 128 KiB): a larger buffer would be mapped and unmapped for each read.
+_READ_SIZE = 64 * 1024
 _MAX_FDS = 64
 
 

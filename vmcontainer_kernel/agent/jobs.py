@@ -1,6 +1,6 @@
 """A request that goes on for a while: a process with its streams, or a file copied in or out.
 
-start ──report pipe ends──▶ EVENT started ──exit and streams drained──▶ REPLY {"status", ...}
+start ──report pipe ends, or there is none──▶ EVENT started ──exit and streams drained──▶ REPLY {"status", ...}
   └────report says error──▶ ERROR
 """
 
@@ -60,6 +60,11 @@ class Stdio:
         for fd in set(self.child):
             os.close(fd)
 
+    def close_ours(self) -> None:
+        """Close our ends: there will be no job that does."""
+        for fd in (*(fd for _, fd in self.outputs), *(() if self.stdin_fd is None else (self.stdin_fd,))):
+            os.close(fd)
+
 
 class Job:
     """One request with its process. `ended` is called once, after the last frame was sent."""
@@ -103,10 +108,14 @@ class Job:
         report = read_report(self._report)
         self._error = report.error
         if not report.error:
-            self._event("started", {"pid": self.pid, "steps": report.steps})
-            if self.detach:
-                self._reply(Kind.REPLY, {"pid": self.pid})
+            self.tell_started(report.steps)
         return True
+
+    def tell_started(self, steps: list[tuple[str, float]]) -> None:
+        """Say that the program runs."""
+        self._event("started", {"pid": self.pid, "steps": steps})
+        if self.detach:
+            self._reply(Kind.REPLY, {"pid": self.pid})
 
     def _event(self, name: str, data: Mapping[str, Any]) -> None:
         self._send(encode_json(Kind.EVENT, self.request, {"event": name, **data}))

@@ -54,6 +54,7 @@ MAX_CONTROL: Final = 4 * 1024 * 1024  # payload of one control frame; a view of 
 WINDOW: Final = 256 * 1024  # bytes of one stream that may be under way unacknowledged
 CREDIT_AFTER: Final = 64 * 1024  # consumed bytes after which the receiver says so
 
+_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode  # made once, not for each frame
 _HEADER: Final = struct.Struct(">IBI")
 _CREDIT: Final = struct.Struct(">BI")
 
@@ -105,7 +106,7 @@ def encode(kind: int, request: int, payload: bytes = b"") -> bytes:
 
 def encode_json(kind: int, request: int, document: Mapping[str, Any]) -> bytes:
     """Return the bytes of a control frame."""
-    return encode(kind, request, json.dumps(document, separators=(",", ":")).encode())
+    return encode(kind, request, _to_json(document).encode())
 
 
 def encode_credit(request: int, stream: int, count: int) -> bytes:

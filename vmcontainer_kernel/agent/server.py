@@ -1,4 +1,4 @@
-"""The agent's loop: one thread, one `selectors` set, a table of verbs.
+"""The agent's loop: one thread, one epoll(7) set, a table of verbs.
 
 channel readable ─▶ frames ─▶ CALL ─▶ VERBS[verb](call) ─▶ REPLY / ERROR, or a Job that answers later
 a job's pipe readable ─▶ STDOUT / STDERR frames, as far as their credit goes
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
+import select
 import signal
 import sys
 import time
@@ -44,7 +44,6 @@ class Server:
 
     def __init__(self, channel: Channel, facts: dict[str, Any]) -> None:
         self.channel = channel
-        self.facts = facts
         self.verbs: dict[str, Verb] = {}
         self.jobs: dict[int, Job] = {}
         self.transfers: dict[int, Transfer] = {}
@@ -52,8 +51,9 @@ class Server:
         self.on_finished: Callable[[Job], None] = lambda job: None
         self.limits_of: Callable[[Job], dict[str, int]] = lambda job: {}
         self.running = True
-        self._selector = selectors.DefaultSelector()
-        self._watched: dict[int, int] = {}
+        self._epoll = select.epoll()
+        self._watched: dict[int, tuple[int, Callable[[int], None]]] = {}
+        self._greeting = encode_json(Kind.HELLO, 0, {"protocol": PROTOCOL, "version": __version__, **facts})
         self._limits_due_s = 0.0
         self._wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -69,11 +69,14 @@ class Server:
 
     def run(self) -> None:
         """Serve until the channel ends, a verb stops the agent, or SIGTERM or SIGHUP comes."""
-        self._selector.register(self._wake_read, selectors.EVENT_READ, self._reap)
+        self._watch(self._wake_read, self._reap)
         while self.running:
             self._watch(self.channel.fd, self._read_channel, write=self.channel.blocked)
-            for key, events in self._selector.select(self._patience_s()):
-                key.data(events)
+            for fd, events in self._epoll.poll(self._patience_s()):
+                # Whoever came first may have closed the others.
+                watched = self._watched.get(fd)
+                if watched:
+                    watched[1](events)
             self._check_limits()
 
     def _patience_s(self) -> float | None:
@@ -81,25 +84,25 @@ class Server:
 
     def _watch(self, fd: int, callback: Callable[[int], None], *, read: bool = True, write: bool = False) -> None:
         """Watch `fd` for what is wanted now; epoll_ctl(2) only when that changed."""
-        wanted = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
-        have = self._watched.get(fd, 0)
-        if wanted == have:
+        wanted = (select.EPOLLIN if read else 0) | (select.EPOLLOUT if write else 0)
+        have = self._watched.get(fd)
+        if have and have[0] == wanted:
             return
         if not wanted:
-            self._selector.unregister(fd)
-            del self._watched[fd]
+            self._unwatch(fd)
             return
-        (self._selector.modify if have else self._selector.register)(fd, wanted, callback)
-        self._watched[fd] = wanted
+        (self._epoll.modify if have else self._epoll.register)(fd, wanted)
+        self._watched[fd] = wanted, callback
 
     def _unwatch(self, fd: int) -> None:
-        if self._watched.pop(fd, 0):
-            self._selector.unregister(fd)
+        if self._watched.pop(fd, None):
+            with contextlib.suppress(OSError):  # closed already: epoll(7) has forgotten it
+                self._epoll.unregister(fd)
 
     def _read_channel(self, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
+        if events & select.EPOLLOUT:
             self.channel.flush()
-        if not events & selectors.EVENT_READ:
+        if not events & ~select.EPOLLOUT:  # EPOLLHUP and EPOLLERR come unasked and are told by reading
             return
         frames = self.channel.read()
         if frames is None:
@@ -141,7 +144,7 @@ class Server:
             job.abandon()
         self.jobs.clear()
         self.channel.restart()
-        self.send(encode_json(Kind.HELLO, 0, {"protocol": PROTOCOL, "version": __version__, **self.facts}))
+        self.send(self._greeting)
 
     def forget(self, request: int) -> None:
         """Drop a transfer that is through."""
@@ -206,7 +209,10 @@ class Server:
     def add(self, job: Job) -> None:
         """Take charge of a job that has just been launched."""
         self.jobs[job.request] = job
-        self._watch(job.report_fd, lambda _: self._read_report(job))
+        if job.report_fd >= 0:
+            self._watch(job.report_fd, lambda _: self._read_report(job))
+        else:
+            job.tell_started([])
         for output in job.outputs:
             self._step(job, output, _nothing)
 

@@ -13,7 +13,7 @@ from . import observe
 from .jobs import Job, Stdio
 from .protocol import get_bool, get_int, get_map, get_str, get_strs
 from .server import Call, Server
-from .spawn import Command, start
+from .spawn import Command, start, start_plain
 from .transfer import Get, Put
 
 __all__ = ["NodeVerbs"]
@@ -61,7 +61,10 @@ class NodeVerbs:
         )
         stdio = Stdio.make(tty=tty, stdin=get_bool(arguments, "stdin", False))
         try:
-            launch = start(command, stdio.child)
+            launch = (start_plain if self._guest and command.plain else start)(command, stdio.child)
+        except BaseException:
+            stdio.close_ours()
+            raise
         finally:
             stdio.close_child()
         self._server.add(Job(call.request, launch, stdio, self._server.send))

@@ -48,7 +48,7 @@ MEMORY_MIN_BYTES: Final = 96 * MIB
 # What a quick boot leaves out under emulation: the kernel's self-tests, hardware that is not there, and defences
 # against CPU bugs which an emulated CPU does not have (Linux Documentation/admin-guide/kernel-parameters.txt).
 KERNEL_PARAMETERS: Final = (
-    "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests audit=0 apparmor=0 no_timer_check tsc=reliable "
+    "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests audit=0 lsm=capability no_timer_check tsc=reliable "
     "nowatchdog random.trust_cpu=on 8250.nr_uarts=1 i8042.noaux i8042.nokbd net.ifnames=0"
 )
 
@@ -202,8 +202,9 @@ def network(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     restrict = "on" if config.restricted else "off"
     return (
         *("-netdev", f"user,id=net0,restrict={restrict}"),
-        # No option ROM: a guest never boots from the network.
-        *("-device", f"virtio-net-pci,netdev=net0,mac={config.mac},romfile=,id=net"),
+        # No option ROM: a guest never boots from the network. No announcement: a clone that wakes would first greet
+        # neighbours that it does not have.
+        *("-device", f"virtio-net-pci,netdev=net0,mac={config.mac},romfile=,guest_announce=off,id=net"),
     )
 
 
