@@ -92,14 +92,18 @@ def _free_port() -> int:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    folders = {name: folder / name.lower() for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
+    folders = {
+        name: folder / name.lower() for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")
+    }
     folders |= {"IPYTHONDIR": folder / "ipython", "JUPYTERLAB_SETTINGS_DIR": folder / "settings"}
     folders |= {"JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces"}
     for path in folders.values():
         path.mkdir(parents=True)
     quiet = folders["JUPYTERLAB_SETTINGS_DIR"] / "@jupyterlab" / "apputils-extension"
     quiet.mkdir(parents=True)
-    (quiet / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
+    (quiet / "notification.jupyterlab-settings").write_text(
+        json.dumps({"fetchNews": "false", "checkForUpdates": False})
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "JPY", "IPYTHON"))}
     return kept | {name: str(path) for name, path in folders.items()}
 
@@ -143,7 +147,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         "LabApp.news_url": "None",
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", *(f"--{name}={value}" for name, value in options.items())]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        *(f"--{name}={value}" for name, value in options.items()),
+    ]
     started = Lab(f"http://127.0.0.1:{port}", token, root)
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -159,9 +169,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
-        pytest.skip("no chromium: apt-get install chromium")
+        pytest.skip("chromium: there is none; apt-get install chromium")
     with playwright.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
         yield started
@@ -194,11 +204,10 @@ class Notebook:
         return outputs
 
     def text(self, index: int) -> str:
-        """Run a cell; its streams and error as text."""
-        parts = []
-        for output in self.run(index):
-            parts += [output.get("text", ""), "\n".join(output.get("traceback", []))]
-        return "".join("".join(part) if isinstance(part, list) else part for part in parts)
+        """Run a cell; its standard output and error as text, without what it says of its progress."""
+        outputs = [output for output in self.run(index) if output.get("name") != "stderr"]
+        parts = [part for output in outputs for part in (output.get("text", ""), output.get("traceback", ""))]
+        return "".join("".join(part) for part in parts)
 
     def ask(self, code: str) -> str:
         """Run code in the notebook's kernel beside its cells; what it printed."""
@@ -222,32 +231,56 @@ class Notebook:
         self.page.wait_for_timeout(300)
 
 
-@pytest.fixture
-def notebook(lab: Lab, browser: Any) -> Iterator[Callable[..., Notebook]]:
-    """Open a notebook of the given code cells in a page of its own; its kernel ends with the test."""
-    contexts = []
+class Notebooks:
+    """Opens notebooks, each in a page of its own; ends pages and kernels together."""
 
-    def make(*cells: str, width: int = 1280, height: int = 1000, kernel: str = "python3", **options: Any) -> Notebook:
+    def __init__(self, lab: Lab, browser: Any) -> None:
+        self.lab = lab
+        self.browser = browser
+        self.contexts: list[Any] = []
+        self.names: set[str] = set()
+
+    def __call__(self, *cells: str, width: int = 1280, height: int = 1000, **options: Any) -> Notebook:
+        """A new notebook of the given code cells, open and with a kernel; `options` are of Playwright's context."""
         document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in cells])
-        document.metadata["kernelspec"] = {"name": kernel, "display_name": kernel, "language": "python"}
+        document.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         name = f"{secrets.token_hex(6)}.ipynb"
-        nbformat.write(document, lab.root / name)
-        context = browser.new_context(viewport={"width": width, "height": height}, locale="en-US", **options)
-        contexts.append(context)
+        nbformat.write(document, self.lab.root / name)
+        self.names.add(name)
+        context = self.browser.new_context(viewport={"width": width, "height": height}, locale="en-US", **options)
+        self.contexts.append(context)
         context.set_default_timeout(30_000)
-        opened = Notebook(context.new_page(), lab, name)
+        opened = Notebook(context.new_page(), self.lab, name)
         opened.open()
         return opened
 
-    yield make
-    for context in contexts:
-        context.close()
-    _end_kernels(lab)
+    def end(self) -> None:
+        for context in self.contexts:
+            context.close()
+        with urllib.request.urlopen(f"{self.lab.url}/api/sessions?token={self.lab.token}", timeout=10) as answer:
+            ours = [session["id"] for session in json.load(answer) if session["path"] in self.names]
+        for session in ours:
+            url = f"{self.lab.url}/api/sessions/{session}?token={self.lab.token}"
+            urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=30).close()
 
 
-def _end_kernels(lab: Lab) -> None:
-    with urllib.request.urlopen(f"{lab.url}/api/sessions?token={lab.token}", timeout=10) as answer:
-        sessions = json.load(answer)
-    for session in sessions:
-        url = f"{lab.url}/api/sessions/{session['id']}?token={lab.token}"
-        urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=30).close()
+@pytest.fixture
+def notebook(lab: Lab, browser: Any) -> Iterator[Notebooks]:
+    """Opens notebooks that end with the test."""
+    notebooks = Notebooks(lab, browser)
+    yield notebooks
+    notebooks.end()
+
+
+@pytest.fixture(scope="module")
+def shared(lab: Lab, browser: Any) -> Iterator[Callable[..., Notebook]]:
+    """Opens notebooks that end with the module, and gives the same one again for the same cells."""
+    notebooks, opened = Notebooks(lab, browser), dict[tuple[str, ...], Notebook]()
+
+    def open_once(*cells: str) -> Notebook:
+        if cells not in opened:
+            opened[cells] = notebooks(*cells, height=1400)
+        return opened[cells]
+
+    yield open_once
+    notebooks.end()

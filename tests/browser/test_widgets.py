@@ -2,35 +2,366 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import SAMPLES, Notebook, sample
 
+from tests.browser.conftest import SAMPLES, Notebook, sample
+
+pytestmark = pytest.mark.needs("chromium")
+
+Open = Callable[..., Notebook]
+BOTH = pytest.mark.parametrize("kind", ["hypervisor", "kernel"])
+CLASSES = {"hypervisor": "HypervisorView", "kernel": "KernelView"}
 SHOW = """
-import json
-from vmcontainer_widgets import HypervisorView, KernelView
-document = json.loads(open({path!r}).read())
+import copy, json
+from vmcontainer_widgets import {name}
+document = json.load(open({path!r}))
 view = {name}(document=document)
 pressed = []
 if hasattr(view, "on_action"):
     view.on_action(pressed.append)
 view
 """
+# `change(path, value)` sends a new document with one field changed and its time half a second later.
+CHANGE = """
+def change(*path_and_value):
+    global document
+    *path, last, value = path_and_value
+    document = copy.deepcopy(document)
+    document["time_s"] += 0.5
+    part = document
+    for step in path:
+        part = part[step]
+    part[last] = value
+    view.document = document
+"""
 
 
 def show(kind: str) -> str:
-    name = {"hypervisor": "HypervisorView", "kernel": "KernelView"}[kind]
-    return SHOW.format(path=str(SAMPLES / f"{kind}.json"), name=name)
+    return SHOW.format(path=str(SAMPLES / f"{kind}.json"), name=CLASSES[kind])
 
 
-@pytest.mark.parametrize("kind", ["hypervisor", "kernel"])
-def test_draws(notebook: Callable[..., Notebook], kind: str) -> None:
-    opened = notebook(show(kind), width=1280, height=1400)
-    outputs = opened.run(0)
-    print(json.dumps(outputs)[:300])
-    opened.page.wait_for_selector(".vmc")
+def opened(notebook: Open, kind: str, *more: str, **options: Any) -> Notebook:
+    """A notebook whose first cell shows a new view of a sample document, drawn."""
+    page = notebook(show(kind), *more, **options)
+    page.run(0)
+    page.page.locator(".vmc-title").wait_for()
+    page.ask(CHANGE)
+    return page
+
+
+def updates_of_document(page: Notebook) -> int:
+    """Messages that arrived in the page and carry a document."""
+    return sum(b'"method": "update"' in frame and b'"document"' in frame for frame in page.frames)
+
+
+def says(page: Notebook, text: str) -> None:
+    page.page.locator(".vmc").get_by_text(text, exact=True).first.wait_for()
+
+
+def row(page: Notebook, name: str) -> list[str]:
+    """The cells of the table row whose header or first cell is `name`."""
+    found = page.page.locator(".vmc tr", has=page.page.get_by_text(name, exact=True)).first
+    return [cell.strip() for cell in found.locator("th, td").all_inner_texts()]
+
+
+def test_hypervisor_view_draws_the_machine(shared: Open) -> None:
+    page = opened(shared, "hypervisor")
+    view = page.page.locator(".vmc")
+    text = view.inner_text()
+    seen = " ".join(text.split())
+    assert sample("hypervisor")["accelerator"]["reason"] in text
+    assert "one process: QEMU 7.2.19, pid 4711" in text
+    assert row(page, "vCPU 0") == ["vCPU 0", "4714", "running", "", "—", "2.41 s"]
+    assert row(page, "vCPU 1")[1] == "4715"
+    for figure in ("256 MiB", "61.0 MiB", "83.0 MiB", "private 52.0 MiB", "shared 31.0 MiB"):
+        assert figure in seen
+    assert row(page, "virtio-rng-pci")[:3] == ["00:04.0", "virtio-rng-pci", "rng"]
+    assert row(page, "root") in (["root", "9.0 MiB", "0 B", "412 / 0"], row(page, "virtio-blk-pci"))
+    events = view.get_by_role("table", name="Events").locator("tbody tr").all_inner_texts()
+    assert ["VSERPORT_CHANGE" in events[0], "RESUME" in events[1]] == [True, True]
+
+
+def test_kernel_view_draws_both_numbers_and_what_is_shared(shared: Open) -> None:
+    page = opened(shared, "kernel")
+    assert row(page, "httpd -f -p 8080")[:2] == ["4733", "C\n3"]
+    matrix = page.page.get_by_role("table", name="Namespaces")
+    rows = [one.locator("th, td").all_text_contents() for one in matrix.locator("tbody tr").all()]
+    net, user = 5, 7
+    (web,) = [cells for cells in rows if "web" in cells[0]]
+    (db,) = [cells for cells in rows if "db" in cells[0]]
+    assert "C, shared with db" in web[net]
+    assert "C, shared with web" in db[net]
+    assert "4026532214" in web[net]
+    assert "4026532214" in db[net]
+    assert "D, its own" in db[1]
+    assert "shared with systemd" in db[user]
+    shapes = matrix.locator("tbody tr").last.locator("td .vmc-badge")
+    assert shapes.nth(0).locator("polygon").count() == 1
+    assert shapes.nth(6).locator("circle").count() == 1
+
+
+def test_cgroups_show_limits_and_trouble(shared: Open) -> None:
+    page = opened(shared, "kernel")
+    cards = page.page.get_by_role("listitem").filter(has=page.page.locator(".vmc-gauge"))
+    assert "5.0 MiB of 64.0 MiB" in cards.nth(0).inner_text()
+    assert "no limit" in cards.nth(0).inner_text()
+    assert "OOM kills 1" in cards.nth(1).inner_text()
+    assert "throttled for 5.40 s" in cards.nth(1).inner_text()
+    assert "OOM" not in cards.nth(0).inner_text()
+
+
+def test_other_processes_unfold(shared: Open) -> None:
+    page = opened(shared, "kernel")
+    assert page.page.get_by_text("dbus-daemon --system").count() == 0
+    page.page.get_by_role("button", name="Show 3 other processes").press("Enter")
+    page.page.get_by_text("dbus-daemon --system").wait_for()
+    page.page.get_by_role("button", name="Hide 3 other processes").press("Space")
+    page.page.get_by_text("dbus-daemon --system").wait_for(state="detached")
+
+
+def test_numbers_follow_and_use_is_computed(shared: Open) -> None:
+    page = opened(shared, "hypervisor")
+    page.ask("change('vcpus', 0, 'cpu_s', 2.41 + 0.25)")
+    says(page, "2.66 s")
+    assert row(page, "vCPU 0")[4] == "50 %"
+    page.ask("change('vcpus', 0, 'cpu_s', 2.66 + 0.5)")
+    says(page, "3.16 s")
+    assert row(page, "vCPU 0")[4] == "100 %"
+    drawn = page.page.locator(".vmc-line").first.get_attribute("d")
+    assert drawn is not None
+    assert drawn.count("L") == 1
+
+
+def test_one_message_an_update(shared: Open) -> None:
+    page = opened(shared, "hypervisor")
+    before = updates_of_document(page)
+    page.ask("for step in range(7): change('vcpus', 0, 'cpu_s', 100.0 + step)")
+    says(page, "01:46")
+    page.page.wait_for_timeout(300)
+    assert updates_of_document(page) - before == 7
+
+
+def test_watched_only_while_it_can_be_seen(notebook: Open) -> None:
+    page = opened(notebook, "hypervisor", *["print('\\n' * 80)"] * 2)
+    watched = "print(view.watched)"
+    page.eventually(watched, "True")
+    page.run(1)
+    page.run(2)
+    page.page.locator(".jp-WindowedPanel-outer").evaluate("(box) => box.scrollTo(0, 1e6)")
+    page.eventually(watched, "False")
+    page.page.locator(".jp-WindowedPanel-outer").evaluate("(box) => box.scrollTo(0, 0)")
+    page.eventually(watched, "True")
+    page.page.evaluate("() => window.jupyterapp.commands.execute('notebook:hide-all-cell-outputs')")
+    page.eventually(watched, "False")
+    page.page.evaluate("() => window.jupyterapp.commands.execute('notebook:show-all-cell-outputs')")
+    page.eventually(watched, "True")
+    page.page.evaluate("() => window.jupyterapp.commands.execute('launcher:create')")
+    page.eventually(watched, "False")
+
+
+def test_not_watched_once_its_output_is_cleared(notebook: Open) -> None:
+    page = opened(notebook, "kernel")
+    page.eventually("print(view.watched)", "True")
+    page.page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+    page.eventually("print(view.watched)", "False")
+
+
+def test_not_watched_once_its_page_is_gone(notebook: Open) -> None:
+    page = opened(notebook, "hypervisor")
+    page.ask("import threading, time; seen = []; view.observe(lambda c: seen.append(c['new']), 'watched')")
+    page.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.page.goto("about:blank")
+    page.open()
+    page.eventually("print(seen[:1])", "[False]")
+
+
+def test_hidden_views_catch_up(shared: Open) -> None:
+    page = opened(shared, "hypervisor")
+    hide = "() => window.jupyterapp.commands.execute('notebook:hide-all-cell-outputs')"
+    page.page.evaluate(hide)
+    page.eventually("print(view.watched)", "False")
+    page.ask("change('vcpus', 0, 'cpu_s', 77.5)")
+    page.page.evaluate(hide.replace("hide", "show"))
+    says(page, "77.50 s")
+
+
+def test_buttons_reach_python_by_mouse_and_by_key(shared: Open) -> None:
+    page = opened(shared, "hypervisor")
+    group = page.page.get_by_role("group", name="Control the machine")
+    group.get_by_role("button", name="Pause").click()
+    page.eventually("print(pressed)", "['pause']")
+    group.get_by_role("button", name="Resume").click(force=True)
+    page.ask("change('status', 'paused')")
+    says(page, "paused")
+    group.get_by_role("button", name="Resume").press("Enter")
+    page.eventually("print(pressed)", "['pause', 'resume']")
+    page.page.keyboard.press("Tab")
+    assert page.page.evaluate("() => window.document.activeElement.innerText.trim()") == "Reset"
+    page.page.keyboard.press("Space")
+    page.eventually("print(pressed)", "['pause', 'resume', 'reset']")
+
+
+def test_state_is_spoken_and_numbers_are_not(shared: Open) -> None:
+    page = opened(shared, "hypervisor")
+    spoken = page.page.locator(".vmc [role=status]")
+    page.ask("change('vcpus', 0, 'cpu_s', 3.5)")
+    says(page, "3.50 s")
+    assert spoken.inner_text() == ""
+    page.ask("change('status', 'paused')")
+    says(page, "Machine vm is paused.")
+    assert spoken.inner_text() == "Machine vm is paused."
+
+
+def test_containers_that_come_and_go_are_spoken(shared: Open) -> None:
+    page = opened(shared, "kernel")
+    page.ask("change('containers', 1, 'status', 'stopped')")
+    says(page, "Container db is stopped.")
+    page.ask("change('containers', document['containers'][:1])")
+    says(page, "Container db is gone.")
+    assert page.page.locator(".vmc-card").count() == 1
+
+
+def test_failure_is_an_alert_and_turns_the_buttons_off(shared: Open) -> None:
+    page = opened(shared, "hypervisor")
+    page.ask("view.failure = 'QEMU ended with status 1\\nlook at %vm logs vm'")
+    page.page.get_by_role("alert").get_by_text("look at %vm logs vm").wait_for()
+    for name in ("Pause", "Resume", "Reset"):
+        button = page.page.get_by_role("button", name=name)
+        assert button.get_attribute("aria-disabled") == "true"
+    page.page.get_by_role("button", name="Pause").press("Enter")
+    assert page.ask("print(pressed)") == "[]"
+
+
+HOSTILE = "<script>window.broken=1</script><img src=x onerror='window.broken=1'>\\u202egnp\\u001b[2J"
+
+
+def test_foreign_text_stays_text(shared: Open) -> None:
+    page = opened(shared, "kernel")
+    page.ask(f"change('processes', 6, 'command', \"{HOSTILE}\"); change('containers', 0, 'name', \"{HOSTILE}\")")
+    page.ask("change('containers', 0, 'status', '__proto__'); change('processes', 7, 'comm', 'שלום')")
+    page.page.get_by_text("<script>window.broken=1</script>").first.wait_for()
+    page.page.locator("bdi").get_by_text("שלום").first.wait_for()
+    assert page.page.evaluate("() => window.broken") is None
+    assert page.page.locator(".vmc script, .vmc img").count() == 0
+    text = page.page.locator(".vmc").inner_text()
+    assert "\\u202egnp\\u001b[2J" in text
+    assert not set(text) & {"\u202e", "\x1b"}
+
+
+@BOTH
+def test_documents_of_another_shape_do_not_break_it(shared: Open, kind: str) -> None:
+    page = opened(shared, kind)
+    errors: list[str] = []
+    page.page.on("pageerror", lambda error: errors.append(str(error)))
+    page.ask(f"""
+import time
+for odd in (None, [], {{}}, "text", 5, [None], [5], [{{}}], [[]], {{"name": None}}):
+    for key in document:
+        if key not in ("kind", "time_s"):
+            view.document = {{**document, key: odd}}
+            time.sleep(0.03)
+view.document = {{"kind": "{kind}"}}
+""")
+    page.ask("change('time_s', 1)")
+    page.page.wait_for_timeout(200)
+    assert errors == []
+    assert page.page.locator(".vmc table").count() >= 2
+
+
+@BOTH
+def test_korean(shared: Open, kind: str) -> None:
+    page = opened(shared, kind)
+    page.ask("view.language = 'ko'")
+    page.page.locator(".vmc[lang=ko]").wait_for()
+    title = {"hypervisor": "가상 머신 vm", "kernel": "커널 Linux 6.18.5 노드 host"}[kind]
+    assert re.sub(r"\s+", " ", page.page.locator(".vmc-title").inner_text()) == title
+
+
+@BOTH
+def test_fits_wide_and_narrow_pages_in_both_themes(notebook: Open, kind: str, tmp_path: Path) -> None:
+    page = opened(notebook, kind, height=1400)
+    page.widen()
+    view = page.page.locator(".vmc")
+    grounds = set()
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
-        opened.theme(theme)
-        opened.page.screenshot(path=f"/tmp/shot-{kind}-{theme[-5:].strip()}.png")
+        page.theme(theme)
+        grounds.add(view.evaluate("(one) => getComputedStyle(one).backgroundColor"))
+        for width in (1280, 620):
+            page.page.set_viewport_size({"width": width, "height": 1400})
+            page.page.wait_for_timeout(100)
+            assert view.evaluate("(one) => one.scrollWidth <= one.clientWidth"), f"{width} pixels"
+            view.screenshot(path=tmp_path / f"{kind} {theme} {width}.png")
+    assert len(grounds) == 2
+    # JupyterLab's own tests ask for 4.5 : 1 too (WCAG 2.2, 1.4.3)
+    assert view.evaluate(LEAST_CONTRAST) >= 4.5
+
+
+# The least contrast of text and ground among the strong texts of a view, by the formula of WCAG 2.2.
+LEAST_CONTRAST = """(view) => {
+  const paint = window.document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const rgb = (colours) => {
+    paint.fillStyle = "#fff";
+    paint.fillRect(0, 0, 1, 1);
+    for (const colour of colours) { paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1); }
+    return paint.getImageData(0, 0, 1, 1).data;
+  };
+  const light = (data) => {
+    const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = [...data].slice(0, 3).map((c) => linear(c / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  let least = 21;
+  const texts = ".vmc-strong, .vmc-heading, .vmc-status, .vmc-pill, .vmc-alarm, .vmc-figures, .vmc-soft";
+  for (const node of view.querySelectorAll(texts)) {
+    if (!node.textContent.trim() || !node.checkVisibility()) continue;
+    const grounds = [];
+    for (let up = node; up; up = up.parentElement) grounds.unshift(getComputedStyle(up).backgroundColor);
+    const a = light(rgb(grounds)), b = light(rgb([...grounds, getComputedStyle(node).color]));
+    least = Math.min(least, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
+  }
+  return least;
+}"""
+
+
+def test_nothing_moves_for_who_asked_for_that(notebook: Open) -> None:
+    page = opened(notebook, "hypervisor", reduced_motion="reduce")
+    moving = "[...view.querySelectorAll('*')].filter((one) => getComputedStyle(one).transitionDuration !== '0s')"
+    assert page.page.locator(".vmc").evaluate(f"(view) => {moving}.length") == 0
+
+
+def test_two_views_of_one_model(notebook: Open) -> None:
+    page = opened(notebook, "hypervisor", "view")
+    page.run(1)
+    page.page.locator(".vmc-title").nth(1).wait_for()
+    page.page.evaluate("(name) => window.panelOf(name).content.widgets[0].model.outputs.clear()", page.name)
+    page.page.locator(".vmc-title").nth(1).wait_for(state="detached")
+    page.page.wait_for_timeout(200)
+    assert page.ask("print(view.watched)") == "True"
+
+
+@BOTH
+def test_an_update_costs_the_page_little(shared: Open, kind: str) -> None:
+    page = opened(shared, kind)
+    session = page.page.context.new_cdp_session(page.page)
+    session.send("Performance.enable")
+
+    def script_s() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return float(next(metric["value"] for metric in metrics if metric["name"] == "ScriptDuration"))
+
+    many = "import time\nfor step in range({}):\n    change('time_s', document['time_s'] + 0.5)\n    time.sleep(0.05)"
+    page.ask(many.format(10))
+    idle_before = script_s()
+    page.page.wait_for_timeout(2500)
+    idle = script_s() - idle_before
+    before = script_s()
+    page.ask(many.format(40))
+    each_ms = (script_s() - before - idle) / 40 * 1000
+    print(f"{kind}: {each_ms:.2f} ms of script an update, JupyterLab's own message handling included")
+    # Measured 1.0 (hypervisor) and 1.6 ms (kernel).
+    assert each_ms < 4
