@@ -203,7 +203,7 @@ def _merged(outputs: list[Any]) -> list[Any]:
         if result and output.output_type == "stream" and output.name == result[-1].get("name"):
             result[-1].text += output.text
         else:
-            result.append(output)
+            result.append(NotebookNode(output))
     return result
 
 
