@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,9 @@ def test_cgroups_show_limits_and_trouble(shared: Open) -> None:
 def test_other_processes_unfold(shared: Open) -> None:
     page = opened(shared, "kernel")
     assert page.page.get_by_text("dbus-daemon --system").count() == 0
-    page.page.get_by_role("button", name="Show 3 other processes").press("Enter")
+    page.page.get_by_role("button", name="Show other processes (3)").press("Enter")
     page.page.get_by_text("dbus-daemon --system").wait_for()
-    page.page.get_by_role("button", name="Hide 3 other processes").press("Space")
+    page.page.get_by_role("button", name="Hide other processes (3)").press("Space")
     page.page.get_by_text("dbus-daemon --system").wait_for(state="detached")
 
 
@@ -173,11 +174,14 @@ def test_not_watched_once_its_output_is_cleared(notebook: Open) -> None:
 
 def test_not_watched_once_its_page_is_gone(notebook: Open) -> None:
     page = opened(notebook, "hypervisor")
-    page.ask("import threading, time; seen = []; view.observe(lambda c: seen.append(c['new']), 'watched')")
+    page.eventually("print(view.watched)", "True")
+    page.ask("import time; seen = []; view.observe(lambda c: seen.append((c['new'], time.time())), 'watched')")
     page.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     page.page.goto("about:blank")
+    time.sleep(1)
+    opened_again = time.time()
     page.open()
-    page.eventually("print(seen[:1])", "[False]")
+    page.eventually(f"print(bool(seen) and seen[0][0] is False and seen[0][1] < {opened_again})", "True")
 
 
 def test_hidden_views_catch_up(shared: Open) -> None:
@@ -235,6 +239,16 @@ def test_failure_is_an_alert_and_turns_the_buttons_off(shared: Open) -> None:
         assert button.get_attribute("aria-disabled") == "true"
     page.page.get_by_role("button", name="Pause").press("Enter")
     assert page.ask("print(pressed)") == "[]"
+
+
+def test_a_machine_that_has_ended(shared: Open) -> None:
+    page = opened(shared, "hypervisor")
+    page.ask("change('missing', {'memory.resident_bytes': 'QEMU has ended: killed by signal 9'})")
+    page.ask("change('vcpus', []); change('memory', {'given_bytes': 2**28}); change('status', 'gone')")
+    says(page, "QEMU 7.2.19, pid 4711, has ended: the host has no such process any more")
+    says(page, "QEMU has ended: killed by signal 9")
+    for name in ("Pause", "Resume", "Reset"):
+        assert page.page.get_by_role("button", name=name).get_attribute("aria-disabled") == "true"
 
 
 HOSTILE = "<script>window.broken=1</script><img src=x onerror='window.broken=1'>\\u202egnp\\u001b[2J"

@@ -4,13 +4,14 @@ const STATUS_SHAPES = {
   running: ["good", "M4 2 L14 8 L4 14 Z"],
   paused: ["warn", "M3 2 H7 V14 H3 Z M9 2 H13 V14 H9 Z"],
   shutdown: ["off", "M3 3 H13 V13 H3 Z"],
+  gone: ["off", "M3 3 H13 V13 H3 Z"],
   "guest-panicked": ["bad", "M3 5 L5 3 L8 6 L11 3 L13 5 L10 8 L13 11 L11 13 L8 10 L5 13 L3 11 L6 8 Z"],
 };
 const OTHER_STATUS = ["off", "M8 2 A6 6 0 1 1 7.9 2 Z"];
 const ACTIONS = {
   pause: ["M3 2 H7 V14 H3 Z M9 2 H13 V14 H9 Z", (status) => status === "running"],
   resume: ["M4 2 L14 8 L4 14 Z", (status) => status === "paused"],
-  reset: ["M8 3 A5 5 0 1 0 13 8 H11 A3 3 0 1 1 8 5 V8 L13 4 L8 0 Z", (status) => status !== "shutdown"],
+  reset: ["M8 3 A5 5 0 1 0 13 8 H11 A3 3 0 1 1 8 5 V8 L13 4 L8 0 Z", (status) => status !== "shutdown" && status !== "gone"],
 };
 const icon = (d) => s("svg", { class: "vmc-icon", viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { d }));
 
@@ -110,9 +111,9 @@ function drawMemory(words) {
     const scale = Math.max(memory.given_bytes || 0, memory.resident_bytes || 0, 1);
     const balloon = isNumber(memory.balloon_bytes) && memory.balloon_bytes < memory.given_bytes ? memory.balloon_bytes : null;
     given.update([memory.given_bytes], scale, formatBytes(memory.given_bytes), balloon === null ? "" : `${words.balloon} ${formatBytes(balloon)}`, balloon);
-    const known = isNumber(memory.guest_used_bytes);
-    used.update([memory.guest_used_bytes], scale, known ? formatBytes(memory.guest_used_bytes) : words.not_known, known ? "" : visible(missing["memory.guest_used_bytes"], 160));
-    resident.update([memory.private_bytes, memory.shared_bytes], scale, formatBytes(memory.resident_bytes));
+    const why = (name) => (isNumber(memory[name]) ? "" : visible(missing["memory." + name], 160) || words.not_known);
+    used.update([memory.guest_used_bytes], scale, formatBytes(memory.guest_used_bytes), why("guest_used_bytes"));
+    resident.update([memory.private_bytes, memory.shared_bytes], scale, formatBytes(memory.resident_bytes), why("resident_bytes"));
     parts[0].update(memory.private_bytes);
     parts[1].update(memory.shared_bytes);
   };
@@ -202,7 +203,7 @@ function drawHypervisor(body, words, say, model, history, root) {
   return (view, failure) => {
     history.begin(view.time_s);
     head.update(view, failure);
-    setText(caption, put(words.process_box, { version: visible(view.qemu?.version, 30), pid: formatCount(view.qemu?.pid) }));
+    setText(caption, put(view.status === "gone" ? words.process_gone : words.process_box, { version: visible(view.qemu?.version, 30), pid: formatCount(view.qemu?.pid) }));
     setAttribute(box, "aria-label", caption.textContent);
     setAttribute(root, "aria-label", `${words.machine} ${visible(view.machine, 60)}`);
     vcpus.update(objects(view.vcpus));

@@ -164,7 +164,9 @@ def _hypervisor_html(view: Document, w: Words) -> list[str]:
     accelerator, qemu = part(view, "accelerator"), part(view, "qemu")
     name = visible(accelerator.get("name"))
     kind = w.get(f"accelerator_{name}", f"{w['accelerator']} {name}")
-    box = w["process_box"].format(version=visible(qemu.get("version")), pid=visible(qemu.get("pid")))
+    box = w["process_gone" if view.get("status") == "gone" else "process_box"].format(
+        version=visible(qemu.get("version")), pid=visible(qemu.get("pid"))
+    )
     title = f"<strong>{escape(w['machine'])} {_foreign(view.get('machine'))}</strong>"
     return [
         f"<p>{title}: {escape(status_of(view, w))}, {escape(w['up'])} {format_seconds(view.get('uptime_s'))}</p>",
