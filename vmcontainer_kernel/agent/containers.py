@@ -16,6 +16,8 @@ from .streams import Log
 
 __all__ = ["ContainerVerbs"]
 
+_END_S = 2.0
+
 
 class ContainerVerbs:
     """The ``container.*`` verbs, as methods that take a `Call`.
@@ -105,7 +107,15 @@ class ContainerVerbs:
         return {}
 
     def _remove(self, container: Container, *, force: bool) -> None:
-        pid, was_running = container.pid, container.status == "running"
+        pid = container.pid
+        if container.status == "running" and force:
+            # PID 1 of a namespace ends after all others are reaped, and what exec started is our child, not its:
+            # pid_namespaces(7).
+            self._runtime.kill(container, signal.SIGKILL, everything=True)
+            self._server.reap_until(lambda: container.status != "running", _END_S)
+        if not self._has(container.name):  # a one-shot, which its end has removed
+            return
+        was_running = container.status == "running"
         self._runtime.remove(container, force=force)
         self._logs.pop(container.name, None)
         self._one_shot.discard(container.name)

@@ -28,8 +28,10 @@ def exit_code(wait_status: int) -> int:
 class Stdio:
     """Descriptors 0 to 2 of a new process (`child`), and our ends of them."""
 
-    def __init__(self, child: tuple[int, int, int], outputs: list[tuple[int, int]], stdin_fd: int | None) -> None:
-        self.child, self.outputs, self.stdin_fd = child, outputs, stdin_fd
+    def __init__(
+        self, child: tuple[int, int, int], outputs: list[tuple[int, int]], stdin_fd: int | None, stdin_end: bytes = b""
+    ) -> None:
+        self.child, self.outputs, self.stdin_fd, self.stdin_end = child, outputs, stdin_fd, stdin_end
         for _, fd in outputs:
             os.set_blocking(fd, False)
         if stdin_fd is not None:
@@ -40,7 +42,8 @@ class Stdio:
         """Make a pseudo-terminal, or a pipe for each stream with /dev/null where nothing is sent to stdin."""
         if tty:
             master, slave = os.openpty()
-            return cls((slave, slave, slave), [(Kind.STDOUT, master)], os.dup(master) if stdin else None)
+            # Closing one's end of a terminal does not end its input: Ctrl-D does (termios(3), VEOF).
+            return cls((slave, slave, slave), [(Kind.STDOUT, master)], os.dup(master) if stdin else None, b"\x04")
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         err_read, err_write = os.pipe2(os.O_CLOEXEC)
         in_write: int | None = None
@@ -88,7 +91,7 @@ class Job:
         self.watches = watches or subject  # the container whose limits are told while this runs
         self.detach = detach  # REPLY when it runs; its output goes to the log only
         self.outputs = [Output(request, kind, fd, None if detach else send, log) for kind, fd in stdio.outputs]
-        self.input = Input(request, stdio.stdin_fd, send) if stdio.stdin_fd is not None else None
+        self.input = None if stdio.stdin_fd is None else Input(request, stdio.stdin_fd, send, stdio.stdin_end)
         self.wait_status: int | None = None
         self.events: dict[str, int] = {}
         self._send = send

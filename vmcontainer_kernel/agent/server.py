@@ -267,6 +267,13 @@ class Server:
                 return
             self.exited(pid, status)
 
+    def reap_until(self, done: Callable[[], bool], limit_s: float) -> None:
+        """Reap children until `done` says so, for what must have ended before a request can be answered."""
+        deadline_s = time.monotonic() + limit_s
+        while not done() and time.monotonic() < deadline_s:
+            self._reap(0)
+            time.sleep(0.0005)
+
     def exited(self, pid: int, status: int) -> None:
         """A child was reaped."""
         self.on_reaped(pid, status)

@@ -8,6 +8,7 @@ emulated guest the copies are most of a command's time.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -57,7 +58,7 @@ def start_plain(command: Command, stdio: tuple[int, int, int]) -> Launch:
         _enter(command.cwd)
         pid = os.posix_spawn(
             command.argv[0],
-            command.argv,
+            list(command.argv),
             command.env,
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(stdio)],
             setsid=True,
@@ -119,7 +120,10 @@ def _exec(command: Command, stdio: tuple[int, int, int]) -> None:
     _enter(command.cwd)
     # The second net, if the agent itself is killed. A change of ids clears it: prctl(2), PR_SET_PDEATHSIG.
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.execvpe(command.argv[0], list(command.argv), dict(command.env))
+    try:
+        os.execvpe(command.argv[0], list(command.argv), dict(command.env))
+    except FileNotFoundError:  # its file name is the last place on PATH that was tried
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command.argv[0]) from None
 
 
 def _enter(folder: str) -> None:

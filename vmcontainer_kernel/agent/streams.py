@@ -50,27 +50,22 @@ class Output:
         self._send = send
         self._log = log
         self._tail_bytes: int | None = None
+        self._ended = self._hung_up = False
 
     @property
     def wants_read(self) -> bool:
         """True while bytes may be read and sent."""
-        return self.open and self.credit_bytes > 0
+        return self.open and self.credit_bytes > 0 and not self._hung_up
 
     def pump(self) -> None:
         """Read once and send; at the end of the stream send an empty frame and close."""
         limit = min(MAX_CHUNK, self.credit_bytes)
         if self._tail_bytes is not None:
             limit = min(limit, self._tail_bytes)
-        data = b""
-        if limit:
-            try:
-                data = os.read(self.fd, limit)
-            except BlockingIOError:
-                return
-            except OSError:  # EIO: the last process on the other side of a pty is gone, pty(7)
-                data = b""
+        data = self._read(limit) if limit else b""
         if not data:
-            self.close()
+            if data is not None:
+                self.close()
             return
         if self._log:
             self._log.add(data)
@@ -82,9 +77,30 @@ class Output:
         if self._tail_bytes == 0:
             self.close()
 
+    def _read(self, limit: int) -> bytes | None:
+        """Read once; return nothing at the end, None if there is nothing now."""
+        try:
+            return os.read(self.fd, limit)
+        except BlockingIOError:
+            return None
+        except OSError:  # EIO: nobody has the other side of a pty open, pty(7)
+            if self._ended:
+                return b""
+            self._hung_up = True  # closing ours now would end the process by SIGHUP
+            return None
+
     def end_after_pending(self) -> None:
-        """The process ended: send what it left in the pipe; whoever inherited the pipe does not hold the request up."""
+        """The process ended: send what it left in the pipe; whoever inherited the pipe does not hold the request up.
+
+        A terminal is hung up when the leader of its session ends (credentials(7)), and what the kernel has not yet
+        passed to our side would not be counted: it is read until that end.
+        """
+        self._ended = True
         if not self.open:
+            return
+        if os.isatty(self.fd):
+            if self._hung_up:
+                self.close()
             return
         try:
             pending = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, b"\0" * 4))[0]
@@ -105,12 +121,13 @@ class Output:
 
 
 class Input:
-    """Writes STDIN frames to `fd` and gives the sender credit for what was taken."""
+    """Writes STDIN frames to `fd`, `end` after the last one, and gives the sender credit for what was taken."""
 
-    def __init__(self, request: int, fd: int, send: Callable[[bytes], None]) -> None:
+    def __init__(self, request: int, fd: int, send: Callable[[bytes], None], end: bytes = b"") -> None:
         self.request, self.fd = request, fd
         self.open = True
         self.written_bytes = 0
+        self._end = end
         self._ending = False
         self._owed_bytes = 0
         self._pending = bytearray()
@@ -127,8 +144,9 @@ class Input:
             return
         if data:
             self._pending += data
-        else:
+        elif not self._ending:
             self._ending = True
+            self._pending += self._end
         self.pump()
 
     def pump(self) -> None:
