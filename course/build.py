@@ -24,6 +24,7 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from io import BytesIO
@@ -37,13 +38,19 @@ from babel.messages.pofile import read_po, write_po
 from nbclient import NotebookClient
 from nbformat import NotebookNode, v4
 
-__all__ = ["check", "generate", "lessons", "main", "read_lesson"]
+__all__ = ["check", "generate", "lessons", "main", "prepare", "read_lesson"]
 
 ROOT = Path(__file__).parent
 LANGUAGES = ("en", "ko")
 SOURCE_LANGUAGE = "en"
 KERNEL = {"display_name": "VM & Container Lab", "language": "python", "name": "vmcontainer"}
 CELL_TIMEOUT_S = 120
+MACHINES = """
+from vmcontainer_kernel.session import current
+for name, memory_bytes in (("vm", None), ("big", 512 << 20)):
+    current().wait(current().ensure_guest(name, memory_bytes=memory_bytes))
+current().close()
+"""
 QUIET = {"VMCONTAINER_PATIENCE_S": "600"}  # on a busy computer a clone may take long enough for a progress line
 IGNORED_SHARE = 0.1  # of the code cells may have outputs that nbval does not compare
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
@@ -168,6 +175,11 @@ def generate(lesson: str, language: str, cells: list[NotebookNode]) -> NotebookN
             if cell.cell_type == "markdown":
                 cell.source = translate(cell.source, catalogue)
     return result
+
+
+def prepare() -> None:
+    """Boot each size of machine that the lessons use, once: a lesson's times are to be those of clones."""
+    subprocess.run([sys.executable, "-c", MACHINES], check=True, timeout=300)
 
 
 def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
@@ -330,6 +342,8 @@ def main(argv: list[str] | None = None) -> int:
     chosen = arguments.lesson or lessons()
     if unknown := set(chosen) - set(lessons()):
         parser.error(f"no such lesson: {', '.join(sorted(unknown))}; there are {', '.join(lessons())}")
+    if not (arguments.text or arguments.check):
+        prepare()
     for lesson in chosen if not arguments.check else []:
         build(lesson, run=not arguments.text)
         print(f"built {lesson}")

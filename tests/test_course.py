@@ -161,18 +161,9 @@ def test_blocks_do_not_split_a_fence():
 # ── running the lessons ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-BOOT_SIZES = """
-from vmcontainer_kernel.session import current
-for name, memory_bytes in (("vm", None), ("big", 512 << 20)):
-    current().wait(current().ensure_guest(name, memory_bytes=memory_bytes))
-current().close()
-"""
-
-
 @pytest.fixture(scope="module")
 def templates():
-    """Boot the sizes of machine that the lessons use, so that a lesson's time is not that of a first boot."""
-    subprocess.run([sys.executable, "-c", BOOT_SIZES], check=True, timeout=300)
+    build.prepare()
 
 
 @pytest.fixture
