@@ -123,15 +123,18 @@ class NodeVerbs:
     def view(self, call: Call) -> dict[str, Any]:
         """Return the kernel view of this node (docs/architecture.md)."""
         containers = [self._runtime.view(one) for one in self._runtime.list()]
-        roots = None if self._guest else observe.descendants(os.getpid(), observe.PROC)
-        if roots is not None and get_int(call.arguments, "notebook_pid", 0):
-            roots = [get_int(call.arguments, "notebook_pid"), *roots]
+        pids = None if self._guest else self._host_pids(get_int(call.arguments, "notebook_pid", 0))
         cgroups = self._runtime.cgroups
         return observe.kernel_view(
             get_str(call.arguments, "node", "host"),
             containers,
-            pids=roots,
+            pids=pids,
             agent_pid=os.getpid(),
             machines=tuple(job.pid for job in self._server.jobs.values() if job.role == "machine"),
             cgroup=cgroups.kind if cgroups else "none",
         )
+
+    def _host_pids(self, notebook_pid: int) -> list[int]:
+        """Return what of a host is shown: its init, the notebook, and what we started; the rest is not ours to show."""
+        others = [1, notebook_pid] if os.access("/proc/1/ns/pid", os.R_OK) else [notebook_pid]
+        return [*filter(None, others), *observe.descendants(os.getpid())]
