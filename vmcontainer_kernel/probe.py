@@ -11,6 +11,7 @@ program of their own, as a notebook's process has threads and may not enter a us
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -25,8 +26,9 @@ from .container import linux
 from .container.cgroups import Cgroups
 from .container.spec import Resources
 from .errors import HostError
+from .paths import cache_dir
 
-__all__ = ["PROBES", "explore"]
+__all__ = ["PROBES", "explore", "remembered"]
 
 # It takes 0.1 s; a busy computer must not look like one that forbids everything.
 LIMIT_S = 3.0
@@ -58,6 +60,47 @@ def explore() -> dict[str, str]:
         raise HostError(f"the kernel could not be probed: status {done.returncode}", where=last)
     found: dict[str, str] = json.loads(done.stdout)
     return found
+
+
+def remembered(name: str, find: Callable[[], bool]) -> bool:
+    """Return what `find` found for a process with the same rights since this computer started; else ask it now."""
+    store = cache_dir("probes") / f"{name}.json"
+    rights = _rights()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(store.read_text())
+        if kept["rights"] == rights:
+            return bool(kept["found"])
+    found = find()
+    temporary = store.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps({"rights": rights, "found": found}))
+    temporary.rename(store)
+    return found
+
+
+def _rights() -> list[str]:
+    """Return all that a probe's outcome depends on: this boot, this program and its namespaces, what proc(5) calls
+    its credentials and filters, and which cgroup it is in.
+    """
+    wanted = ("Uid:", "Gid:", "Groups:", "CapPrm:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:", "Seccomp_filters:")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    namespaces = [str(path.readlink()) for path in sorted(Path("/proc/self/ns").iterdir())]
+    return [line for line in lines if line.startswith(wanted)] + namespaces + [_text(path) for path in _CONDITIONS]
+
+
+_CONDITIONS = [
+    Path("/proc", name)
+    for name in (
+        *("self/attr/current", "self/cgroup", "sys/kernel/random/boot_id", "sys/user/max_user_namespaces"),
+        *("sys/kernel/unprivileged_userns_clone", "sys/kernel/apparmor_restrict_unprivileged_userns"),
+    )
+]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 class _StepFailed(Exception):

@@ -14,6 +14,7 @@ from .display import Table, show, size_text, steps_table
 from .errors import NotFound, UserError
 from .node import Node
 from .options import container_options, process_options, vm_cpus
+from .probe import remembered
 from .session import Session, current
 
 __all__ = ["default_node_name", "explain_container", "explain_machine", "node_finder", "run"]
@@ -73,11 +74,16 @@ def default_node_name() -> str:
     """Return where containers run when nothing is said: the host where its kernel allows them, else a machine."""
     global _default_node  # noqa: PLW0603 - the answer cannot change while this process lives
     if not _default_node:
-        from . import doctor
-
-        allowed = doctor.check("containers-on-host").verdict == "ok"
+        # `doctor` looks each time; a cell need not wait for what was found since this computer started.
+        allowed = remembered("containers-on-host", _host_allows_containers)
         _default_node = "host" if allowed else DEFAULT_MACHINE
     return _default_node
+
+
+def _host_allows_containers() -> bool:
+    from . import doctor
+
+    return doctor.check("containers-on-host").verdict == "ok"
 
 
 def node_finder(session: Session, name: str, report: Callable[[str, float], None]) -> FindNode:

@@ -137,7 +137,7 @@ class Runtime:
             (container.bundle / "upper").chmod(
                 0o755
             )  # it is the root folder's mode in the container, whatever our umask
-            (container.bundle / "config.json").write_text(json.dumps(container.config, indent=1))
+            (container.bundle / "config.json").write_text(json.dumps(container.config))
         except OSError as error:
             with contextlib.suppress(OSError):
                 files.remove_tree(container.bundle)

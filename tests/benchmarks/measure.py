@@ -1,0 +1,73 @@
+"""How a time is taken: from the call to the first byte of output, the same for a cell and for a program."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Series:
+    """Times of one thing, in milliseconds."""
+
+    times_ms: list[float] = field(default_factory=list)
+
+    def take(self, measure: Callable[[], float]) -> None:
+        self.times_ms.append(measure())
+
+    @property
+    def p50_ms(self) -> float:
+        return statistics.median(self.times_ms)
+
+    @property
+    def least_ms(self) -> float:
+        return min(self.times_ms)
+
+
+class FirstWrite(io.TextIOBase):
+    """A standard output that notes when something is first written to it."""
+
+    def __init__(self) -> None:
+        self.at_s: float | None = None
+
+    def write(self, text: str) -> int:
+        if text and self.at_s is None:
+            self.at_s = time.perf_counter()
+        return len(text)
+
+
+class Notebook:
+    """An IPython shell in this process, with the extension loaded."""
+
+    def __init__(self) -> None:
+        from IPython.core.interactiveshell import InteractiveShell
+
+        self._shell = InteractiveShell.instance()
+        self._shell.run_line_magic("load_ext", "vmcontainer_kernel")
+
+    def cell_ms(self, magic: str, line: str, text: str = "echo hi") -> float:
+        """Run a cell; return the time to the first byte it shows. Raises what the cell raises."""
+        output = FirstWrite()
+        with contextlib.redirect_stdout(output):
+            begin_s = time.perf_counter()
+            self._shell.run_cell_magic(magic, line, text)
+        assert output.at_s is not None, f"%%{magic} {line} showed nothing"
+        return (output.at_s - begin_s) * 1e3
+
+
+def program_ms(argv: Sequence[str]) -> float:
+    """Run a program; return the time to the first byte it writes."""
+    begin_s = time.perf_counter()
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        first = process.stdout.read(1)
+        passed_ms = (time.perf_counter() - begin_s) * 1e3
+        if not first:
+            raise OSError(f"{argv[0]}: {process.stderr.read().decode(errors='replace')[-300:]}")
+        process.stdout.read()
+    return passed_ms
