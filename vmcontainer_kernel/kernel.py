@@ -14,6 +14,7 @@ __all__ = ["DISPLAY_NAME", "NAME", "install", "specification"]
 
 NAME = "vmcontainer"
 DISPLAY_NAME = "VM & Container Lab"
+LOAD = "__import__('vmcontainer_kernel').load_ipython_extension(get_ipython())"
 
 # A machine around a kernel (left), and kernels' guests that share one (right).
 LOGO = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64" role="img" aria-label="VM &amp; Container Lab">
@@ -32,12 +33,13 @@ LOGO = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64" role="img"
 def specification(python: str = sys.executable) -> dict[str, Any]:
     """Return kernel.json's content (jupyter_client, "Kernel specs").
 
-    `extra_extensions` of IPython's InteractiveShellApp leaves a profile's own extensions as they are.
+    The magics are registered by a line of code, not as an extension: a notebook's own ``%load_ext`` then works as it
+    does on any other kernel, without a notice that there is nothing to load.
     """
     # Without frozen modules the debugger sees the standard library, as in ipykernel's own specification.
     launch = [python, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     return {
-        "argv": [*launch, "--ext=vmcontainer_kernel"],
+        "argv": [*launch, f"--IPKernelApp.exec_lines={LOAD}"],
         "display_name": DISPLAY_NAME,
         "language": "python",
         "metadata": {"debugger": True},

@@ -66,7 +66,7 @@ def test_the_kernel_loads_the_extension() -> None:
     spec = kernel.specification("/python")
     assert spec["display_name"] == "VM & Container Lab"
     assert spec["argv"][0] == "/python"
-    assert spec["argv"][-1] == "--ext=vmcontainer_kernel"
+    assert "load_ipython_extension" in spec["argv"][-1]
     assert "{connection_file}" in spec["argv"]
 
 
