@@ -126,6 +126,9 @@ class Session:
         """Return machine `name`, cloned from its template if there is none; one caller at a time makes it."""
         async with self._making.setdefault(name, asyncio.Lock()):
             guest = self.guests.get(name)
+            if guest and guest.waking and guest.node.lost.is_set():
+                await asyncio.wait([guest.waking])  # it may be ending because it did not wake
+                guest = self.guests.get(name)
             if guest:
                 await self._check_same(guest, memory_bytes, cpus)
                 return guest
@@ -187,9 +190,10 @@ class Session:
             machine.mark("agent")
         except BaseException as error:
             guest.node.close(error=error if isinstance(error, LabError) else None)
+            # It stays known until it has ended, for a cell that was lost with it to find out why (`explain_loss`).
+            await machine.stop(grace_s=0.5 if isinstance(error, NodeLost) else 0.0)
             if self.guests.get(machine.config.name) is guest:
                 del self.guests[machine.config.name]
-            await machine.stop()
             if not isinstance(error, LabError):
                 raise
 
