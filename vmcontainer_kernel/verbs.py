@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import difflib
 import shlex
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .cells import DEFAULT_MACHINE
 from .display import Table, show, size_text, steps_table
-from .errors import NotFound, UserError
+from .errors import LabError, NotFound, UserError
 from .node import Node
 from .options import container_options, process_options, vm_cpus
 from .probe import remembered
 from .session import Session, current
 
+if TYPE_CHECKING:
+    from .vm.machine import Machine
+
 __all__ = ["default_node_name", "explain_container", "explain_machine", "node_finder", "run"]
 
+_STATE_LIMIT_S = 1.0
 FindNode = Callable[[], Coroutine[Any, Any, Node]]
 
 
@@ -132,19 +137,17 @@ def explain_machine(session: Session, name: str, options: argparse.Namespace) ->
 
 
 def _vm_ls(session: Session, words: _Words, language: str) -> Table:
-    async def states() -> list[tuple[Any, ...]]:
-        return [
-            (
-                name,
-                await guest.machine.status(),
-                guest.machine.config.cpus,
-                size_text(guest.machine.config.memory_bytes),
-                guest.machine.pid,
-            )
-            for name, guest in session.guests.items()
-        ]
+    async def row(name: str, machine: Machine) -> tuple[Any, ...]:
+        try:
+            state = await asyncio.wait_for(machine.status(), _STATE_LIMIT_S)
+        except (LabError, TimeoutError):
+            state = "gone" if machine.gone.is_set() else "does not answer"
+        return name, state, machine.config.cpus, size_text(machine.config.memory_bytes), machine.pid
 
-    return Table(("machine", "state", "CPUs", "memory", "QEMU's pid"), session.wait(states()), "no machines")
+    async def rows() -> list[tuple[Any, ...]]:
+        return await asyncio.gather(*(row(name, guest.machine) for name, guest in session.guests.items()))
+
+    return Table(("machine", "state", "CPUs", "memory", "QEMU's pid"), session.wait(rows()), "no machines")
 
 
 def _vm_do(action: str) -> Callable[[Session, _Words, str], None]:
