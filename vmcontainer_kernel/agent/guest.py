@@ -31,6 +31,7 @@ _RNDRESEEDCRNG: Final = 0x5207
 _SIOCSIFHWADDR: Final = 0x8924  # linux/sockios.h
 _ARPHRD_ETHER: Final = 1
 _RB_POWER_OFF: Final = 0x4321FEDC  # linux/reboot.h
+_REST_S: Final = 0.5
 _NIC: Final = "eth0"
 _ADDRESS: Final = "10.0.2.15/24"  # what QEMU's user network expects, qemu-system-x86_64(1) -netdev user
 _GATEWAY: Final = "10.0.2.2"
@@ -107,6 +108,8 @@ class GuestVerbs:
         os.sync()
         gc.collect()
         gc.freeze()
+        # What the kernel puts off (RCU callbacks, work queues) is done now, or each clone would begin with it.
+        time.sleep(_REST_S)
         return {}
 
     def renew(self, call: Call) -> dict[str, Any]:
