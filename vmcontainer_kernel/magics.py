@@ -6,6 +6,7 @@ Parse, call the session, render; nothing else happens here. Heavy libraries are 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -138,7 +139,12 @@ def _shell() -> Any:
 
 
 def _language() -> str:
-    return str(_shell().user_ns.get("LAB_LANGUAGE", "en"))
+    """Return the language of views: the variable LAB_LANGUAGE of the notebook or the environment, else the folder's.
+
+    The server says which notebook this is (jupyter_server, SessionManager: JPY_SESSION_NAME); lessons lie in en/ and ko/.
+    """
+    chosen = _shell().user_ns.get("LAB_LANGUAGE") or os.environ.get("LAB_LANGUAGE")
+    return str(chosen or ("ko" if "/ko/" in os.environ.get("JPY_SESSION_NAME", "") else "en"))
 
 
 def _display(value: Any) -> None:
