@@ -190,12 +190,17 @@ def network_namespaces(pids: list[int]) -> set[str]:
     return found
 
 
+def files(folder: Path) -> list[str]:
+    """Everything below a folder; what is being removed meanwhile is no error, as it is to `Path.rglob`."""
+    return [f"{inner}/{name}" for inner, folders, names in os.walk(folder) for name in (*folders, *names)]
+
+
 def left_behind(run: Path, ids: list[str], *, but: int = 0) -> dict[str, Any]:
     """What is left of sessions: processes, control groups, files, mounts; empty values where nothing is."""
     everything: dict[str, Any] = {
         "processes": [one for name in ids or [""] for one in processes(run, name, but=but)],
         "groups": [path for name in ids for path in groups(name)],
-        "files": [str(path) for path in run.rglob("*")] if run.exists() else [],
+        "files": files(run),
         "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(run) in line],
     }
     return {key: value for key, value in everything.items() if value}

@@ -281,7 +281,7 @@ def test_loading_the_extension_again_changes_nothing(notebook: Notebook) -> None
 @pytest.mark.parametrize(("where", "size"), [("%%container", 1 << 30), ("%%vm", 1 << 26)])
 def test_a_flood_is_cut_with_a_marker(notebook: Notebook, where: str, size: int) -> None:
     before_kib = int(notebook.value("__import__('resource').getrusage(0).ru_maxrss"))
-    cell = notebook.ok(f"{where}\nyes | head -c {size}", 120)
+    cell = notebook.ok(f"{where}\nhead -c {size} /dev/zero", 120)
     assert f"{size - (1 << 20)} more bytes" in cell.out
     assert len(cell.out) < 1.1 * (1 << 20)
     after_kib = int(notebook.value("__import__('resource').getrusage(0).ru_maxrss"))
@@ -324,6 +324,17 @@ def test_a_second_press_kills_what_ignores_the_first(notebook: Notebook, where: 
     notebook.interrupt()
     assert "interrupted" in failed(cell.finish(5), "CommandFailed")
     assert "SIGKILL" in cell.err
+
+
+def test_impatient_presses_leave_nothing_running(notebook: Notebook) -> None:
+    cell = notebook.start("%%container\ntrap '' INT TERM; echo ready; while :; do sleep 0.05; done").until("ready")
+    for pause_s in (0.0, 0.001, 0.003, 0.01, 0.0, 0.1):
+        notebook.interrupt()
+        time.sleep(pause_s)
+    cell.finish(5)
+    deadline_s = time.monotonic() + 3
+    while notebook.value("%container ls") != "no containers":
+        assert time.monotonic() < deadline_s
 
 
 def test_an_interrupt_while_a_machine_is_made(notebook: Notebook) -> None:

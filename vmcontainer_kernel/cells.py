@@ -158,6 +158,20 @@ def follow(
 ) -> dict[str, Any]:
     """Feed the run's streams to `sinks` until it has ended, and return the answer; raises TimeLimit and NodeLost."""
     limit = _Deadline(run, timeout_s)
+    try:
+        _read_all(run, sinks, limit, idle)
+    finally:
+        if not run.answer.done():  # a press upon a press, or an output that cannot be written: nobody reads on
+            run.kill()
+    if run.answer.cancelled():
+        limit.raise_if_passed()
+        raise CommandFailed("interrupted before the command had started", status=130)
+    answer = run.answer.result()
+    limit.raise_if_passed()
+    return answer
+
+
+def _read_all(run: Run, sinks: dict[int, Callable[[bytes], None]], limit: _Deadline, idle: Callable[[], None]) -> None:
     while True:
         try:
             for chunk in run.chunks(FLUSH_S):
@@ -166,15 +180,9 @@ def follow(
                 else:
                     idle()
                 limit.check()
-            break
+            return
         except KeyboardInterrupt:
             print(f"[{run.name}] {run.interrupt()}", file=sys.stderr, flush=True)
-    if run.answer.cancelled():
-        limit.raise_if_passed()
-        raise CommandFailed("interrupted before the command had started", status=130)
-    answer = run.answer.result()
-    limit.raise_if_passed()
-    return answer
 
 
 class _Deadline:

@@ -71,9 +71,10 @@ def remembered(name: str, find: Callable[[], bool]) -> bool:
         if kept["rights"] == rights:
             return bool(kept["found"])
     found = find()
-    temporary = store.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps({"rights": rights, "found": found}))
-    temporary.rename(store)
+    with contextlib.suppress(OSError):  # a full disk costs the memory, not the answer
+        temporary = store.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps({"rights": rights, "found": found}))
+        temporary.rename(store)
     return found
 
 

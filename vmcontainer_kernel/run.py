@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from .agent.protocol import Kind
+from .agent.protocol import CREDIT_AFTER, Kind
 from .errors import CommandFailed, LabError, NodeLost
 from .node import Request
 
@@ -26,6 +26,7 @@ __all__ = ["STDERR", "STDOUT", "Captured", "Run"]
 
 STDOUT, STDERR = Kind.STDOUT, Kind.STDERR
 _KILL_GRACE_S = 2.0
+_CREDIT_AFTER = CREDIT_AFTER // 2  # with what `Request` holds back, well below the window
 _END = None
 
 Start = Callable[["Run"], Coroutine[Any, Any, Request]]
@@ -80,6 +81,7 @@ class Run:
         self._queue: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         self._request: Request | None = None
         self._diverted = divert
+        self._owed_bytes = {STDOUT: 0, STDERR: 0}
         self._signals = 0
         self._give_up_s: float | None = None
         self.answer: concurrent.futures.Future[dict[str, Any]] = asyncio.run_coroutine_threadsafe(self._go(start), loop)
@@ -133,8 +135,11 @@ class Run:
             yield chunk
 
     def _consumed(self, stream: int, data: bytes) -> None:
-        if self._request is not None:
-            self._loop.call_soon_threadsafe(self._request.consumed, stream, len(data))
+        """Give credit now and then: each time wakes the loop's thread, and a flood may come in small pieces."""
+        self._owed_bytes[stream] += len(data)
+        if self._request is not None and self._owed_bytes[stream] >= _CREDIT_AFTER:
+            self._loop.call_soon_threadsafe(self._request.consumed, stream, self._owed_bytes[stream])
+            self._owed_bytes[stream] = 0
 
     def send(self, number: int) -> None:
         """Send a signal to the command's process group; returns at once."""

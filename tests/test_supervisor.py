@@ -1,0 +1,223 @@
+"""However a notebook ends, nothing stays: its kernel killed at any moment, its supervisor killed, for any user."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.notebooks import (
+    Notebook,
+    groups,
+    left_behind,
+    network_namespaces,
+    processes,
+    sessions,
+    wait_until_nothing_is_left,
+)
+from vmcontainer_kernel.container.busybox import build_busybox
+from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.vm.guest import ensure_guest
+
+ROOT = Path(__file__).parent.parent
+NOBODY = 65534
+END_LIMIT_S = 2.0
+FIRST_LIMIT_S = 240.0
+
+pytestmark = [pytest.mark.needs("containers-on-host"), pytest.mark.needs("qemu")]
+
+EVERYTHING = """
+magic = get_ipython().run_cell_magic
+magic("container", "one", "sleep 1000 & sleep 1000 & true")
+magic("vm", "", "true")
+magic("container", "two --memory 64m --pids-limit 20", "setsid sleep 1000 & true")
+magic("container", "--bg --without pid", "sleep 1000")
+magic("vm", "--bg", "sleep 1000")
+print("all")
+"""
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Iterator[Notebook]:
+    notebook = Notebook(tmp_path, tmp_path / "run")
+    yield notebook
+    notebook.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Make guest image and template once, so that the moments below fall into what a notebook does."""
+    folder = tmp_path_factory.mktemp("prepare")
+    notebook = Notebook(folder, folder / "run")
+    notebook.ok("%%vm\ntrue", FIRST_LIMIT_S)
+    notebook.close()
+
+
+@pytest.mark.parametrize("attempt", range(20))
+def test_a_killed_notebook_leaves_nothing(notebook: Notebook, tmp_path: Path, attempt: int) -> None:
+    """A quarter of the moments are when all runs, the others while it is being made."""
+    run, session = tmp_path / "run", f"s{notebook.pid}-"
+    moment_s = None if attempt % 4 == 0 else random.Random(attempt).uniform(0.0, 1.2)
+    cell = notebook.start(EVERYTHING)
+    if moment_s is None:
+        cell.until("all")
+        names = [command for _, command in processes(run, session, but=notebook.pid)]
+        assert sum("sleep" in command for command in names) >= 4
+        assert any("qemu" in command for command in names)
+    else:
+        time.sleep(moment_s)
+    pids = [pid for pid, _ in processes(run, session, but=notebook.pid)]
+    namespaces = network_namespaces(pids) - network_namespaces([os.getpid()])
+    notebook.kill()
+    seconds = wait_until_nothing_is_left(run, [session], END_LIMIT_S)
+    everybody = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    assert not namespaces & network_namespaces(everybody), f"after {moment_s} s"
+    print(f"killed after {moment_s} s: gone in {seconds:.2f} s")
+
+
+def test_a_killed_supervisor_takes_its_children_along_and_the_next_session_clears_up(
+    notebook: Notebook, tmp_path: Path
+) -> None:
+    run, session = tmp_path / "run", f"s{notebook.pid}-"
+    notebook.start(EVERYTHING).until("all")
+    [folder] = sessions(run)
+    supervisor = next(pid for pid, command in processes(run, session) if "vmcontainer_kernel.agent" in command)
+    notebook.kill()
+    os.kill(supervisor, signal.SIGKILL)
+    deadline_s = time.monotonic() + END_LIMIT_S
+    # What has no pid namespace of its own and is no child of the supervisor is met by the sweep.
+    while any("qemu" in command or "sh -c" in command for _, command in processes(run, session)):
+        assert time.monotonic() < deadline_s, processes(run, session)
+        time.sleep(0.02)
+    assert sessions(run) == [folder]
+    following = Notebook(tmp_path, run)
+    try:
+        assert following.ok("%%container\necho on").out == "on\n"
+        assert folder not in sessions(run)
+        assert not groups(session)
+        assert not processes(run / folder, session)
+    finally:
+        following.close()
+    wait_until_nothing_is_left(run, [session], END_LIMIT_S)
+
+
+def test_the_sweep_leaves_those_alone_that_live(notebook: Notebook, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    notebook.ok("%%container kept\ntrue")
+    [mine] = sessions(run)
+    (run / "s1-abandoned").mkdir()
+    (run / "s1-abandoned" / "lock").touch()
+    (run / "s2-about-to-start").mkdir()
+    other = Notebook(tmp_path, run)
+    other.ok("%%container\ntrue")
+    other.close()
+    assert sorted(sessions(run)) == sorted([mine, "s2-about-to-start"])
+    assert notebook.ok("%%container kept\necho alive").out == "alive\n"
+
+
+# -- an ordinary user
+
+SCRIPT = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+answers = []
+for code in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        result = shell.run_cell(code)
+    error = result.error_in_exec
+    answers.append({"out": out.getvalue(), "error": type(error).__name__ if error else "", "text": str(error or "")})
+print(json.dumps(answers))
+"""
+
+
+class User:
+    """An ordinary user with a home, a cache with the guest image in it, and a run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.run = folder, folder / "run"
+        image = ensure_guest()
+        shutil.copytree(image.path, folder / "cache" / "guests" / image.path.name)
+        build_busybox(Store(folder / "cache" / "images"))
+        for path in (folder, *folder.rglob("*")):
+            os.lchown(path, NOBODY, NOBODY)
+        # pytest's own folders are private to it
+        for parent in [*folder.parents][:2]:
+            parent.chmod(0o755)
+
+    def cells(self, *codes: str) -> list[dict[str, Any]]:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "IPYTHONDIR": str(self.folder / "ipython"),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "VMCONTAINER_CACHE": str(self.folder / "cache"),
+            "VMCONTAINER_RUN": str(self.run),
+            "VMCONTAINER_PATIENCE_S": "1e9",
+        }
+        command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"]
+        done = subprocess.run(
+            [*command, sys.executable, "-c", SCRIPT],
+            input=json.dumps(["%load_ext vmcontainer_kernel", *codes]),
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env=environment,
+            timeout=FIRST_LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        return list(json.loads(done.stdout))[1:]
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    if os.geteuid() != 0:
+        pytest.skip("root: becomes another user")
+    user = User(tmp_path_factory.mktemp("user"))
+    yield user
+    assert not left_behind(user.run, [])
+
+
+@pytest.mark.needs("user-namespaces")
+def test_containers_of_an_ordinary_user(user: User) -> None:
+    inside, limited, missing = user.cells(
+        "%%container\necho $$; id -u; hostname",
+        "%%container --memory 64m\ntrue",
+        "%%container --image no-such\ntrue",
+    )
+    assert inside["error"] == "", inside
+    assert inside["out"].split()[:2] == ["1", "0"]
+    assert limited["error"] == "HostError", limited
+    assert "--on vm" in limited["text"]
+    assert missing["error"] == "NotFound"
+
+
+def test_machines_of_an_ordinary_user(user: User) -> None:
+    inside, limited = user.cells(
+        "%%vm\nid -u; cat /proc/1/comm",
+        "%%container --on vm --memory 64m\ncat /sys/fs/cgroup/memory.max 2>/dev/null; echo $$",
+    )
+    assert (inside["error"], inside["out"]) == ("", "0\nvmc-agent\n"), inside
+    assert limited["error"] == "", limited
+    assert limited["out"].split()[-1] == "1"
+
+
+def test_nothing_of_an_ordinary_user_is_left(user: User) -> None:
+    answers = user.cells("%%container web\nsleep 1000 & true", "%%vm --bg\nsleep 1000", "%%vm\necho on")
+    assert [answer["error"] for answer in answers] == ["", "", ""], answers
+    wait_until_nothing_is_left(user.run, [], END_LIMIT_S)
