@@ -136,6 +136,15 @@ def test_the_background_can_be_ended(notebook: Notebook) -> None:
     assert notebook.value("p.wait(5)") == "137"
 
 
+def test_the_background_of_a_machine_that_is_removed(notebook: Notebook) -> None:
+    notebook.ok("%%vm brief --bg --proc p\necho begun; sleep 1000")
+    notebook.ok("while 'begun' not in p.out: pass")
+    notebook.ok("%vm rm brief")
+    assert "brief" in notebook.fails("p.wait(5)", "NodeLost")
+    assert "lost: " in notebook.value("p")
+    assert notebook.value("p.out") == r"'begun\n'"
+
+
 @pytest.mark.parametrize("where", ["%%vm", "%%container"])
 def test_a_time_limit(notebook: Notebook, where: str) -> None:
     cell = notebook.cell(f"{where} --timeout 0.5\necho begun; trap '' TERM; while :; do sleep 0.1; done", 10)

@@ -157,7 +157,8 @@ class User:
         for parent in [*folder.parents][:2]:
             parent.chmod(0o755)
 
-    def cells(self, *codes: str) -> list[dict[str, Any]]:
+    def start(self, *codes: str, within: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """Begin to run cells; `within`: a command to run Python with."""
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
@@ -169,19 +170,27 @@ class User:
             "VMCONTAINER_PATIENCE_S": "1e9",
         }
         command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"]
-        done = subprocess.run(
-            [*command, sys.executable, "-c", SCRIPT],
-            input=json.dumps(["%load_ext vmcontainer_kernel", *codes]),
-            capture_output=True,
+        process = subprocess.Popen(
+            [*command, *within, sys.executable, "-c", SCRIPT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder,
             env=environment,
-            timeout=FIRST_LIMIT_S,
-            check=False,
         )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        return list(json.loads(done.stdout))[1:]
+        assert process.stdin
+        process.stdin.write(json.dumps(["%load_ext vmcontainer_kernel", *codes]))
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+    def cells(self, *codes: str, within: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        """Run cells and return what came of each."""
+        with self.start(*codes, within=within) as process:
+            out, err = process.communicate(timeout=FIRST_LIMIT_S)
+        assert (process.returncode, err) == (0, "")
+        return list(json.loads(out))[1:]
 
 
 @pytest.fixture(scope="module")
@@ -220,4 +229,36 @@ def test_machines_of_an_ordinary_user(user: User) -> None:
 def test_nothing_of_an_ordinary_user_is_left(user: User) -> None:
     answers = user.cells("%%container web\nsleep 1000 & true", "%%vm --bg\nsleep 1000", "%%vm\necho on")
     assert [answer["error"] for answer in answers] == ["", "", ""], answers
+    wait_until_nothing_is_left(user.run, [], END_LIMIT_S)
+
+
+def test_a_killed_notebook_of_an_ordinary_user_leaves_nothing(user: User) -> None:
+    ready = user.folder / "ready"
+    codes = ["%%container web\nsleep 1000 & true", "%%vm --bg\nsleep 1000", "%%vm\ntrue"]
+    with user.start(*codes, f"open({str(ready)!r}, 'w').close(); import time; time.sleep(1000)") as process:
+        deadline_s = time.monotonic() + FIRST_LIMIT_S
+        while not ready.exists():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        assert len(processes(user.run)) >= 4  # notebook, supervisor, container, machine
+        process.kill()
+        process.communicate()
+    wait_until_nothing_is_left(user.run, [], END_LIMIT_S)
+
+
+# As in a container whose rules forbid user namespaces (bwrap(1), --disable-userns).
+FORBIDDEN = ("bwrap", "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000", "--dev-bind", "/", "/")
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bwrap: not installed")
+def test_where_containers_are_not_allowed_they_run_in_a_machine(user: User) -> None:
+    shutil.rmtree(user.folder / "cache" / "probes", ignore_errors=True)
+    script = "cat /proc/sys/kernel/random/boot_id"
+    default, machine, host = user.cells(
+        f"%%container\n{script}; echo $$", f"%%vm\n{script}", "%%container --on host\ntrue", within=FORBIDDEN
+    )
+    assert default["error"] == "", default
+    assert default["out"].split() == [machine["out"].strip(), "1"]
+    assert host["error"] == "HostError", host
+    assert "--on vm" in host["text"]
     wait_until_nothing_is_left(user.run, [], END_LIMIT_S)

@@ -267,7 +267,10 @@ class Background:
         self._run.kill()
 
     def __repr__(self) -> str:
-        state = "running" if self.status is None else f"ended with status {self.status}"
+        try:
+            state = "running" if self.status is None else f"ended with status {self.status}"
+        except LabError as error:
+            state = f"lost: {error.message}"
         return f"<command on {self._run.name}: {state}>"
 
 

@@ -141,7 +141,7 @@ def _shell() -> Any:
 def _language() -> str:
     """Return the language of views: the variable LAB_LANGUAGE of the notebook or the environment, else the folder's.
 
-    The server says which notebook this is (SessionManager of jupyter_server, JPY_SESSION_NAME); lessons lie in en/, ko/.
+    The server says which notebook this is (jupyter_server, SessionManager, JPY_SESSION_NAME); lessons lie in en/, ko/.
     """
     chosen = _shell().user_ns.get("LAB_LANGUAGE") or os.environ.get("LAB_LANGUAGE")
     return str(chosen or ("ko" if "/ko/" in os.environ.get("JPY_SESSION_NAME", "") else "en"))

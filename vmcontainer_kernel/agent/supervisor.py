@@ -21,6 +21,7 @@ from ..container import linux
 from ..container.cgroups import Cgroups
 from ..container.files import remove_tree
 from ..container.runtime import Runtime
+from ..errors import LabError
 from . import observe
 
 __all__ = ["end", "isolate", "lock", "sweep"]
@@ -95,7 +96,7 @@ def _is_new(folder: Path) -> bool:
 def _remove(folder: Path) -> None:
     cgroups = Cgroups.detect(folder.name)
     if cgroups:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, LabError):  # what cannot be removed now is met by the next sweep
             cgroups.close()
     with contextlib.suppress(OSError):
         remove_tree(folder)

@@ -142,7 +142,7 @@ def _clone_error(error: OSError) -> LabError:
             where=f"clone: {name}",
         )
     if error.errno in (errno.ENOSPC, errno.EUSERS):
-        hint = "see /proc/sys/user/max_*_namespaces; removing containers frees some"
+        hint = "see /proc/sys/user/max_*_namespaces; remove containers, or run it in a guest: --on vm"
         return HostError("this node allows no more namespaces", hint=hint, where=f"clone: {name}")
     return ContainerError(
         f"no process could be made: {error.strerror}", hint="remove containers, then try again", where=f"clone: {name}"
