@@ -44,6 +44,12 @@ from .errors import LabError, NodeError, NodeLost, ProtocolError, from_json
 __all__ = ["HostAgent", "Node", "Request"]
 
 _READ_SIZE = 256 * 1024
+_AGENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from vmcontainer_kernel.agent.__main__ import main
+main(sys.argv[2:])
+"""
 OnData = Callable[[int, bytes], None]
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -360,12 +366,16 @@ class HostAgent:
         self.process, self.node, self.folder = process, node, folder
 
     @classmethod
-    async def launch(cls, folder: Path, images: Path, timeout_s: float = 10.0) -> HostAgent:
-        """Exec a clean, single-threaded process; the notebook itself has threads and must never fork."""
+    async def launch(cls, folder: Path, images: Path, timeout_s: float = 10.0, *, spares: bool = True) -> HostAgent:
+        """Exec a clean, single-threaded process; the notebook itself has threads and must never fork.
+
+        With `spares` it keeps a container made ahead (`container.spares`) once there has been one.
+        """
         ours, theirs = socket.socketpair()
         package = str(Path(vmcontainer_kernel.__file__).parent.parent)
-        # -S: without site-packages, as in a guest; -P: what lies in the notebook's folder is not imported by us.
-        command = [sys.executable, "-S", "-P", "-m", "vmcontainer_kernel.agent"]
+        # -S: without site-packages, as in a guest. -I: neither the notebook's folder nor its environment changes
+        # what is imported; programs that cells run on the host still get that environment as it is.
+        command = [sys.executable, "-S", "-I", "-c", _AGENT, package, "--spares", str(int(spares))]
         with tempfile.TemporaryFile() as stderr:
             with theirs:
                 process = subprocess.Popen(
@@ -375,7 +385,6 @@ class HostAgent:
                     stdout=stderr,
                     stderr=stderr,
                     start_new_session=True,
-                    env=_environment(package),
                 )
             node = Node("host", ours)
             try:
@@ -392,12 +401,6 @@ class HostAgent:
         self.node.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self.process.wait, patience_s)
-
-
-def _environment(package: str) -> dict[str, str]:
-    """Return the supervisor's environment: it may keep its compiled modules, or each start would take 0.2 s."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPATH": package}
 
 
 def _close_all(fds: list[int]) -> None:

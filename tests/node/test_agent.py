@@ -42,10 +42,10 @@ class Result:
 class Bench:
     """An event loop with a supervisor; everything waits for its answer."""
 
-    def __init__(self, folder: Path, images: Path) -> None:
+    def __init__(self, folder: Path, images: Path, *, spares: bool = False) -> None:
         self.loop = asyncio.new_event_loop()
         self.folder = folder
-        self.agent = self.wait(HostAgent.launch(folder, images))
+        self.agent = self.wait(HostAgent.launch(folder, images, spares=spares))
         self.node = self.agent.node
 
     def wait(self, coroutine: Coroutine[Any, Any, Any], limit_s: float = LIMIT_S) -> Any:

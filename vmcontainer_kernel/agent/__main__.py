@@ -30,14 +30,16 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--guest"]:
         _guest()
     else:
-        _host(int(options["--fd"]), Path(options["--run"]), Path(options["--images"]))
+        _host(
+            int(options["--fd"]), Path(options["--run"]), Path(options["--images"]), spares=options["--spares"] == "1"
+        )
 
 
 def _name_process(name: str) -> None:
     Path("/proc/self/comm").write_text(name) if Path("/proc/self/comm").exists() else None
 
 
-def _host(fd: int, folder: Path, images: Path) -> None:
+def _host(fd: int, folder: Path, images: Path, *, spares: bool) -> None:
     from . import supervisor
 
     supervisor.isolate()
@@ -48,7 +50,7 @@ def _host(fd: int, folder: Path, images: Path) -> None:
     try:
         server = Server(Channel(fd, passes_fds=True), {"node": "host", "pid": os.getpid()})
         NodeVerbs(server, runtime, guest=False)
-        ContainerVerbs(server, runtime)
+        ContainerVerbs(server, runtime, spares=spares)
         gc.freeze()  # a child that is cloned from here must not copy pages by collecting garbage
         server.run()
     finally:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 from typing import Any
 
 from ..container.container import Container
+from ..container.launch import Launch
 from ..container.options import ExecOptions, Options
 from ..container.runtime import Runtime
+from ..container.spares import shape_of
+from ..errors import LabError
 from .jobs import Job, Stdio
 from .protocol import get_bool, get_map, get_str
 from .server import Call, Server
@@ -25,13 +29,16 @@ class ContainerVerbs:
     A container without a name is one-shot: it gets a name, and is removed when its first process has ended.
     """
 
-    def __init__(self, server: Server, runtime: Runtime) -> None:
+    def __init__(self, server: Server, runtime: Runtime, *, spares: bool = True) -> None:
         self._server, self._runtime = server, runtime
         self._logs: dict[str, Log] = {}
         self._one_shot: set[str] = set()
         self._numbers = itertools.count(1)
+        self._shape: Options | None = None
         server.on_reaped = self._reaped
         server.on_finished = self._finished
+        if spares:
+            server.on_idle = self._make_spare
         server.limits_of = self._limits
         server.verbs |= {
             "container.run": self.run,
@@ -48,22 +55,36 @@ class ContainerVerbs:
         """Create and start: name (empty: one-shot), options, stdin, detach."""
         options = Options.from_json(get_map(call.arguments, "options"))
         name = get_str(call.arguments, "name", "")
-        one_shot = not name
-        name = name or f"c{next(self._numbers)}"
-        detach = get_bool(call.arguments, "detach", False)
-        container = self._runtime.create(name, options)
         stdio = Stdio.make(tty=options.tty, stdin=get_bool(call.arguments, "stdin", False))
         try:
-            launch = self._runtime.start(container, stdio.child, controlling_tty=options.tty)
+            spare = self._runtime.take_spare(options, stdio.child) if not name else None
+            container, launch = spare or self._create_and_start(name or f"c{next(self._numbers)}", options, stdio)
         except BaseException:
-            self._runtime.remove(container, force=True)
+            stdio.close_ours()
             raise
         finally:
             stdio.close_child()
-        self._logs[name] = Log()
-        if one_shot:
-            self._one_shot.add(name)
-        self._add(call, launch, stdio, container, detach=detach)
+        self._logs[container.name] = Log()
+        if not name:
+            self._one_shot.add(container.name)
+            self._shape = shape_of(options)
+        self._add(call, launch, stdio, container, detach=get_bool(call.arguments, "detach", False))
+
+    def _create_and_start(self, name: str, options: Options, stdio: Stdio) -> tuple[Container, Launch]:
+        container = self._runtime.create(name, options)
+        try:
+            return container, self._runtime.start(container, stdio.child, controlling_tty=options.tty)
+        except BaseException:
+            self._runtime.remove(container, force=True)
+            raise
+
+    def _make_spare(self) -> None:
+        """Make a spare for another one-shot container like the last one, now that nobody waits."""
+        shape = self._shape
+        if shape is None or shape.tty or (self._runtime.spare and self._runtime.spare.shape == shape):
+            return
+        with contextlib.suppress(LabError, OSError):  # whoever asks for a container will be told why there is none
+            self._runtime.make_spare(f"c{next(self._numbers)}", shape)
 
     def _add(self, call: Call, launch: Any, stdio: Stdio, container: Container, *, detach: bool) -> None:
         log = self._logs[container.name]
@@ -144,6 +165,9 @@ class ContainerVerbs:
     # -- what the loop tells
 
     def _reaped(self, pid: int, status: int) -> None:
+        spare = self._runtime.spare
+        if spare and spare.launch.pid == pid:  # killed from outside: the next container is made in the ordinary way
+            self._runtime.drop_spare()
         for container in self._runtime.list():
             if container.pid == pid and container.status == "running":
                 self._runtime.exited(container, status)

@@ -27,6 +27,7 @@ from .transfer import Transfer
 __all__ = ["Call", "Server"]
 
 _LIMIT_CHECK_S = 0.25
+_IDLE_AFTER_S = 0.1
 
 
 class Call:
@@ -49,12 +50,14 @@ class Server:
         self.transfers: dict[int, Transfer] = {}
         self.on_reaped: Callable[[int, int], None] = lambda pid, status: None
         self.on_finished: Callable[[Job], None] = lambda job: None
+        self.on_idle: Callable[[], None] = lambda: None
         self.limits_of: Callable[[Job], dict[str, int]] = lambda job: {}
         self.running = True
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._greeting = encode_json(Kind.HELLO, 0, {"protocol": PROTOCOL, "version": __version__, **facts})
         self._limits_due_s = 0.0
+        self._idle_due_s: float | None = None
         self._wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -78,8 +81,11 @@ class Server:
                 if watched:
                     watched[1](events)
             self._check_limits()
+            self._check_idle()
 
     def _patience_s(self) -> float | None:
+        if self._idle_due_s is not None and not self.jobs:
+            return max(0.0, self._idle_due_s - time.monotonic())
         return _LIMIT_CHECK_S if any(job.watches and not job.detach for job in self.jobs.values()) else None
 
     def _watch(self, fd: int, callback: Callable[[int], None], *, read: bool = True, write: bool = False) -> None:
@@ -244,6 +250,7 @@ class Server:
             del self.jobs[job.request]
             job.finish()
             self.on_finished(job)
+            self._idle_due_s = time.monotonic() + _IDLE_AFTER_S
 
     def _check_limits(self) -> None:
         if time.monotonic() < self._limits_due_s:
@@ -252,6 +259,12 @@ class Server:
         for job in self.jobs.values():
             if job.watches and not job.detach:
                 job.note_limits(self.limits_of(job))
+
+    def _check_idle(self) -> None:
+        """Tell once, a moment after the last job, that there is nothing to do."""
+        if self._idle_due_s is not None and not self.jobs and time.monotonic() >= self._idle_due_s:
+            self._idle_due_s = None
+            self.on_idle()
 
     # -- children
 

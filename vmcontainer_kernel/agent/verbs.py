@@ -123,12 +123,14 @@ class NodeVerbs:
     def view(self, call: Call) -> dict[str, Any]:
         """Return the kernel view of this node (docs/architecture.md)."""
         containers = [self._runtime.view(one) for one in self._runtime.list()]
-        pids = None if self._guest else self._host_pids(get_int(call.arguments, "notebook_pid", 0))
+        pids = observe.all_pids() if self._guest else self._host_pids(get_int(call.arguments, "notebook_pid", 0))
+        # A container made ahead is nobody's yet.
+        waiting = self._runtime.spare.launch.pid if self._runtime.spare else 0
         cgroups = self._runtime.cgroups
         return observe.kernel_view(
             get_str(call.arguments, "node", "host"),
             containers,
-            pids=pids,
+            pids=[pid for pid in pids if pid != waiting],
             agent_pid=os.getpid(),
             machines=tuple(job.pid for job in self._server.jobs.values() if job.role == "machine"),
             cgroup=cgroups.kind if cgroups else "none",

@@ -19,6 +19,7 @@ import json
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from vmcontainer_kernel.container.process import (
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, from_json, to_json
 
-__all__ = ["Launch", "Report", "Stdio", "clone_child", "enter_child", "has_executed", "read_report"]
+__all__ = ["Launch", "Report", "Stdio", "clone_child", "enter_child", "has_executed", "read_report", "run_steps"]
 
 Stdio = tuple[int, int, int]
 _ALL_SIGNALS = signal.valid_signals()
@@ -89,7 +90,8 @@ def clone_child(
     reaped.
     """
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
-    sync_r, sync_w = os.pipe2(os.O_CLOEXEC)
+    ours, theirs = socket.socketpair()
+    sync_w, sync_r = ours.detach(), theirs.detach()
     handled = signals_to_reset()
     try:
         pid = _clone(flags, lambda: _child(steps, stdio, report_w, sync_r, handled), group_fd)
@@ -150,7 +152,7 @@ def _clone_error(error: OSError) -> LabError:
 
 
 def has_executed(sync_fd: int, timeout_s: float) -> bool:
-    """Wait until the child has become the program or ended: then nobody reads from its pipe (poll(2): POLLERR)."""
+    """Wait until the child has become the program or ended: then its socket is closed (poll(2): POLLHUP)."""
     poller = select.poll()
     poller.register(sync_fd, 0)
     return bool(poller.poll(timeout_s * 1000))
@@ -163,12 +165,12 @@ def _child(steps: Sequence[Step], stdio: Stdio, report_fd: int, sync_fd: int, ha
         signal.set_wakeup_fd(-1)
         reset_signals(handled)
         report_fd, sync_fd = take_descriptors(stdio, report_fd, sync_fd)
-        status = _run(steps, Scene(report_fd, sync_fd))
+        status = run_steps(steps, Scene(report_fd, sync_fd))
     finally:
         os._exit(status)
 
 
-def _run(steps: Sequence[Step], scene: Scene) -> int:
+def run_steps(steps: Sequence[Step], scene: Scene) -> int:
     """Execute the steps; return only if one fails, with the exit status for it."""
     step, begin_ns = steps[0], time.perf_counter_ns()
     try:
@@ -253,7 +255,7 @@ def _helper(
         scene = Scene(report_fd)
         enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda _: _enter(flags, pidfd, group))
         fork = Step("fork", "clone(CLONE_PARENT)", "", "clone(2)", lambda _: _fork_sibling(steps, scene, answer_fd))
-        status = _run([enter, fork], scene)
+        status = run_steps([enter, fork], scene)
     finally:
         os._exit(status)
 
@@ -273,4 +275,4 @@ def _fork_sibling(steps: Sequence[Step], scene: Scene, answer_fd: int) -> None:
         os.write(answer_fd, str(pid).encode())
         os._exit(0)
     os.close(answer_fd)
-    os._exit(_run(steps, scene))
+    os._exit(run_steps(steps, scene))

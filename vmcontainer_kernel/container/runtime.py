@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from vmcontainer_kernel.container import container as observed
-from vmcontainer_kernel.container import files, linux, namespaces, process, rootfs
-from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
+from vmcontainer_kernel.container import files, linux, namespaces, process, signals, spares
+from vmcontainer_kernel.container.cgroups import Cgroups
 from vmcontainer_kernel.container.checks import check_name, check_options, possible
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.images import Store
@@ -36,7 +36,9 @@ from vmcontainer_kernel.container.launch import (
     read_report,
 )
 from vmcontainer_kernel.container.options import ExecOptions, Options, make_config
-from vmcontainer_kernel.container.spec import Process, Spec, User, parse
+from vmcontainer_kernel.container.planning import plan, surroundings
+from vmcontainer_kernel.container.spares import Spare
+from vmcontainer_kernel.container.spec import Process, User, parse
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import ContainerError, HostError, NotFound, UserError
 
@@ -44,25 +46,6 @@ __all__ = ["Container", "Launch", "Report", "Runtime", "plan", "read_report"]
 
 _SETUP_S = 10.0
 _KILL_S = 5.0
-_FATAL_BY_DEFAULT = frozenset(
-    (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
-)
-
-
-def plan(spec: Spec, bundle: str, layers: tuple[str, ...], group: Cgroup | None, *, tty: bool = False) -> list[Step]:
-    """Return every step of the child, in order, without doing anything; `group`: None where there are none."""
-    return [
-        *namespaces.first_steps(spec),
-        *rootfs.root_steps(spec, bundle, layers),
-        *rootfs.mount_steps(spec),
-        *rootfs.protection_steps(spec),
-        *namespaces.content_steps(spec),
-        # As late as possible: the parent makes the groups while the child does all of the above.
-        *namespaces.cgroup_steps(spec, group),
-        *rootfs.group_steps(spec, group.shown() if group else {}),
-        *rootfs.closing_steps(spec),
-        *process.identity_steps(spec.process, user_namespace="user" in spec.linux.namespaces, tty=tty),
-    ]
 
 
 class Runtime:
@@ -78,6 +61,7 @@ class Runtime:
         self.session = session
         self.cgroups = cgroups
         self.rootless = os.geteuid() != 0
+        self.spare: Spare | None = None
         self._containers: dict[str, Container] = {}
         if self.rootless:
             # After a change of ids without exec, /proc/PID/uid_map of our children would belong to root (prctl(2),
@@ -129,6 +113,11 @@ class Runtime:
                 f"there is a container {name} already", hint=f"run in it, or remove it first: %container rm {name}"
             )
         container = self._prepare(name, options)
+        self._write_bundle(container)
+        self._containers[name] = container
+        return container
+
+    def _write_bundle(self, container: Container) -> None:
         container.layers = self.store.rootfs_layers(container.image)
         files.remove_tree(container.bundle)  # of an earlier run that was killed
         try:
@@ -144,8 +133,6 @@ class Runtime:
             raise HostError(
                 f"no bundle could be written: {error.strerror}", hint="is the disk full?", where=str(container.bundle)
             ) from error
-        self._containers[name] = container
-        return container
 
     def _prepare(self, name: str, options: Options) -> Container:
         check_name(name)
@@ -193,9 +180,52 @@ class Runtime:
         if controlling_tty != container.spec.process.terminal:
             steps = self._plan_again(container, tty=controlling_tty)
         launch, gate_fd = self._clone(container, steps, stdio)
-        container.status, container.pid, container.gate_fd = "running", launch.pid, gate_fd
-        container.started_s, container.wait_status, container.signalled = time.time(), None, None
+        _note_start(container, launch, gate_fd)
         return launch
+
+    def make_spare(self, name: str, shape: Options) -> None:
+        """Make a container ahead, for the next request of this `spares.shape_of`; its process waits."""
+        self.drop_spare()
+        container = self._prepare(name, replace(shape, argv=("true",)))
+        self._write_bundle(container)
+        spec, layers = container.spec, tuple(str(path) for path in container.layers)
+        waiting = spares.waiting_step(spec.process, user_namespace="user" in spec.linux.namespaces)
+        steps = [*surroundings(spec, str(container.bundle), layers, container.cgroup), waiting]
+        null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            launch, gate_fd = self._clone(container, steps, (null_fd, null_fd, null_fd))
+        finally:
+            os.close(null_fd)
+        self.spare = Spare(shape, container, launch, gate_fd)
+
+    def take_spare(self, options: Options, stdio: Stdio) -> tuple[Container, Launch] | None:
+        """Start a program in the spare, if there is one that fits; raises as `create` does."""
+        spare = self.spare
+        if spare is None or spare.shape != spares.shape_of(options) or not options.argv:
+            return None
+        container = self._prepare(spare.container.name, options)
+        if container.image.digest != spare.container.image.digest or not spare.alive:
+            self.drop_spare()
+            return None
+        container.layers = spare.container.layers
+        if container.cgroup:
+            container.cgroup.limit(container.spec.linux.resources)
+        if not spare.tell(container.spec.process, stdio):
+            self.drop_spare()
+            return None
+        self.spare = None
+        self._containers[container.name] = container
+        _note_start(container, spare.launch, spare.gate_fd)
+        (container.bundle / "config.json").write_text(json.dumps(container.config))
+        return container, spare.launch
+
+    def drop_spare(self) -> None:
+        """End the spare, if there is one, and remove what is around it."""
+        spare, self.spare = self.spare, None
+        if spare:
+            spare.close()
+            spare.container.status, spare.container.pid = "running", spare.launch.pid
+            self.remove(spare.container, force=True)
 
     def _clone(self, container: Container, steps: Sequence[Step], stdio: Stdio) -> tuple[Launch, int]:
         flags, group = namespaces.clone_flags(container.spec), container.cgroup
@@ -296,12 +326,13 @@ class Runtime:
         if everything and container.cgroup:
             container.cgroup.kill() if signum == signal.SIGKILL else container.cgroup.signal(signum)
         if everything and not container.cgroup and signum == signal.SIGKILL:
-            _signal(container.pid, signum)  # the end of PID 1 is the end of its pid namespace
+            signals.to_process(container.pid, signum)  # the end of PID 1 is the end of its pid namespace
             return
-        _signal_group(container.pid, signum)
-        if "pid" in container.spec.linux.namespaces and signum in _FATAL_BY_DEFAULT and _is_deaf(container.pid, signum):
+        signals.to_group(container.pid, signum)
+        mortal = "pid" in container.spec.linux.namespaces and signum in signals.FATAL_BY_DEFAULT
+        if mortal and signals.is_deaf(container.pid, signum):
             container.signalled = signum
-            _signal(container.pid, signal.SIGKILL)
+            signals.to_process(container.pid, signal.SIGKILL)
 
     def remove(self, container: Container, *, force: bool = False) -> None:
         """Remove a container: its groups, then its bundle; `force` kills and reaps it first. What fails leaves it
@@ -322,7 +353,7 @@ class Runtime:
     def _end(self, container: Container) -> None:
         if container.cgroup:
             container.cgroup.kill()
-        _signal(container.pid, signal.SIGKILL)
+        signals.to_process(container.pid, signal.SIGKILL)
         deadline = time.monotonic() + _KILL_S
         while True:
             try:
@@ -341,6 +372,8 @@ class Runtime:
     def close(self) -> None:
         """End and remove every container and the session's groups; the first error is raised once all was tried."""
         first: Exception | None = None
+        with contextlib.suppress(ContainerError):
+            self.drop_spare()
         for container in self.list():
             try:
                 self.remove(container, force=True)
@@ -354,28 +387,6 @@ class Runtime:
             raise first
 
 
-def _signal(pid: int, signum: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signum)
-
-
-def _signal_group(pid: int, signum: int) -> None:
-    """Signal the process group `pid` leads; before its setsid there is none, and the process itself is signalled."""
-    try:
-        os.killpg(pid, signum)
-    except ProcessLookupError:
-        _signal(pid, signum)
-
-
-def _is_deaf(pid: int, signum: int) -> bool:
-    """Tell whether a process neither handles nor ignores a signal (proc_pid_status(5): SigCgt, SigIgn)."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return False
-    masks = {
-        name: int(value, 16)
-        for name, _, value in (line.partition(":\t") for line in lines)
-        if name in ("SigIgn", "SigCgt")
-    }
-    return not any(mask >> (signum - 1) & 1 for mask in masks.values())
+def _note_start(container: Container, launch: Launch, gate_fd: int) -> None:
+    container.status, container.pid, container.gate_fd = "running", launch.pid, gate_fd
+    container.started_s, container.wait_status, container.signalled = time.time(), None, None

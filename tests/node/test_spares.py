@@ -1,0 +1,133 @@
+"""Containers made ahead: the next one like the last is told only what to run, and nobody can tell the difference."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.node.test_agent import Bench
+from vmcontainer_kernel.container.images import Store, build_busybox
+from vmcontainer_kernel.errors import ContainerError, LabError
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    build_busybox(Store(tmp_path / "images"))
+    bench = Bench(tmp_path / "run" / "s1", tmp_path / "images", spares=True)
+    bench.container("true")
+    yield bench
+    pid = bench.agent.process.pid
+    bench.close()
+    assert not bench.folder.exists()
+    assert not Path(f"/proc/{pid}").exists()
+    assert not [*Path("/sys/fs/cgroup").glob("*/vmcontainer/s1")]
+
+
+def waiting(bench: Bench) -> list[int]:
+    """Return the supervisor's children once there is one and no request under way."""
+    pid = bench.agent.process.pid
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        if children and not bench.node._requests:
+            return children
+        bench.wait(asyncio.sleep(0.02))
+    raise AssertionError("no container was made ahead")
+
+
+def started_pid(events: list[dict]) -> int:
+    return next(event["pid"] for event in events if event["event"] == "started")
+
+
+def test_the_next_container_is_the_one_made_ahead(bench: Bench) -> None:
+    [spare] = waiting(bench)
+    result = bench.container(
+        "echo $$; hostname; pwd; echo $A; tty; ls /proc/$$/fd | wc -l", env={"A": "b"}, workdir="/tmp"
+    )
+    assert started_pid(result.events) == spare
+    pid, hostname, folder, variable, terminal, descriptors = result.out.decode().split("\n")[:6]
+    assert (pid, folder, variable, terminal, descriptors) == ("1", "/tmp", "b", "not a tty", "3")
+    assert hostname.startswith("c")
+    assert waiting(bench) != [spare]
+
+
+def test_limits_are_those_asked_for(bench: Bench) -> None:
+    if not os.access("/sys/fs/cgroup/memory", os.W_OK):
+        pytest.skip("cgroups: the limit is read from a version 1 tree of root's")
+    [spare] = waiting(bench)
+    request = bench.container("sleep 0.2; x=$(head -c 99999999 /dev/zero | tr '\\0' a)", memory_bytes=20 << 20)
+    assert started_pid(request.events) == spare
+    assert request.answer["limits"]["oom_kills"] >= 1
+
+
+def test_another_shape_is_made_in_the_ordinary_way(bench: Bench) -> None:
+    [spare] = waiting(bench)
+    result = bench.container("touch /x || echo read-only", read_only=True)
+    assert result.out == b"read-only\n"
+    assert started_pid(result.events) != spare
+    # What was asked for last is what is made ahead now.
+    waiting(bench)
+    bench.wait(asyncio.sleep(0.3))
+    [spare] = waiting(bench)
+    again = bench.container("touch /x || echo read-only", read_only=True)
+    assert (again.out, started_pid(again.events)) == (b"read-only\n", spare)
+
+
+def test_a_spare_that_was_killed_is_replaced(bench: Bench) -> None:
+    [spare] = waiting(bench)
+    os.kill(spare, signal.SIGKILL)
+    assert bench.container("echo well").out == b"well\n"
+
+
+def test_errors_are_the_same(bench: Bench) -> None:
+    waiting(bench)
+    with pytest.raises(ContainerError, match="no such program"):
+        bench.wait(bench.collect("container.run", None, name="", options={"argv": ["nosuch"]}))
+    waiting(bench)
+    with pytest.raises(ContainerError, match="no folder"):
+        bench.container("true", workdir="/nowhere")
+    waiting(bench)
+    with pytest.raises(LabError, match="image"):
+        bench.container("true", image="nosuch")
+    assert bench.container("echo well").out == b"well\n"
+
+
+def test_files_are_new_each_time(bench: Bench) -> None:
+    for _ in range(3):
+        waiting(bench)
+        assert bench.container("ls /tmp; touch /tmp/mine; ls /tmp").out == b"mine\n"
+
+
+def test_a_long_argument_arrives_whole(bench: Bench) -> None:
+    waiting(bench)
+    assert bench.container("echo ${#A}", env={"A": "x" * 100_000}).out == b"100000\n"
+
+
+def test_views_and_lists_do_not_show_it(bench: Bench) -> None:
+    [spare] = waiting(bench)
+    view = bench.wait(bench.node.view())
+    assert spare not in [process["pid"] for process in view["processes"]]
+    assert view["containers"] == []
+
+
+def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    build_busybox(Store(tmp_path / "images"))
+    bench = Bench(tmp_path / "run" / "s1", tmp_path / "images", spares=True)
+    bench.container("true")
+    [spare] = waiting(bench)
+    bench.agent.process.kill()
+    bench.agent.process.wait()
+    deadline = time.monotonic() + 2
+    while Path(f"/proc/{spare}").exists() and "Z" not in Path(f"/proc/{spare}/stat").read_text():
+        assert time.monotonic() < deadline, "the spare outlived its supervisor"
+        time.sleep(0.01)
+    bench.close()
+    second = Bench(tmp_path / "run" / "s2", tmp_path / "images")
+    assert not bench.folder.exists(), "the next start did not sweep"
+    second.close()

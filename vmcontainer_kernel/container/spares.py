@@ -1,0 +1,105 @@
+"""A container made ahead: everything is set up, and its first process waits to be told what to run.
+
+    prepare ──▶ clone, all steps but the last ones ──▶ waits on its sync socket
+    tell    ──▶ {"args", "env", "cwd"} and three descriptors ──▶ identity, exec
+
+What takes time in a start is done before anybody waits for it: the clone, the mounts, and the pages that a forked
+Python copies when it first runs. The next request of the same `shape_of` takes the spare; what differs between such
+requests is the program, its environment, its folder and its limits. (`create` and `start` of the OCI runtime
+specification divide a start at the same place.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from vmcontainer_kernel.container.container import Container
+from vmcontainer_kernel.container.launch import Launch, Stdio, run_steps
+from vmcontainer_kernel.container.options import Options
+from vmcontainer_kernel.container.process import SETUP_FAILED, identity_steps
+from vmcontainer_kernel.container.spec import Process
+from vmcontainer_kernel.container.step import Scene, Step
+
+__all__ = ["Spare", "shape_of", "waiting_step"]
+
+_MESSAGE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Spare:
+    """A container whose first process waits: what it was made for, and its pid and pipes."""
+
+    shape: Options
+    container: Container
+    launch: Launch
+    gate_fd: int
+
+    @property
+    def alive(self) -> bool:
+        """False if its process failed or ended: nothing is reported before it is told what to run."""
+        poller = select.poll()
+        poller.register(self.launch.report_fd, select.POLLIN)
+        return not poller.poll(0)
+
+    def tell(self, process: Process, stdio: Stdio) -> bool:
+        """Send the process what to run; False if it cannot be told, so that another way must be found."""
+        message = json.dumps({"args": process.args, "env": process.env, "cwd": process.cwd}).encode()
+        if len(message) > _MESSAGE_BYTES:
+            return False
+        with socket.socket(fileno=os.dup(self.gate_fd)) as gate:
+            try:
+                # A length ahead: a stream socket may deliver a long message in parts.
+                socket.send_fds(gate, [len(message).to_bytes(4, "big")], stdio)
+                gate.sendall(message)
+            except OSError:
+                return False
+        return True
+
+    def close(self) -> None:
+        """Close our ends; a process that still waits ends."""
+        os.close(self.launch.report_fd)
+        os.close(self.gate_fd)
+
+
+def shape_of(options: Options) -> Options:
+    """Return what of a request must be known when a spare is made."""
+    return replace(options, argv=(), env={}, workdir="", memory_bytes=None, cpus=None, pids_limit=None)
+
+
+def waiting_step(base: Process, *, user_namespace: bool) -> Step:
+    """Return a spare's last step: it waits, takes on an identity and becomes the program."""
+
+    def wait(scene: Scene) -> None:
+        _become(scene, base, user_namespace=user_namespace)
+
+    return Step("wait", "recvmsg(…, SCM_RIGHTS)", "made ahead: the program is not known yet", "unix(7)", wait)
+
+
+def _become(scene: Scene, base: Process, *, user_namespace: bool) -> NoReturn:
+    told = _receive(scene.sync_fd)
+    process = replace(base, args=tuple(told["args"]), env=tuple(told["env"]), cwd=told["cwd"][0])
+    os._exit(run_steps(identity_steps(process, user_namespace=user_namespace, tty=False), scene))
+
+
+def _receive(sync_fd: int) -> dict[str, list[str]]:
+    """Wait for a message and put its descriptors at 0 to 2; end quietly if the other side ends."""
+    gate = socket.socket(fileno=sync_fd)
+    head, fds, _, _ = socket.recv_fds(gate, 4, 3)
+    if len(head) < 4:
+        os._exit(SETUP_FAILED)
+    for target, fd in enumerate(fds):
+        os.dup2(fd, target)
+    message = b""
+    while len(message) < int.from_bytes(head, "big"):
+        part = gate.recv(_MESSAGE_BYTES)
+        if not part:
+            os._exit(SETUP_FAILED)
+        message += part
+    gate.detach()
+    document = json.loads(message)
+    return {"args": document["args"], "env": document["env"], "cwd": [document["cwd"]]}
