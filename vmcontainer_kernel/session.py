@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import LabError, MachineError, NodeLost, NotFound, UserError
+from .memory import available_memory
 from .node import HostAgent, Node, Request
 from .paths import cache_dir, run_dir
 from .run import Run
@@ -132,6 +133,10 @@ class Session:
             if guest:
                 await self._check_same(guest, memory_bytes, cpus)
                 return guest
+            if name == "host":
+                raise UserError(
+                    "host is the name of this computer's own kernel", hint="call the machine something else"
+                )
             guest = await self._make(name, memory_bytes, cpus, report)
             self.guests[name] = guest
             return guest
@@ -156,7 +161,7 @@ class Session:
             image = await asyncio.to_thread(ensure_guest, report)
         config = qemu.MachineConfig(name=name, guest=image, accelerator=await asyncio.to_thread(accelerator.choose))
         config = replace(config, memory_bytes=memory_bytes or config.memory_bytes, cpus=cpus or config.cpus)
-        qemu.check(config, os.cpu_count() or 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
+        qemu.check(config, os.cpu_count() or 1, available_memory()[0])
         return config
 
     async def _make(self, name: str, memory_bytes: int | None, cpus: int | None, report: Report) -> Guest:
@@ -230,6 +235,7 @@ class Session:
         guest.node.detach()
         await guest.machine.reset()
         guest.paused = False
+        self._forget_containers(name)
         guest.node = Node(name, guest.machine.stream)
         await guest.machine.within(guest.node.connect(AGENT_BOOT_LIMIT_S), AGENT_BOOT_LIMIT_S, "answer after the reset")
         await guest.node.call("renew", **_identity(guest.machine))
@@ -248,7 +254,10 @@ class Session:
         finally:
             guest.node.close()
             self.guests.pop(name, None)
-            self.containers = {key: options for key, options in self.containers.items() if key[0] != name}
+            self._forget_containers(name)
+
+    def _forget_containers(self, node_name: str) -> None:
+        self.containers = {key: options for key, options in self.containers.items() if key[0] != node_name}
 
     # -- commands
 

@@ -14,6 +14,7 @@ import pytest
 from vmcontainer_kernel import cli, doctor, probe
 from vmcontainer_kernel.doctor import Check
 from vmcontainer_kernel.errors import HostError, NotFound
+from vmcontainer_kernel.memory import available_memory
 from vmcontainer_kernel.vm import accelerator
 
 GIB = 1 << 30
@@ -156,7 +157,7 @@ V1 = {
 def test_memory_counts_the_limit_of_our_control_group(
     tmp_path: Path, line: str, files: dict[str, str], expected_bytes: int
 ) -> None:
-    assert doctor.available_memory(*cgroup_tree(tmp_path, line, files))[0] == expected_bytes
+    assert available_memory(*cgroup_tree(tmp_path, line, files))[0] == expected_bytes
 
 
 def test_the_probes_leave_nothing() -> None:

@@ -100,8 +100,8 @@ def check(config: MachineConfig, host_cpus: int, host_memory_bytes: int) -> None
     if config.memory_bytes < MEMORY_MIN_BYTES:
         raise UserError(f"{size} MiB are too few for a guest", hint=f"give it {least} MiB or more", where="memory")
     if config.memory_bytes > host_memory_bytes:
-        host = host_memory_bytes // MIB
-        raise UserError(f"{size} MiB are more than this computer has", hint=f"it has {host} MiB", where="memory")
+        hint = f"{host_memory_bytes // MIB} MiB are: give it less, or end others first (%vm ls)"
+        raise UserError(f"{size} MiB are more memory than is free here", hint=hint, where="memory")
     if not 1 <= config.cpus <= max(host_cpus, 8):
         raise UserError(f"{config.cpus} CPUs cannot be given", hint=f"give 1 to {max(host_cpus, 8)}", where="cpus")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", config.name):
