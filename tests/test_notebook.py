@@ -224,6 +224,7 @@ def test_the_reset_button(notebook: Notebook) -> None:
         ("%%vm 'unclosed\ntrue", "UserError", "quotation"),
         ("%%vm a/b\ntrue", "UserError", "cannot be a name"),
         ("%%vm --memory 12Q\ntrue", "UserError", "'12Q' is no size"),
+        ("%%vm host\ntrue", "UserError", "host is the name of this computer's own kernel"),
         ("%%vm huge --memory 900t\ntrue", "UserError", "memory"),
         ("%%vm tiny --memory 1k\ntrue", "UserError", "memory"),
         ("%%vm many --cpus 4000\ntrue", "UserError", "CPU"),
