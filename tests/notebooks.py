@@ -153,7 +153,7 @@ def processes(run: Path, session: str = "", *, but: int = 0) -> list[tuple[int, 
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) not in (but, os.getpid()) and _is_of(folder, run, session):
-            command = _read(folder / "cmdline").replace(b"\0", b" ").decode(errors="replace")[:100]
+            command = _read(folder / "cmdline").replace(b"\0", b" ").decode(errors="replace")[:300]
             found.append((int(folder.name), command))
     return found
 

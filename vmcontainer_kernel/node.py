@@ -44,12 +44,9 @@ from .errors import LabError, NodeError, NodeLost, ProtocolError, from_json
 __all__ = ["HostAgent", "Node", "Request"]
 
 _READ_SIZE = 256 * 1024
-_AGENT = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from vmcontainer_kernel.agent.__main__ import main
-main(sys.argv[2:])
-"""
+_AGENT = (
+    "import sys; sys.path[:0] = sys.argv[1:2]; from vmcontainer_kernel.agent.__main__ import main; main(sys.argv[2:])"
+)
 OnData = Callable[[int, bytes], None]
 OnEvent = Callable[[dict[str, Any]], None]
 

@@ -82,6 +82,8 @@ def test_another_shape_is_made_in_the_ordinary_way(bench: Bench) -> None:
 def test_a_spare_that_was_killed_is_replaced(bench: Bench) -> None:
     [spare] = waiting(bench)
     os.kill(spare, signal.SIGKILL)
+    while Path(f"/proc/{spare}").exists():
+        bench.wait(asyncio.sleep(0.01))
     assert bench.container("echo well").out == b"well\n"
 
 

@@ -118,8 +118,13 @@ class ContainerVerbs:
         container = self._runtime.get(get_str(call.arguments, "name"))
         number = int(call.arguments.get("signal", signal.SIGTERM))
         if container.status == "running":
+            self._expect_end(container.name)
             self._runtime.kill(container, number, everything=number == signal.SIGKILL)
         return {"status": container.status}
+
+    def _expect_end(self, name: str) -> None:
+        for job in self._server.jobs.values():
+            job.signalled = job.signalled or job.watches == name
 
     def remove(self, call: Call) -> dict[str, Any]:
         """Remove a container: name, force."""
@@ -129,6 +134,7 @@ class ContainerVerbs:
 
     def _remove(self, container: Container, *, force: bool) -> None:
         pid = container.pid
+        self._expect_end(container.name)
         if container.status == "running" and force:
             # PID 1 of a namespace ends after all others are reaped, and what exec started is our child, not its:
             # pid_namespaces(7).

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..container.launch import Launch, read_report
-from ..errors import LabError, to_json
+from ..errors import ContainerError, LabError, to_json
 from .protocol import Kind, encode_json
 from .streams import Input, Log, Output
 
@@ -92,6 +92,7 @@ class Job:
         self.detach = detach  # REPLY when it runs; its output goes to the log only
         self.outputs = [Output(request, kind, fd, None if detach else send, log) for kind, fd in stdio.outputs]
         self.input = None if stdio.stdin_fd is None else Input(request, stdio.stdin_fd, send, stdio.stdin_end)
+        self.signalled = False  # somebody asked for its end, perhaps before it had begun
         self.wait_status: int | None = None
         self.events: dict[str, int] = {}
         self._send = send
@@ -110,8 +111,15 @@ class Job:
         self.report_fd = -1
         report = read_report(self._report)
         self._error = report.error
-        if not report.error:
+        # A container's process tells when it is about to become the program; a plain one tells errors only.
+        begun = report.error is None and (report.complete or not self.watches)
+        if begun:
             self.tell_started(report.steps)
+        elif report.error is None and not self.signalled:
+            self._error = ContainerError(
+                "the container's process was killed while it was set up",
+                hint="is its memory limit too small to start a program? give more with --memory",
+            )
         return True
 
     def tell_started(self, steps: list[tuple[str, float]]) -> None:

@@ -89,6 +89,7 @@ class NodeVerbs:
             return {"sent": False}
         if number not in signal.valid_signals():
             raise UserError(f"there is no signal {number}", hint="see signal(7)")
+        job.signalled = True
         if job.subject:
             self._runtime.kill(self._runtime.get(job.subject), number, everything=number == signal.SIGKILL)
             return {"sent": True}
