@@ -215,7 +215,7 @@ class _Deadline:
 
 def finish(run: Run, answer: dict[str, Any], *, raise_error: bool) -> None:
     """Raise `CommandFailed` for a status other than 0."""
-    failure = run.failure(int(answer["status"]), int(answer.get("signal", 0)))
+    failure = run.failure(answer["status"], answer.get("signal", 0))
     if run.interrupted:
         failure = CommandFailed(f"the command on {run.name} was interrupted", status=int(answer["status"]) or 130)
     elif not raise_error:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from .agent.protocol import CREDIT_AFTER, Kind
-from .errors import CommandFailed, LabError, NodeLost
+from .errors import CommandFailed, LabError, NodeLost, ProtocolError
 from .node import Request
 
 __all__ = ["STDERR", "STDOUT", "Captured", "Run"]
@@ -90,10 +90,13 @@ class Run:
     async def _go(self, start: Start) -> dict[str, Any]:
         self._request = await start(self)
         try:
-            return await self._request.done
+            answer = await self._request.done
         except asyncio.CancelledError:  # given up: nobody would read what it writes
             self._request.node.kill(self._request)
             raise
+        if not isinstance(answer.get("status"), int):  # a guest may say anything
+            raise ProtocolError(f"{self.name} answered without a status", hint="%vm rm NAME, then run the cell again")
+        return answer
 
     # -- called on the event loop
 
@@ -204,5 +207,12 @@ class Run:
             hint = "the kernel killed a process because the memory limit was reached (OOM): give more with --memory"
         elif "pids_denied" in struck:
             hint = "fork was refused because the limit of processes was reached: give more with --pids-limit"
-        how = f"was ended by {signal.Signals(signal_number).name}" if signal_number else f"ended with status {status}"
+        how = f"was ended by {_signal_name(signal_number)}" if signal_number else f"ended with status {status}"
         return CommandFailed(f"the command {how} on {self.name}", status=status, hint=hint)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
