@@ -325,6 +325,16 @@ def test_an_interrupt_ends_the_command_only(notebook: Notebook, where: str) -> N
         notebook.ok("%container rm kept")
 
 
+@pytest.mark.parametrize("where", ["%%container --on host", "%%container --on vm"])
+def test_limits_strike_in_either_version_of_control_groups(notebook: Notebook, where: str) -> None:
+    """The host's groups are whatever it has (version 1 where this was written), a guest's are version 2."""
+    eater = "x=$(head -c 99999999 /dev/zero | tr '\\0' a)"
+    assert "(OOM)" in failed(notebook.cell(f"{where} --memory 20m\n{eater}"), "CommandFailed")
+    forks = "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait"
+    assert "--pids-limit" in failed(notebook.cell(f"{where} --pids-limit 4\n{forks}"), "CommandFailed")
+    assert notebook.ok(f"{where} --memory 20m --pids-limit 4 --cpus 0.5\necho well").out == "well\n"
+
+
 @pytest.mark.parametrize("where", ["%%vm", "%%container"])
 def test_a_second_press_kills_what_ignores_the_first(notebook: Notebook, where: str) -> None:
     cell = notebook.start(f"{where}\ntrap '' INT TERM; echo ready; while :; do sleep 0.05; done").until("ready")
