@@ -77,6 +77,7 @@ def vm_start(session: Session, options: argparse.Namespace, text: str, progress:
         guest = await session.ensure_guest(
             options.name or DEFAULT_MACHINE, memory_bytes=options.memory_bytes, cpus=cpus, report=progress
         )
+        progress("", 1.0)
         arguments = {"argv": ["/bin/sh", "-c", text], **process_options(options)}
         arguments["cwd"] = arguments.pop("workdir", "")
         return await session.start_on(guest.node, "exec", arguments, run)

@@ -80,7 +80,10 @@ class Progress:
         self._shown = ""
 
     def report(self, phase: str, fraction: float) -> None:
-        """Take note of a phase; `fraction` is the part of the work that is done. A lower one begins new work."""
+        """Take note of a phase; `fraction` is the part of the work that is done. A lower one begins new work.
+
+        An empty phase means that there is nothing more to wait for: what runs now is the user's own.
+        """
         if fraction < self._fraction:
             self._work_s = time.monotonic()
         self._phase, self._fraction = phase, fraction
@@ -88,7 +91,7 @@ class Progress:
     def show(self) -> None:
         """Print the phase if it is a new one."""
         now_s = time.monotonic()
-        if self._phase == self._shown or now_s - self._begin_s < self._patience_s:
+        if self._phase in ("", self._shown) or now_s - self._begin_s < self._patience_s:
             return
         self._shown = self._phase
         left = ""

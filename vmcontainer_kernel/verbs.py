@@ -97,7 +97,9 @@ def node_finder(session: Session, name: str, report: Callable[[str, float], None
 
     async def find() -> Node:
         if not name and wanted != "host":
-            return (await session.ensure_guest(wanted, report=report)).node
+            guest = await session.ensure_guest(wanted, report=report)
+            report("", 1.0)
+            return guest.node
         return await session.node(wanted)
 
     return find

@@ -52,6 +52,18 @@ def test_progress_is_printed_after_a_while_once_a_phase(capsys: pytest.CaptureFi
     assert capsys.readouterr().err.count("boot") == 1
 
 
+def test_work_that_is_over_is_not_announced(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that runs long in a machine that came at once: nothing is being made while it does."""
+    monkeypatch.delenv("VMCONTAINER_PATIENCE_S", raising=False)
+    progress = Progress(patience_s=0.0)
+    progress.report("waking", 0.9)
+    progress.report("", 1.0)
+    progress.show()
+    assert capsys.readouterr().err == ""
+
+
 def test_quick_work_prints_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VMCONTAINER_PATIENCE_S", raising=False)
     progress = Progress(patience_s=60)
