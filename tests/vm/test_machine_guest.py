@@ -26,7 +26,7 @@ def image(tmp_path_factory):
 def test_it_is_found_again_in_a_moment(image):
     start = time.perf_counter()
     assert find_guest() == image
-    assert time.perf_counter() - start < 0.02
+    assert time.perf_counter() - start < 0.5  # no other program, no network
     assert ensure_guest() == image
 
 
