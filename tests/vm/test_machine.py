@@ -229,7 +229,7 @@ def test_a_template_that_is_there_is_found_at_once(bench, saved):
 
     found, seconds = asyncio.run(use())
     assert found == saved == find_template(bench.config)
-    assert seconds < 0.5  # a probe takes longer
+    assert seconds < 0.5  # a boot takes longer
     assert bench.launcher.spawned == []
 
 
