@@ -227,23 +227,27 @@ def test_a_template_that_is_there_is_found_at_once(bench, saved):
         found = await ensure_template(bench.config, bench.launcher, bench.run_dir, bench.settle)
         return found, time.perf_counter() - start
 
-    found, seconds = asyncio.run(use())
-    assert found == saved == find_template(bench.config)
-    assert seconds < 0.5  # a boot takes longer
+    # The least of several: the computer may be busy at one moment, not at each.
+    tries = [asyncio.run(use()) for _ in range(5)]
+    assert all(found == saved == find_template(bench.config) for found, _ in tries)
+    assert min(seconds for _, seconds in tries) < 0.05
     assert bench.launcher.spawned == []
 
 
-def test_an_idle_clone_does_not_spin(bench, saved):
-    """A guest that polls would take most of a core. What an idle one costs exactly is for tests/benchmarks to say."""
+def test_an_idle_clone_comes_to_rest(bench, saved):
+    """At most 1 % of a core, once what it had to do after waking is done; a guest that polls never gets there."""
 
     async def use(machine):
         await asked(machine, "0")
-        await asyncio.sleep(1)
-        before = cpu_seconds(machine.pid)
-        await asyncio.sleep(4)
-        return (cpu_seconds(machine.pid) - before) / 4
+        shares = []
+        while len(shares) < 6 and (not shares or shares[-1] >= 0.01):
+            before = cpu_seconds(machine.pid)
+            await asyncio.sleep(4)
+            shares.append((cpu_seconds(machine.pid) - before) / 4)
+        return shares
 
-    assert run_on_clone(bench, saved, use) < 0.2
+    shares = run_on_clone(bench, saved, use)
+    assert shares[-1] < 0.01, shares
 
 
 def test_a_damaged_template_is_refused_and_made_again(bench, saved):

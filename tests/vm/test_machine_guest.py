@@ -24,9 +24,13 @@ def image(tmp_path_factory):
 
 
 def test_it_is_found_again_in_a_moment(image):
-    start = time.perf_counter()
-    assert find_guest() == image
-    assert time.perf_counter() - start < 0.5  # no other program, no network
+    # The least of several: the computer may be busy at one moment, not at each.
+    times_s = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert find_guest() == image
+        times_s.append(time.perf_counter() - start)
+    assert min(times_s) < 0.02
     assert ensure_guest() == image
 
 
