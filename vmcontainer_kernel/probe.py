@@ -24,7 +24,7 @@ from typing import Any
 
 from .container import linux
 from .container.cgroups import Cgroups
-from .container.spec import Resources
+from .container.spec import Cpu, Memory, Resources
 from .errors import HostError
 from .paths import cache_dir
 
@@ -177,7 +177,7 @@ def _cgroups() -> None:
     if groups is None:
         raise _StepFailed("this user may write to no control group tree")
     try:
-        groups.create("probe", Resources(memory_bytes=32 << 20, cpu_quota_us=50_000, pids_limit=16))
+        groups.create("probe", Resources(Memory(32 << 20), Cpu(quota_us=50_000), pids_limit=16))
     except OSError as error:
         raise _StepFailed(f"make a group with limits: {error.strerror} ({error.filename})") from None
     except (HostError, KeyError) as error:

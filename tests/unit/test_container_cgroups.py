@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from vmcontainer_kernel.container.cgroups import Cgroups, Place, find_places
-from vmcontainer_kernel.container.spec import Resources
+from vmcontainer_kernel.container.spec import Cpu, Memory, Resources
 from vmcontainer_kernel.errors import ContainerError, HostError
 
-LIMITS = Resources(memory_bytes=1 << 26, cpu_quota_us=50_000, cpu_period_us=100_000, pids_limit=9)
+LIMITS = Resources(Memory(1 << 26), Cpu(quota_us=50_000, period_us=100_000), pids_limit=9)
 V1 = """\
 30 25 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid - cgroup cgroup rw,cpu,cpuacct
 31 25 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
@@ -133,7 +133,7 @@ def test_a_limit_without_its_controller_is_refused() -> None:
     groups = Cgroups(find_places(V2, controllers_of_v2="pids"), "s")
     groups.check(Resources(pids_limit=3))
     with pytest.raises(HostError, match="no memory controller") as caught:
-        groups.check(Resources(memory_bytes=1 << 20))
+        groups.check(Resources(Memory(1 << 20)))
     assert "--on vm" in caught.value.hint
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.options import DEFAULT_CAPABILITIES, ExecOptions, Options, make_config
-from vmcontainer_kernel.container.spec import Spec, User, parse
+from vmcontainer_kernel.container.parsing import parse
+from vmcontainer_kernel.container.spec import Spec, User
 from vmcontainer_kernel.errors import SpecError, UserError
 
 IMAGE = {"config": {"Env": ["PATH=/bin", "LANG=C"], "Cmd": ["sh"]}}
@@ -29,15 +30,14 @@ def test_what_is_made_can_be_read() -> None:
     assert spec.process.env == ("PATH=/bin", "HOSTNAME=web", "HOME=/", "LANG=ko")
     assert spec.hostname == "web"
     assert spec.root.readonly and spec.process.no_new_privileges
-    assert set(spec.linux.namespaces) == {"pid", "mount", "uts", "ipc", "network", "cgroup"}
+    assert set(spec.linux.kinds) == {"pid", "mount", "uts", "ipc", "network", "cgroup"}
     limits = spec.linux.resources
-    assert (limits.memory_bytes, limits.cpu_quota_us, limits.cpu_period_us, limits.pids_limit) == (
+    assert (limits.memory.limit_bytes, limits.cpu.quota_us, limits.cpu.period_us, limits.pids_limit) == (
         1 << 25,
         50_000,
         100_000,
         7,
     )
-    assert limits.names() == ("memory", "cpu", "pids")
     assert spec.process.capabilities
     assert spec.process.capabilities.bounding.bit_count() == len(DEFAULT_CAPABILITIES) == 14
 
@@ -49,7 +49,7 @@ def test_a_configuration_is_json() -> None:
 
 def test_an_ordinary_user_gets_a_user_namespace() -> None:
     spec = parse(make_config(Options(), IMAGE, name="c", owner=(1000, 1000)))
-    assert "user" in spec.linux.namespaces
+    assert "user" in spec.linux.kinds
     assert spec.linux.uid_mappings[0].host_id == 1000
 
 

@@ -18,10 +18,10 @@ import errno
 import os
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.spec import Resources
 from vmcontainer_kernel.errors import ContainerError, HostError
 
@@ -37,8 +37,7 @@ _NO_LIMIT_BYTES = 2**62  # version 1 shows "no limit" as the highest page-aligne
 _REMOVE_S = 5.0
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Record):
     """Where a controller is: the mount point of its tree, and the tree's version."""
 
     root: str
@@ -128,7 +127,8 @@ class Cgroups:
 
     def check(self, resources: Resources) -> None:
         """Raise `HostError` if a limit is asked for that no controller here can keep."""
-        for name in resources.names():
+        limits = {"memory": resources.memory.limit_bytes, "cpu": resources.cpu.quota_us, "pids": resources.pids_limit}
+        for name in (name for name, limit in limits.items() if limit is not None):
             if name not in self.places:
                 raise HostError(
                     f"this node has no {name} controller, so the {name} limit cannot be kept",
@@ -219,10 +219,10 @@ class Cgroup:
 
     def limit(self, resources: Resources) -> None:
         """Set the limits that are not None (cgroup-v1/memory.rst, cgroup-v1/pids.rst, sched-bwc.rst, cgroup-v2.rst)."""
-        if resources.memory_bytes is not None:
-            self._limit_memory(resources.memory_bytes)
-        if resources.cpu_quota_us is not None:
-            self._limit_cpu(resources.cpu_quota_us, resources.cpu_period_us)
+        if resources.memory.limit_bytes is not None:
+            self._limit_memory(resources.memory.limit_bytes)
+        if resources.cpu.quota_us is not None:
+            self._limit_cpu(resources.cpu.quota_us, resources.cpu.period_us or 100_000)
         if resources.pids_limit is not None:
             _write(f"{self.paths['pids']}/pids.max", str(resources.pids_limit))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.options import Options
@@ -75,4 +74,4 @@ def possible(spec: Spec, options: Options, *, rootless: bool) -> Spec:
         hint = "this node was started without it; run it in a guest: --on vm"
         raise HostError(f"cap-add: this process has no {' '.join(missing)} to give", hint=hint, where="capabilities(7)")
     masks = (asked.bounding, asked.effective, asked.permitted, asked.inheritable, asked.ambient)
-    return replace(spec, process=replace(spec.process, capabilities=Capabilities(*(mask & held for mask in masks))))
+    return spec.replace(process=spec.process.replace(capabilities=Capabilities(*(mask & held for mask in masks))))

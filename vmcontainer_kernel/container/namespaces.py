@@ -22,7 +22,7 @@ def clone_flags(spec: Spec) -> int:
     """Return the CLONE_NEW* flags for clone(2): all but cgroup, which is made once the process is in its group
     (cgroup_namespaces(7)).
     """
-    return sum(linux.NAMESPACE_FLAGS[kind] for kind in spec.linux.namespaces if kind != "cgroup")
+    return sum(linux.NAMESPACE_FLAGS[kind] for kind in spec.linux.kinds if kind != "cgroup")
 
 
 def flag_text(kinds: tuple[str, ...]) -> str:
@@ -57,7 +57,7 @@ def _await(scene: Scene) -> None:
 def first_steps(spec: Spec) -> list[Step]:
     """Return the steps that come before any mount."""
     steps = []
-    if "user" in spec.linux.namespaces:
+    if "user" in spec.linux.kinds:
         inside = " ".join(_map(spec.linux.uid_mappings).split())
         steps.append(
             Step(
@@ -94,7 +94,7 @@ def cgroup_steps(spec: Spec, group: Cgroup | None) -> list[Step]:
                 partial(_join, group),
             )
         )
-    if "cgroup" in spec.linux.namespaces:
+    if "cgroup" in spec.linux.kinds:
         steps.append(
             Step(
                 "cgroup namespace",
@@ -125,7 +125,7 @@ def content_steps(spec: Spec) -> list[Step]:
                 lambda _: linux.sethostname(spec.hostname),
             )
         )
-    if "network" in spec.linux.namespaces:
+    if "network" in spec.linux.kinds:
         steps.append(
             Step(
                 "loopback",

@@ -153,7 +153,12 @@ def make_config(
     who = user or User()
     process: dict[str, Any] = {
         "terminal": options.tty,
-        "user": {"uid": who.uid, "gid": who.gid, "umask": who.umask, "additionalGids": list(who.additional_gids)},
+        "user": {
+            "uid": who.uid,
+            "gid": who.gid,
+            "umask": 0o022 if who.umask is None else who.umask,
+            "additionalGids": list(who.additional_gids),
+        },
         "args": list(options.argv or [*(defaults.get("Entrypoint") or []), *(defaults.get("Cmd") or [])]),
         "env": _environment(options, defaults, name, home),
         "cwd": options.workdir or defaults.get("WorkingDir") or "/",

@@ -12,7 +12,7 @@ __all__ = ["plan", "surroundings"]
 
 def plan(spec: Spec, bundle: str, layers: tuple[str, ...], group: Cgroup | None, *, tty: bool = False) -> list[Step]:
     """Return every step of the child, in order, without doing anything; `group`: None where there are none."""
-    identity = process.identity_steps(spec.process, user_namespace="user" in spec.linux.namespaces, tty=tty)
+    identity = process.identity_steps(spec.process, user_namespace="user" in spec.linux.kinds, tty=tty)
     return [*surroundings(spec, bundle, layers, group), *identity]
 
 

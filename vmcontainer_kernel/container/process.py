@@ -137,11 +137,15 @@ def _ids_step(process: Process, *, groups_denied: bool) -> Step:
     groups = "" if groups_denied else f"setgroups({list(user.additional_gids)}); "
     return Step(
         "ids",
-        f"{groups}setresgid({user.gid}); setresuid({user.uid}); umask({user.umask:#o})",
+        f"{groups}setresgid({user.gid}); setresuid({user.uid}); umask({_umask(user):#o})",
         "who the program is",
         "credentials(7)",
         partial(_become, user, groups_denied=groups_denied, keep=keep),
     )
+
+
+def _umask(user: User) -> int:
+    return 0o022 if user.umask is None else user.umask
 
 
 def _become(user: User, _: Scene, *, groups_denied: bool, keep: bool) -> None:
@@ -151,7 +155,7 @@ def _become(user: User, _: Scene, *, groups_denied: bool, keep: bool) -> None:
         linux.prctl(linux.PR_SET_KEEPCAPS, 1)
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
-    os.umask(user.umask)
+    os.umask(_umask(user))
 
 
 def _capability_step(capabilities: Capabilities) -> Step:

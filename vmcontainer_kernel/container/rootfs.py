@@ -71,7 +71,7 @@ def mount_data(options: tuple[str, ...]) -> tuple[int, str]:
 def root_steps(spec: Spec, bundle: str, layers: tuple[str, ...]) -> list[Step]:
     """Return the steps that make the overlay and step over to it."""
     root = f"{bundle}/{spec.root.path}"
-    one = overlay.Overlay(bundle, root, layers, user_namespace="user" in spec.linux.namespaces)
+    one = overlay.Overlay(bundle, root, layers, user_namespace="user" in spec.linux.kinds)
     sources = _sources(spec)
     return [
         Step(
@@ -126,7 +126,7 @@ def _fitting(mount: Mount, spec: Spec) -> Mount:
     """Replace what a user namespace may not mount by the node's own (user_namespaces(7): it must own the pid or network
     namespace too).
     """
-    kinds = spec.linux.namespaces
+    kinds = spec.linux.kinds
     needed = {"proc": "pid", "sysfs": "network"}.get(mount.type)
     if "user" not in kinds or needed is None or needed in kinds:
         return mount

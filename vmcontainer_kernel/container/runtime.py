@@ -36,9 +36,10 @@ from vmcontainer_kernel.container.launch import (
     read_report,
 )
 from vmcontainer_kernel.container.options import ExecOptions, Options, make_config
+from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import plan, surroundings
 from vmcontainer_kernel.container.spares import Spare
-from vmcontainer_kernel.container.spec import Process, User, parse
+from vmcontainer_kernel.container.spec import Process, User
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import ContainerError, HostError, NotFound, UserError
 
@@ -157,7 +158,7 @@ class Runtime:
     def explain(self, name: str, options: Options) -> Sequence[dict[str, Any]]:
         """Return what `create` and `start` would do, in order: step, call, why, source."""
         container = self._prepare(name, options)
-        kinds = tuple(kind for kind in container.spec.linux.namespaces if kind != "cgroup")
+        kinds = tuple(kind for kind in container.spec.linux.kinds if kind != "cgroup")
         clone = {
             "step": "clone",
             "call": f"clone({namespaces.flag_text(kinds)}|SIGCHLD)",
@@ -189,7 +190,7 @@ class Runtime:
         container = self._prepare(name, replace(shape, argv=("true",)))
         self._write_bundle(container)
         spec, layers = container.spec, tuple(str(path) for path in container.layers)
-        waiting = spares.waiting_step(spec.process, user_namespace="user" in spec.linux.namespaces)
+        waiting = spares.waiting_step(spec.process, user_namespace="user" in spec.linux.kinds)
         steps = [*surroundings(spec, str(container.bundle), layers, container.cgroup), waiting]
         null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -236,7 +237,7 @@ class Runtime:
 
         def set_up(pid: int, go: Callable[[], None]) -> None:
             """Do the parent's part while the child mounts."""
-            if "user" in container.spec.linux.namespaces:
+            if "user" in container.spec.linux.kinds:
                 namespaces.write_maps(pid, container.spec.linux)
                 go()
             if group:
@@ -282,10 +283,8 @@ class Runtime:
             raise ContainerError(f"container {container.name} is still being set up", hint="try again", where="exec")
         extra = self._exec_process(container, options)
         # The root of the joined mount namespace is the container's: nothing to mount, only an identity to take on.
-        steps = process.identity_steps(
-            extra, user_namespace="user" in container.spec.linux.namespaces, tty=controlling_tty
-        )
-        flags = sum(linux.NAMESPACE_FLAGS[kind] for kind in container.spec.linux.namespaces)
+        steps = process.identity_steps(extra, user_namespace="user" in container.spec.linux.kinds, tty=controlling_tty)
+        flags = sum(linux.NAMESPACE_FLAGS[kind] for kind in container.spec.linux.kinds)
         return enter_child(flags, container.pid, steps, stdio, container.cgroup)
 
     def _exec_process(self, container: Container, options: ExecOptions) -> Process:
@@ -299,10 +298,9 @@ class Runtime:
                     "an ordinary user's container has one user, root", hint="run it in a guest: --on vm", where="user"
                 )
             if user.uid and capabilities is not None:
-                capabilities = replace(capabilities, effective=0, permitted=0)
+                capabilities = capabilities.replace(effective=0, permitted=0)
         env = dict(one.split("=", 1) for one in base.env) | {"HOME": home} | options.env
-        return replace(
-            base,
+        return base.replace(
             args=options.argv,
             env=tuple(f"{key}={value}" for key, value in env.items()),
             cwd=options.workdir or base.cwd,
@@ -329,7 +327,7 @@ class Runtime:
             signals.to_process(container.pid, signum)  # the end of PID 1 is the end of its pid namespace
             return
         signals.to_group(container.pid, signum)
-        mortal = "pid" in container.spec.linux.namespaces and signum in signals.FATAL_BY_DEFAULT
+        mortal = "pid" in container.spec.linux.kinds and signum in signals.FATAL_BY_DEFAULT
         if mortal and signals.is_deaf(container.pid, signum):
             container.signalled = signum
             signals.to_process(container.pid, signal.SIGKILL)

@@ -82,7 +82,7 @@ def waiting_step(base: Process, *, user_namespace: bool) -> Step:
 
 def _become(scene: Scene, base: Process, *, user_namespace: bool) -> NoReturn:
     told = _receive(scene.sync_fd)
-    process = replace(base, args=tuple(told["args"]), env=tuple(told["env"]), cwd=told["cwd"][0])
+    process = base.replace(args=tuple(told["args"]), env=tuple(told["env"]), cwd=told["cwd"][0])
     os._exit(run_steps(identity_steps(process, user_namespace=user_namespace, tty=False), scene))
 
 

@@ -1,53 +1,55 @@
-"""The OCI runtime specification 1.2 as frozen dataclasses: `parse` reads a ``config.json``, and `Spec` is what the
-runtime trusts.
+"""The OCI runtime specification 1.2 as frozen records: what a ``config.json`` says once `parsing.parse` has read it,
+and what the rest of the engine trusts.
 
-Fields have the specification's names, in Python's spelling. What this runtime cannot honour is refused by name. So is
-what the specification does not define: there it allows a runtime to ignore (spec.md, "Extensibility"), but a misspelt
-limit must not vanish.
+Classes and fields have the specification's names, in Python's spelling, with units where they have one. None means
+"not said", which is not the same as zero.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from vmcontainer_kernel.container.fields import Fields, check_text
-from vmcontainer_kernel.container.linux import CAPABILITIES, NAMESPACE_FLAGS
-from vmcontainer_kernel.errors import SpecError
+from vmcontainer_kernel.container.record import Record
 
 __all__ = [
+    "BlockDevice",
+    "BlockIO",
     "Capabilities",
+    "Cpu",
+    "Device",
+    "DeviceRule",
+    "Hook",
+    "Hooks",
+    "HugepageLimit",
     "IdMapping",
+    "IoPriority",
     "Linux",
+    "Memory",
     "Mount",
+    "Namespace",
+    "Personality",
     "Process",
     "Resources",
     "Rlimit",
     "Root",
+    "Scheduler",
+    "Seccomp",
+    "SeccompArg",
+    "SeccompRule",
     "Spec",
+    "TimeOffset",
     "User",
-    "parse",
 ]
 
-_MAX_ID = 2**32 - 2
-_MAX_BYTES = 2**62
-_RLIMITS = ("CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "MSGQUEUE", "NICE", "NOFILE", "NPROC", "RSS", "RTPRIO", "STACK")
-_RLIMIT_TYPES = tuple(f"RLIMIT_{name}" for name in (*_RLIMITS, "AS", "LOCKS", "RTTIME", "SIGPENDING"))
-_MOUNT_TYPES = ("proc", "tmpfs", "devpts", "mqueue", "sysfs", "cgroup", "bind")
 
-
-@dataclass(frozen=True)
-class User:
+class User(Record):
     """Who runs in the container: ids inside its user namespace (config.md, "POSIX-platform User")."""
 
     uid: int = 0
     gid: int = 0
-    umask: int = 0o022
+    umask: int | None = None
     additional_gids: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Capabilities:
+class Capabilities(Record):
     """Five sets, each a bit mask by capability number (capabilities(7))."""
 
     bounding: int = 0
@@ -57,49 +59,66 @@ class Capabilities:
     ambient: int = 0
 
 
-@dataclass(frozen=True)
-class Rlimit:
-    """One resource limit (getrlimit(2))."""
+class Rlimit(Record):
+    """One resource limit (getrlimit(2)); `type` such as RLIMIT_NOFILE; 2**64 - 1 is no limit."""
 
     type: str
     soft: int
     hard: int
 
 
-@dataclass(frozen=True)
-class Process:
-    """What runs (config.md, "Process"); `capabilities` None leaves them as they are."""
+class Scheduler(Record):
+    """How the kernel schedules the process (sched_setattr(2)); `policy` such as SCHED_BATCH, `flags` such as
+    SCHED_FLAG_RESET_ON_FORK; the last three in nanoseconds.
+    """
+
+    policy: str
+    nice: int = 0
+    priority: int = 0
+    flags: tuple[str, ...] = ()
+    runtime: int = 0
+    deadline: int = 0
+    period: int = 0
+
+
+class IoPriority(Record):
+    """The process's I/O class (IOPRIO_CLASS_RT, _BE, _IDLE) and priority 0 to 7 (ioprio_set(2))."""
+
+    io_class: str
+    priority: int = 0
+
+
+class Process(Record):
+    """What runs (config.md, "Process").
+
+    `capabilities` None leaves them as they are; `console_size` is (height, width) in characters; `initial_cpus` and
+    `final_cpus` are the CPU lists of execCPUAffinity, for `exec` only.
+    """
 
     args: tuple[str, ...]
     env: tuple[str, ...] = ()
     cwd: str = "/"
     user: User = User()
     terminal: bool = False
+    console_size: tuple[int, int] | None = None
     capabilities: Capabilities | None = None
     rlimits: tuple[Rlimit, ...] = ()
     no_new_privileges: bool = False
+    oom_score_adj: int | None = None
+    scheduler: Scheduler | None = None
+    io_priority: IoPriority | None = None
+    initial_cpus: str = ""
+    final_cpus: str = ""
 
 
-@dataclass(frozen=True)
-class Root:
-    """The root file system: a path in the bundle (config.md, "Root")."""
+class Root(Record):
+    """The root file system: a path in the bundle, or an absolute one (config.md, "Root")."""
 
     path: str = "rootfs"
     readonly: bool = False
 
 
-@dataclass(frozen=True)
-class Mount:
-    """One mount below the root, in order (config.md, "Mounts")."""
-
-    destination: str
-    type: str
-    source: str = ""
-    options: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class IdMapping:
+class IdMapping(Record):
     """A range of ids of the container and of the node (user_namespaces(7))."""
 
     container_id: int
@@ -107,261 +126,223 @@ class IdMapping:
     size: int
 
 
-@dataclass(frozen=True)
-class Resources:
-    """Limits kept by control groups; None means no limit (config-linux.md, "Control groups")."""
+class Mount(Record):
+    """One mount below the root, in order (config.md, "Mounts"); mappings make it an id-mapped mount."""
 
-    memory_bytes: int | None = None
-    cpu_quota_us: int | None = None
-    cpu_period_us: int = 100_000
-    pids_limit: int | None = None
-
-    def names(self) -> tuple[str, ...]:
-        """Return the names of the limits that are set."""
-        limits = (("memory", self.memory_bytes), ("cpu", self.cpu_quota_us), ("pids", self.pids_limit))
-        return tuple(name for name, limit in limits if limit is not None)
-
-
-@dataclass(frozen=True)
-class Linux:
-    """The Linux part (config-linux.md); `namespaces` are the types the container gets new ones of."""
-
-    namespaces: tuple[str, ...] = ()
+    destination: str
+    type: str = ""
+    source: str = ""
+    options: tuple[str, ...] = ()
     uid_mappings: tuple[IdMapping, ...] = ()
     gid_mappings: tuple[IdMapping, ...] = ()
-    resources: Resources = Resources()
+
+
+class Hook(Record):
+    """A program of the node to run at a point of the container's life (config.md, "POSIX-platform Hooks")."""
+
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    timeout_s: int | None = None
+
+
+class Hooks(Record):
+    """All hooks by the point they run at."""
+
+    prestart: tuple[Hook, ...] = ()
+    create_runtime: tuple[Hook, ...] = ()
+    create_container: tuple[Hook, ...] = ()
+    start_container: tuple[Hook, ...] = ()
+    poststart: tuple[Hook, ...] = ()
+    poststop: tuple[Hook, ...] = ()
+
+
+class Namespace(Record):
+    """A namespace the container gets (config-linux.md, "Namespaces"): a new one, or the one behind `path`."""
+
+    type: str
+    path: str = ""
+
+
+class TimeOffset(Record):
+    """How far a clock of the time namespace is from the node's (time_namespaces(7)); `clock`: boottime, monotonic."""
+
+    clock: str
+    secs: int = 0
+    nanosecs: int = 0
+
+
+class Device(Record):
+    """A device file (config-linux.md, "Devices"); `type` is c, b, u or p; a pipe has no numbers."""
+
+    path: str
+    type: str
+    major: int = 0
+    minor: int = 0
+    file_mode: int | None = None
+    uid: int = 0
+    gid: int = 0
+
+
+class DeviceRule(Record):
+    """Which devices may be used (config-linux.md, "Allowed Device list"); None is any number; `access` of "rwm"."""
+
+    allow: bool
+    type: str = "a"
+    major: int | None = None
+    minor: int | None = None
+    access: str = "rwm"
+
+
+class Memory(Record):
+    """Memory limits (config-linux.md, "Memory"); -1 is "no limit"."""
+
+    limit_bytes: int | None = None
+    reservation_bytes: int | None = None
+    swap_bytes: int | None = None
+    """Memory and swap together, as the specification counts on both versions of control groups."""
+    kernel_bytes: int | None = None
+    kernel_tcp_bytes: int | None = None
+    swappiness: int | None = None
+    disable_oom_killer: bool | None = None
+    use_hierarchy: bool | None = None
+    check_before_update: bool = False
+
+
+class Cpu(Record):
+    """CPU limits (config-linux.md, "CPU")."""
+
+    shares: int | None = None
+    quota_us: int | None = None
+    burst_us: int | None = None
+    period_us: int | None = None
+    realtime_runtime_us: int | None = None
+    realtime_period_us: int | None = None
+    cpus: str = ""
+    mems: str = ""
+    idle: int | None = None
+
+
+class BlockDevice(Record):
+    """A number for one block device: a weight, or a rate in bytes or operations a second."""
+
+    major: int
+    minor: int
+    value: int | None = None
+    leaf_value: int | None = None
+
+
+class BlockIO(Record):
+    """Block I/O limits (config-linux.md, "Block IO")."""
+
+    weight: int | None = None
+    leaf_weight: int | None = None
+    weight_devices: tuple[BlockDevice, ...] = ()
+    read_bps: tuple[BlockDevice, ...] = ()
+    write_bps: tuple[BlockDevice, ...] = ()
+    read_iops: tuple[BlockDevice, ...] = ()
+    write_iops: tuple[BlockDevice, ...] = ()
+
+
+class HugepageLimit(Record):
+    """A limit of huge pages; `page_size` as the kernel writes it, such as 2MB."""
+
+    page_size: str
+    limit_bytes: int
+
+
+class Resources(Record):
+    """Limits kept by control groups (config-linux.md, "Control groups"); None everywhere means no limit.
+
+    `class_id` and `priorities` are network's (net_cls, net_prio), `rdma` is (device, handles, objects), `unified` is
+    file name → text in the version 2 group.
+    """
+
+    memory: Memory = Memory()
+    cpu: Cpu = Cpu()
+    pids_limit: int | None = None
+    block_io: BlockIO = BlockIO()
+    hugepage_limits: tuple[HugepageLimit, ...] = ()
+    class_id: int | None = None
+    priorities: tuple[tuple[str, int], ...] = ()
+    rdma: tuple[tuple[str, int | None, int | None], ...] = ()
+    devices: tuple[DeviceRule, ...] = ()
+    unified: tuple[tuple[str, str], ...] = ()
+
+
+class SeccompArg(Record):
+    """A condition on an argument of a system call: `index` 0 to 5, `op` such as SCMP_CMP_EQ (seccomp_rule_add(3))."""
+
+    index: int
+    value: int
+    op: str
+    value_two: int = 0
+
+
+class SeccompRule(Record):
+    """What to do with some system calls if all conditions hold; `errno` None is EPERM where the action needs one."""
+
+    names: tuple[str, ...]
+    action: str
+    errno: int | None = None
+    args: tuple[SeccompArg, ...] = ()
+
+
+class Seccomp(Record):
+    """A filter of system calls (config-linux.md, "Seccomp"); actions and architectures have the SCMP_ names."""
+
+    default_action: str
+    default_errno: int | None = None
+    architectures: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    listener_path: str = ""
+    listener_metadata: str = ""
+    rules: tuple[SeccompRule, ...] = ()
+
+
+class Personality(Record):
+    """The execution domain (personality(2)): LINUX or LINUX32."""
+
+    domain: str
+    flags: tuple[str, ...] = ()
+
+
+class Linux(Record):
+    """The Linux part (config-linux.md)."""
+
+    namespaces: tuple[Namespace, ...] = ()
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
+    time_offsets: tuple[TimeOffset, ...] = ()
+    devices: tuple[Device, ...] = ()
     cgroups_path: str = ""
+    resources: Resources = Resources()
+    seccomp: Seccomp | None = None
+    sysctl: tuple[tuple[str, str], ...] = ()
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
+    rootfs_propagation: str = ""
+    personality: Personality | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The types of all namespaces, new and joined."""
+        return tuple(one.type for one in self.namespaces)
+
+    @property
+    def new_kinds(self) -> tuple[str, ...]:
+        """The types of the namespaces to be made."""
+        return tuple(one.type for one in self.namespaces if not one.path)
 
 
-@dataclass(frozen=True)
-class Spec:
+class Spec(Record):
     """A whole ``config.json``."""
 
     process: Process
     root: Root = Root()
     hostname: str = ""
+    domainname: str = ""
     mounts: tuple[Mount, ...] = ()
+    hooks: Hooks = Hooks()
     linux: Linux = Linux()
     annotations: tuple[tuple[str, str], ...] = ()
-
-
-def parse(document: Any) -> Spec:
-    """Read a ``config.json`` document (runtime-spec 1.2, config.md); raise `SpecError` naming the field that is
-    wrong.
-    """
-    fields = Fields(document)
-    version = fields.text("ociVersion")
-    if not version.startswith("1."):
-        raise fields.error("ociVersion", f"must be 1.x, not {version!r}")
-    fields.refuse("hooks", "domainname", why="this runtime has no such step")
-    fields.refuse("solaris", "windows", "vm", "zos", why="this is a Linux runtime")
-    root = fields.child("root")
-    spec = Spec(
-        process=_process(fields.child("process")),
-        root=Root(_relative(root, "path"), root.flag("readonly", default=False)),
-        hostname=fields.text("hostname", ""),
-        mounts=fields.items("mounts", _mount),
-        linux=_linux(fields.child("linux")),
-        annotations=tuple(fields.text_map("annotations").items()),
-    )
-    root.done()
-    fields.done()
-    return _checked(spec)
-
-
-def _checked(spec: Spec) -> Spec:
-    """Refuse combinations that cannot work (config-linux.md: mappings only with a user namespace; a host name needs its
-    own).
-    """
-    kinds = spec.linux.namespaces
-    if "mount" not in kinds:
-        raise SpecError("linux.namespaces must hold mount: nothing is mounted outside", where="linux.namespaces")
-    if spec.hostname and "uts" not in kinds:
-        raise SpecError("hostname needs a uts namespace, else it would rename the node", where="hostname")
-    wanted = "user" in kinds
-    if (bool(spec.linux.uid_mappings), bool(spec.linux.gid_mappings)) != (wanted, wanted):
-        raise SpecError(
-            "linux.uidMappings, linux.gidMappings and a user namespace go together", where="linux.uidMappings"
-        )
-    if len(spec.hostname.encode("utf-8", "surrogateescape")) > 64:
-        raise SpecError("hostname must be at most 64 bytes", where="hostname")
-    return spec
-
-
-def _process(fields: Fields) -> Process:
-    fields.refuse(
-        "apparmorProfile", "selinuxLabel", "oomScoreAdj", "ioPriority", "scheduler", why="not in this runtime"
-    )
-    fields.refuse("execCPUAffinity", "consoleSize", "commandLine", why="not in this runtime")
-    capabilities = _capabilities(fields.child("capabilities")) if fields.has("capabilities") else None
-    user = fields.child("user")
-    process = Process(
-        args=fields.texts("args"),
-        env=fields.items("env", _variable),
-        cwd=_absolute(fields, "cwd"),
-        user=_user(user),
-        terminal=fields.flag("terminal", default=False),
-        capabilities=capabilities,
-        rlimits=fields.items("rlimits", _rlimit),
-        no_new_privileges=fields.flag("noNewPrivileges", default=False),
-    )
-    if not process.args or not process.args[0]:
-        raise fields.error("args[0]" if process.args else "args", "must name a program")
-    fields.done()
-    return process
-
-
-def _user(fields: Fields) -> User:
-    user = User(
-        uid=fields.number("uid", 0, _MAX_ID) or 0,
-        gid=fields.number("gid", 0, _MAX_ID) or 0,
-        umask=_or(fields.number("umask", 0, 0o777), 0o022),
-        additional_gids=fields.items("additionalGids", _id),
-    )
-    fields.done()
-    return user
-
-
-def _id(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_ID:
-        raise SpecError(f"{where} must be an integer from 0 to {_MAX_ID}", where=where)
-    return value
-
-
-def _or(value: int | None, default: int) -> int:
-    return default if value is None else value
-
-
-def _variable(value: Any, where: str) -> str:
-    text = check_text(value, where)
-    if "=" not in text[1:]:
-        raise SpecError(f"{where} must be NAME=value, not {text!r}", where=where)
-    return text
-
-
-def _absolute(fields: Fields, key: str) -> str:
-    path = fields.text(key)
-    if not path.startswith("/"):
-        raise fields.error(key, f"must be an absolute path, not {path!r}")
-    return path
-
-
-def _relative(fields: Fields, key: str) -> str:
-    path = fields.text(key)
-    if not path or path.startswith("/") or ".." in path.split("/"):
-        raise fields.error(key, f"must be a path inside the bundle, not {path!r}")
-    return path
-
-
-def _capabilities(fields: Fields) -> Capabilities:
-    sets = ("bounding", "effective", "permitted", "inheritable", "ambient")
-    masks = Capabilities(*(sum(set(fields.items(name, _capability))) for name in sets))
-    fields.done()
-    if masks.effective & ~masks.permitted:
-        raise fields.error("effective", "must be within permitted (capabilities(7))")
-    if masks.ambient & ~(masks.permitted & masks.inheritable):
-        raise fields.error("ambient", "must be within permitted and inheritable (capabilities(7))")
-    return masks
-
-
-def _capability(value: Any, where: str) -> int:
-    name = check_text(value, where)
-    if not name.startswith("CAP_") or name[4:] not in CAPABILITIES:
-        raise SpecError(f"{where} must be a capability such as CAP_CHOWN, not {name!r}", where=where)
-    return 1 << CAPABILITIES.index(name[4:])
-
-
-def _rlimit(value: Any, where: str) -> Rlimit:
-    fields = Fields(value, where)
-    kind = fields.text("type")
-    if kind not in _RLIMIT_TYPES:
-        raise fields.error("type", f"must be one of getrlimit(2), not {kind!r}")
-    highest = 2**64 - 1
-    soft, hard = fields.number("soft", 0, highest), fields.number("hard", 0, highest)
-    fields.done()
-    if soft is None or hard is None or soft > hard:
-        raise SpecError(f"{where} must have soft and hard, soft at most hard", where=where)
-    return Rlimit(kind, soft, hard)
-
-
-def _mount(value: Any, where: str) -> Mount:
-    fields = Fields(value, where)
-    fields.refuse("uidMappings", "gidMappings", why="this runtime makes no id-mapped mounts")
-    options = fields.texts("options")
-    kind = fields.text("type", "bind" if {"bind", "rbind"} & set(options) else "")
-    kind = "bind" if kind == "none" and {"bind", "rbind"} & set(options) else kind
-    if kind not in _MOUNT_TYPES:
-        raise fields.error("type", f"must be one of {' '.join(_MOUNT_TYPES)}, not {kind!r}")
-    mount = Mount(_absolute(fields, "destination"), kind, fields.text("source", ""), options)
-    if kind == "bind" and not mount.source.startswith("/"):
-        raise fields.error("source", "must be an absolute path of the node")
-    if ".." in mount.destination.split("/"):
-        raise fields.error("destination", "must not hold '..'")
-    fields.done()
-    return mount
-
-
-def _linux(fields: Fields) -> Linux:
-    fields.refuse("devices", "seccomp", "sysctl", "intelRdt", "personality", "mountLabel", why="not in this runtime")
-    fields.refuse("timeOffsets", "netDevices", "memoryPolicy", why="not in this runtime")
-    propagation = fields.text("rootfsPropagation", "rprivate")
-    if propagation not in ("private", "rprivate"):
-        raise fields.error("rootfsPropagation", "must be private: nothing is mounted outside")
-    linux = Linux(
-        namespaces=fields.items("namespaces", _namespace),
-        uid_mappings=fields.items("uidMappings", _mapping),
-        gid_mappings=fields.items("gidMappings", _mapping),
-        resources=_resources(fields.child("resources")),
-        cgroups_path=fields.text("cgroupsPath", ""),
-        masked_paths=fields.items("maskedPaths", _inside),
-        readonly_paths=fields.items("readonlyPaths", _inside),
-    )
-    if len(set(linux.namespaces)) != len(linux.namespaces):
-        raise fields.error("namespaces", "must not name a type twice")
-    if ".." in linux.cgroups_path.split("/"):
-        raise fields.error("cgroupsPath", "must not hold '..'")
-    fields.done()
-    return linux
-
-
-def _inside(value: Any, where: str) -> str:
-    path = check_text(value, where)
-    if not path.startswith("/"):
-        raise SpecError(f"{where} must be an absolute path, not {path!r}", where=where)
-    return path
-
-
-def _namespace(value: Any, where: str) -> str:
-    fields = Fields(value, where)
-    kind = fields.text("type")
-    if kind not in NAMESPACE_FLAGS:
-        raise fields.error("type", f"must be one of {' '.join(NAMESPACE_FLAGS)}, not {kind!r}")
-    fields.refuse("path", why="joining a namespace that exists already")
-    fields.done()
-    return kind
-
-
-def _mapping(value: Any, where: str) -> IdMapping:
-    fields = Fields(value, where)
-    numbers = [fields.number(key, 0, _MAX_ID) for key in ("containerID", "hostID", "size")]
-    fields.done()
-    inside, outside, size = (_or(number, -1) for number in numbers)
-    if min(inside, outside) < 0 or size < 1:
-        raise SpecError(f"{where} must have containerID, hostID and a size of at least 1", where=where)
-    return IdMapping(inside, outside, size)
-
-
-def _resources(fields: Fields) -> Resources:
-    fields.refuse("devices", "blockIO", "network", "hugepageLimits", "rdma", "unified", why="no such limit here")
-    memory, cpu, pids = fields.child("memory"), fields.child("cpu"), fields.child("pids")
-    resources = Resources(
-        memory_bytes=memory.number("limit", 4096, _MAX_BYTES),
-        cpu_quota_us=cpu.number("quota", 1000, 2**40),
-        cpu_period_us=_or(cpu.number("period", 1000, 1_000_000), 100_000),
-        pids_limit=pids.number("limit", 1, 2**22),
-    )
-    for part in (memory, cpu, pids, fields):
-        part.done()
-    return resources
