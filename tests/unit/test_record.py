@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from vmcontainer_kernel.container.record import Record
+
+ROOT = Path(__file__).parents[2]
 
 
 class Place(Record):
@@ -53,6 +56,8 @@ def test_importing_it_brings_nothing_else():
     script = (
         "import sys; old = set(sys.modules); import vmcontainer_kernel.container.record; print(set(sys.modules) - old)"
     )
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert "dataclasses" not in out
-    assert "typing" not in out
+    out = subprocess.run(
+        [sys.executable, "-S", "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    assert "'dataclasses'" not in out
+    assert "'typing'" not in out

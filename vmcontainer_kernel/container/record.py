@@ -33,7 +33,7 @@ class Record:
     _fields: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        own = [name for name in vars(cls).get("__annotations__", ()) if not name.startswith("_")]  # noqa: RUF063
+        own = [name for name in vars(cls).get("__annotations__", ()) if not name.startswith("_")]
         cls._fields = (*cls._fields, *own)
 
     def __init__(self, *values: Any, **named: Any) -> None:
