@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from _pytest.terminal import TerminalReporter
 
+from tests.guest_engine import _guest_engine, guest_engine  # noqa: F401 - fixtures of all tests
 from vmcontainer_kernel import doctor
 
 ROOT = Path(__file__).parent.parent

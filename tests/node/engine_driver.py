@@ -162,6 +162,16 @@ class Driver:
     def namespaces(self) -> dict[str, str]:
         return {path.name: str(path.readlink()) for path in Path("/proc/self/ns").iterdir()}
 
+    def groups(self) -> Any:
+        found = Path("/sys/fs/cgroup").glob(f"**/vmcontainer/test-{os.getpid()}/*")
+        return [str(path) for path in found if path.is_dir()]
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def children(self) -> str:
+        return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+
     def mounts(self) -> str:
         return Path("/proc/self/mountinfo").read_text()
 
