@@ -25,8 +25,8 @@ from tests.notebooks import (
     sessions,
     wait_until_nothing_is_left,
 )
-from vmcontainer_kernel.container.busybox import build_busybox
 from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.vm.guest import ensure_guest
 
 ROOT = Path(__file__).parent.parent

@@ -84,7 +84,8 @@ def _setup(options: argparse.Namespace) -> int:
 
 
 def _build_image(report: Report) -> None:
-    from .container.images import Store, build_busybox
+    from .container.images import Store
+    from .container.images.busybox import build_busybox
     from .paths import cache_dir
 
     build_busybox(Store(cache_dir("images")))

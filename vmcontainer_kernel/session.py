@@ -365,7 +365,8 @@ class Session:
 
 def _ensure_container_image() -> None:
     """Build the image that a cell without ``--image`` runs, if the store is empty; a second is enough for it."""
-    from .container.images import Store, build_busybox
+    from .container.images import Store
+    from .container.images.busybox import build_busybox
 
     store = Store(cache_dir("images"))
     if not store.names():

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vmcontainer_kernel.container.images import Store, build_busybox
+from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import from_json
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from vmcontainer_kernel.agent.protocol import PROTOCOL, WINDOW, Kind, encode, encode_json
-from vmcontainer_kernel.container.busybox import build_busybox
 from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import (
     LabError,
     NodeError,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.node.test_agent import Bench
-from vmcontainer_kernel.container.images import Store, build_busybox
+from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import ContainerError, LabError
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from vmcontainer_kernel.container import busybox, files, users
-from vmcontainer_kernel.container.images import LAYER_TYPE, REF_NAME, Image, Store, build_busybox
+from vmcontainer_kernel.container import files
+from vmcontainer_kernel.container.images import LAYER_TYPE, REF_NAME, Image, Store, busybox, users
+from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import ContainerError, HostError, ImageError, NotFound, UserError
 
 

@@ -224,7 +224,8 @@ def _link_or_copy(source: str, target: str) -> None:
 
 def add_images(folder: Path, busybox: Path) -> None:
     """Build the container images that a guest is born with, as an OCI image layout in `folder`."""
-    from ..container.images import Store, build_busybox
+    from ..container.images import Store
+    from ..container.images.busybox import build_busybox
 
     folder.mkdir(parents=True)
     build_busybox(Store(folder), busybox)

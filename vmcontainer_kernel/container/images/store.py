@@ -14,14 +14,14 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.spec import User
 from vmcontainer_kernel.errors import ImageError, NotFound
 
-__all__ = ["REF_NAME", "Blob", "Image", "Store", "build_busybox"]
+__all__ = ["LAYER_TYPE", "REF_NAME", "Blob", "Image", "Store"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -34,8 +34,7 @@ _DOCUMENT_BYTES = 4 << 20
 _REPAIR = "make it again: vmcontainer setup"
 
 
-@dataclass(frozen=True)
-class Blob:
+class Blob(Record):
     """A descriptor: what kind of blob, its digest ``sha256:HEX`` and its size (image-spec, descriptor.md)."""
 
     media_type: str
@@ -43,8 +42,7 @@ class Blob:
     size_bytes: int
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(Record):
     """A resolved image; `layers` from the lowest up, `size_bytes` is what its blobs take."""
 
     name: str
@@ -205,14 +203,15 @@ class Store:
             os.close(fd)
 
     def _unpack(self, layer: Blob, path: Path) -> None:
-        from vmcontainer_kernel.container import files, layers
+        from vmcontainer_kernel.container import files
+        from vmcontainer_kernel.container.images.unpack import unpack
 
         unfinished = path.parent / f".{path.name}.tmp"
         files.remove_tree(unfinished)  # of a process that was killed; we hold the lock
         unfinished.mkdir(mode=0o755)
         try:
             with self.open_blob(layer) as stream:
-                layers.unpack(stream, layer.media_type, unfinished)
+                unpack(stream, layer.media_type, unfinished)
             unfinished.rename(path)
         except BaseException:
             files.remove_tree(unfinished)
@@ -261,7 +260,7 @@ class Store:
         """Return the ids and home folder of ``uid[:gid]`` or a name, by the image's own /etc/passwd and /etc/group
         (passwd(5)).
         """
-        from vmcontainer_kernel.container import users
+        from vmcontainer_kernel.container.images import users
 
         return users.find_user(self.rootfs_layers(image), text)
 
@@ -282,10 +281,3 @@ def _descriptor(blob: Blob) -> dict[str, Any]:
 
 def _canonical(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-
-
-def build_busybox(store: Store, busybox_path: Path | None = None) -> Image:
-    """Build the image ``busybox:latest`` from the system's static busybox (see `busybox.build_busybox`)."""
-    from vmcontainer_kernel.container import busybox
-
-    return busybox.build_busybox(store, busybox_path)

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from vmcontainer_kernel.container.images import LAYER_TYPE, Image, Store
+from vmcontainer_kernel.container.images.store import LAYER_TYPE, Image, Store
 from vmcontainer_kernel.container.options import DEFAULT_PATH
 from vmcontainer_kernel.errors import HostError, ImageError
 
