@@ -23,7 +23,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.cgroups import Cgroup
@@ -40,7 +40,8 @@ from vmcontainer_kernel.errors import ContainerError, HostError, LabError, from_
 
 __all__ = ["Launch", "Report", "Stdio", "clone_child", "enter_child", "has_executed", "read_report", "run_steps"]
 
-Stdio = tuple[int, int, int]
+Stdio = tuple[int, ...]
+"""The descriptors a program gets as 0, 1, 2 and, if there are more, from 3 on."""
 _ALL_SIGNALS = signal.valid_signals()
 
 
@@ -82,10 +83,16 @@ def read_report(data: bytes) -> Report:
 
 
 def clone_child(
-    flags: int, steps: Sequence[Step], stdio: Stdio, group_fd: int, set_up: Callable[[int, Callable[[], None]], None]
+    flags: int,
+    steps: Sequence[Step],
+    stdio: Stdio,
+    group_fd: int,
+    set_up: Callable[[int, Callable[[], None]], None],
+    extra: Sequence[int] = (),
 ) -> tuple[Launch, int]:
     """Clone a child that executes `steps`; return it and the descriptor for `has_executed`.
 
+    `extra`: descriptors for the steps alone (`Scene.extra`).
     `set_up(pid, go)` is the parent's part; it calls `go` for each go-ahead. If it raises, the child is ended and
     reaped.
     """
@@ -94,7 +101,7 @@ def clone_child(
     sync_w, sync_r = ours.detach(), theirs.detach()
     handled = signals_to_reset()
     try:
-        pid = _clone(flags, lambda: _child(steps, stdio, report_w, sync_r, handled), group_fd)
+        pid = _clone(flags, lambda: _child(steps, (stdio, report_w, sync_r, *extra), handled), group_fd)
     except OSError as error:
         os.close(report_r)
         os.close(sync_w)
@@ -158,14 +165,14 @@ def has_executed(sync_fd: int, timeout_s: float) -> bool:
     return bool(poller.poll(timeout_s * 1000))
 
 
-def _child(steps: Sequence[Step], stdio: Stdio, report_fd: int, sync_fd: int, handled: list[int]) -> NoReturn:
+def _child(steps: Sequence[Step], fds: tuple[Any, ...], handled: list[int]) -> NoReturn:
     status = SETUP_FAILED
     try:
         gc.disable()  # a collection would touch, and so copy, every page shared with the parent
         signal.set_wakeup_fd(-1)
         reset_signals(handled)
-        report_fd, sync_fd = take_descriptors(stdio, report_fd, sync_fd)
-        status = run_steps(steps, Scene(report_fd, sync_fd))
+        report_fd, sync_fd, *extra = take_descriptors(*fds)
+        status = run_steps(steps, Scene(report_fd, sync_fd, tuple(extra)))
     finally:
         os._exit(status)
 
@@ -209,7 +216,14 @@ def _step_error(step: Step, error: BaseException) -> ContainerError:
     )
 
 
-def enter_child(flags: int, init_pid: int, steps: Sequence[Step], stdio: Stdio, group: Cgroup | None) -> Launch:
+def enter_child(
+    flags: int,
+    init_pid: int,
+    steps: Sequence[Step],
+    stdio: Stdio,
+    group: Cgroup | None,
+    extra: Sequence[int] = (),
+) -> Launch:
     """Start a process inside the namespaces `flags` of the process `init_pid` and in `group`.
 
     A pid namespace is entered by children only (pid_namespaces(7)), so a short-lived helper joins the namespaces and
@@ -220,7 +234,9 @@ def enter_child(flags: int, init_pid: int, steps: Sequence[Step], stdio: Stdio, 
     answer_r, answer_w = os.pipe2(os.O_CLOEXEC)
     handled = signals_to_reset()
     try:
-        helper = _clone(0, lambda: _helper(flags, steps, (stdio, report_w, answer_w, pidfd), handled, group), group_fd)
+        helper = _clone(
+            0, lambda: _helper(flags, steps, (stdio, report_w, answer_w, pidfd, *extra), handled, group), group_fd
+        )
     except OSError as error:
         os.close(report_r)
         os.close(answer_r)
@@ -244,15 +260,15 @@ def enter_child(flags: int, init_pid: int, steps: Sequence[Step], stdio: Stdio, 
 
 
 def _helper(
-    flags: int, steps: Sequence[Step], fds: tuple[Stdio, int, int, int], handled: list[int], group: Cgroup | None
+    flags: int, steps: Sequence[Step], fds: tuple[Any, ...], handled: list[int], group: Cgroup | None
 ) -> NoReturn:
     status = SETUP_FAILED
     try:
         gc.disable()
         signal.set_wakeup_fd(-1)
         reset_signals(handled)
-        report_fd, answer_fd, pidfd = take_descriptors(*fds)
-        scene = Scene(report_fd)
+        report_fd, answer_fd, pidfd, *extra = take_descriptors(*fds)
+        scene = Scene(report_fd, extra=tuple(extra))
         enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda _: _enter(flags, pidfd, group))
         fork = Step("fork", "clone(CLONE_PARENT)", "", "clone(2)", lambda _: _fork_sibling(steps, scene, answer_fd))
         status = run_steps([enter, fork], scene)

@@ -14,6 +14,7 @@ import errno
 import os
 import select
 import signal
+from collections.abc import Sequence
 from functools import partial
 
 from vmcontainer_kernel.container import linux
@@ -38,17 +39,17 @@ SETUP_FAILED, CANNOT_RUN, NOT_FOUND = 125, 126, 127
 _FIRST_FREE_FD = 10
 
 
-def take_descriptors(stdio: tuple[int, int, int], *others: int) -> list[int]:
-    """Put stdio at 0 to 2 and `others` at 3 and up, close-on-exec; close everything else; return the new numbers of
+def take_descriptors(stdio: tuple[int, ...], *others: int) -> list[int]:
+    """Put stdio at 0 and up, and `others` above them, close-on-exec; close everything else; return the new numbers of
     `others`.
 
     Everything is copied out of the way first: any of them may sit at a number that another one has to take.
     """
     copies = [linux.duplicate(fd, _FIRST_FREE_FD) for fd in (*stdio, *others)]
     for number, copy in enumerate(copies):
-        os.dup2(copy, number, inheritable=number < 3)
+        os.dup2(copy, number, inheritable=number < len(stdio))
     linux.close_range(len(copies))
-    return list(range(3, len(copies)))
+    return list(range(len(stdio), len(copies)))
 
 
 def signals_to_reset() -> list[int]:
@@ -71,9 +72,21 @@ def capability_names(mask: int) -> str:
     return " ".join(name for number, name in enumerate(linux.CAPABILITIES) if mask >> number & 1)
 
 
-def identity_steps(process: Process, *, user_namespace: bool, tty: bool) -> list[Step]:
-    """Return the steps from set-up process to user's program; the last one does not return."""
-    steps = [_session_step(tty=tty)]
+def identity_steps(
+    process: Process,
+    *,
+    user_namespace: bool,
+    tty: bool,
+    keyring: bool = True,
+    mortal: bool = True,
+    last: Sequence[Step] = (),
+) -> list[Step]:
+    """Return the steps from set-up process to user's program; the last one does not return.
+
+    `tty`: descriptor 0 is a terminal to be controlled by; `keyring`: a new session keyring; `mortal`: it ends with its
+    parent; `last`: done with all rights already given up, just before the program.
+    """
+    steps = [_session_step(tty=tty, keyring=keyring)]
     if process.rlimits:
         steps.append(_rlimit_step(process.rlimits))
     if process.capabilities is not None:
@@ -83,22 +96,27 @@ def identity_steps(process: Process, *, user_namespace: bool, tty: bool) -> list
         steps.append(_capability_step(process.capabilities))
     if process.no_new_privileges:
         steps.append(_no_new_privs_step())
-    return [*steps, _death_step(), _cwd_step(process.cwd), _descriptor_step(), _exec_step(process)]
+    if mortal:
+        steps.append(_death_step())
+    return [*steps, _cwd_step(process.cwd), *last, _descriptor_step(), _exec_step(process)]
 
 
-def _session_step(*, tty: bool) -> Step:
+def _session_step(*, tty: bool, keyring: bool) -> Step:
     return Step(
         "session",
-        "setsid(); keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)" + ("; ioctl(0, TIOCSCTTY)" if tty else ""),
+        "setsid()"
+        + ("; keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)" if keyring else "")
+        + ("; ioctl(0, TIOCSCTTY)" if tty else ""),
         "its own session: no terminal of the node to type into (CVE-2017-5226), no keys, one group for interrupts",
         "setsid(2), keyctl(2)",
-        partial(_session, tty=tty),
+        partial(_session, tty=tty, keyring=keyring),
     )
 
 
-def _session(_: Scene, *, tty: bool) -> None:
+def _session(_: Scene, *, tty: bool, keyring: bool) -> None:
     os.setsid()
-    linux.join_session_keyring()
+    if keyring:
+        linux.join_session_keyring()
     if tty:
         linux.set_controlling_tty(0)
 
@@ -229,7 +247,7 @@ def _enter(path: str, _: Scene) -> None:
 def _descriptor_step() -> Step:
     return Step(
         "descriptors",
-        "close_range(3, ~0)",
+        "close_range(…, ~0)",
         "the program gets stdin, stdout, stderr and nothing of the agent's (CVE-2024-21626)",
         "close_range(2)",
         _close_descriptors,
@@ -238,7 +256,7 @@ def _descriptor_step() -> Step:
 
 def _close_descriptors(scene: Scene) -> None:
     # The last one before is close-on-exec: the parent sees it close when the program begins.
-    linux.close_range(max(scene.report_fd, scene.sync_fd) + 1)
+    linux.close_range(max(scene.report_fd, scene.sync_fd, *scene.extra) + 1)
 
 
 def _exec_step(process: Process) -> Step:

@@ -10,7 +10,7 @@ opened before:
 """
 
 # Plain system calls: a path object costs a forked child copied pages, and hides which call it is.
-# ruff: noqa: PTH102, PTH103, PTH110, PTH112, PTH211
+# ruff: noqa: PTH102, PTH103, PTH110, PTH112, PTH118, PTH211
 
 from __future__ import annotations
 
@@ -70,17 +70,10 @@ def mount_data(options: tuple[str, ...]) -> tuple[int, str]:
 
 def root_steps(spec: Spec, bundle: str, layers: tuple[str, ...]) -> list[Step]:
     """Return the steps that make the overlay and step over to it."""
-    root = f"{bundle}/{spec.root.path}"
-    one = overlay.Overlay(bundle, root, layers, user_namespace="user" in spec.linux.kinds)
+    root = os.path.join(bundle, spec.root.path)
     sources = _sources(spec)
     return [
-        Step(
-            "overlay",
-            f'mount("overlay", "{root}", "overlay", MS_NODEV, "{one.data(bundle)}")',
-            "image layers stay as they are and are shared; what the container writes goes to its own upper folder",
-            "overlayfs.rst",
-            one.mount,
-        ),
+        _overlay_step(spec, bundle, root, layers) if layers else _bind_root_step(root),
         Step(
             "sources",
             "open_tree(AT_FDCWD, " + ", ".join(sources) + ", OPEN_TREE_CLONE)",
@@ -96,6 +89,32 @@ def root_steps(spec: Spec, bundle: str, layers: tuple[str, ...]) -> list[Step]:
             _pivot,
         ),
     ]
+
+
+def _overlay_step(spec: Spec, bundle: str, root: str, layers: tuple[str, ...]) -> Step:
+    one = overlay.Overlay(bundle, root, layers, user_namespace="user" in spec.linux.kinds)
+    return Step(
+        "overlay",
+        f'mount("overlay", "{root}", "overlay", MS_NODEV, "{one.data(bundle)}")',
+        "image layers stay as they are and are shared; what the container writes goes to its own upper folder",
+        "overlayfs.rst",
+        one.mount,
+    )
+
+
+def _bind_root_step(root: str) -> Step:
+    return Step(
+        "root",
+        f'mount("{root}", "{root}", NULL, MS_BIND|MS_REC)',
+        "pivot_root takes a mount point only, and a bundle's root is a folder: bound onto itself it is one",
+        "pivot_root(2)",
+        partial(_bind_root, root),
+    )
+
+
+def _bind_root(root: str, scene: Scene) -> None:
+    linux.mount(root, root, None, linux.MS_BIND | linux.MS_REC)
+    scene.root = root
 
 
 def _sources(spec: Spec) -> dict[str, bool]:

@@ -17,12 +17,14 @@ class Scene:
     """The few descriptors the steps of one child share.
 
     `report_fd`: where the report goes; `sync_fd`: the parent's go-aheads arrive here; `old_root_fd`: the node's root,
-    until it is detached; `sources`: what was opened of the node; `lines`: the report, one JSON object a line.
+    until it is detached; `sources`: what was opened of the node; `extra`: the
+    descriptors the caller handed over; `lines`: the report, one JSON object a line.
     """
 
-    def __init__(self, report_fd: int, sync_fd: int = -1) -> None:
+    def __init__(self, report_fd: int, sync_fd: int = -1, extra: tuple[int, ...] = ()) -> None:
         self.report_fd = report_fd
         self.sync_fd = sync_fd
+        self.extra = extra
         self.old_root_fd = -1
         self.root = ""
         self.sources: dict[str, int] = {}
