@@ -41,7 +41,7 @@ from .agent.protocol import (
 )
 from .errors import LabError, NodeError, NodeLost, ProtocolError, from_json
 
-__all__ = ["HostAgent", "Node", "Request"]
+__all__ = ["HostAgent", "Node", "Request", "agent_command"]
 
 _READ_SIZE = 256 * 1024
 _AGENT = (
@@ -369,14 +369,10 @@ class HostAgent:
         With `spares` it keeps a container made ahead (`container.spares`) once there has been one.
         """
         ours, theirs = socket.socketpair()
-        package = str(Path(vmcontainer_kernel.__file__).parent.parent)
-        # -S: without site-packages, as in a guest. -I: neither the notebook's folder nor its environment changes
-        # what is imported; programs that cells run on the host still get that environment as it is.
-        command = [sys.executable, "-S", "-I", "-c", _AGENT, package, "--spares", str(int(spares))]
         with tempfile.TemporaryFile() as stderr:
             with theirs:
                 process = subprocess.Popen(
-                    [*command, "--fd", str(theirs.fileno()), "--run", str(folder), "--images", str(images)],
+                    agent_command(theirs.fileno(), folder, images, spares=spares),
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=stderr,
@@ -398,6 +394,15 @@ class HostAgent:
         self.node.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self.process.wait, patience_s)
+
+
+def agent_command(fd: int, folder: Path, images: Path, *, spares: bool) -> list[str]:
+    """Return the command line of a supervisor that serves the socket `fd`."""
+    package = str(Path(vmcontainer_kernel.__file__).parent.parent)
+    # -S: without site-packages, as in a guest. -I: neither the notebook's folder nor its environment changes what is
+    # imported; programs that cells run on the host still get that environment as it is.
+    command = [sys.executable, "-S", "-I", "-c", _AGENT, package, "--spares", str(int(spares))]
+    return [*command, "--fd", str(fd), "--run", str(folder), "--images", str(images)]
 
 
 def _close_all(fds: list[int]) -> None:

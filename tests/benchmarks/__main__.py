@@ -15,9 +15,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
 
-from tests.benchmarks.measure import Notebook, Series
+from tests.benchmarks import engine
+from tests.benchmarks.measure import Notebook, Row, Series
 from tests.benchmarks.peers import every
 from vmcontainer_kernel.node import Node
 from vmcontainer_kernel.session import Session, current
@@ -35,15 +35,6 @@ begin_s = time.perf_counter()
 shell.run_line_magic("load_ext", "vmcontainer_kernel")
 print((time.perf_counter() - begin_s) * 1e3)
 """
-
-
-class Row(NamedTuple):
-    """A line of the table; `beside` is what it is compared with, `goal` a ratio to it or else milliseconds."""
-
-    what: str
-    series: Series
-    beside: tuple[str, Series] | None = None
-    goal: float | None = None
 
 
 def load_rows(rounds: int) -> list[Row]:
@@ -145,21 +136,6 @@ def computer() -> str:
     )
 
 
-def text(row: Row) -> str:
-    """Write a row as a line of a Markdown table."""
-    ratio = verdict = ""
-    if row.beside:
-        measured = row.series.p50_ms / row.beside[1].p50_ms
-        ratio = f"{measured:.2f} × {row.beside[0]}"
-    else:
-        measured = row.series.p50_ms
-    if row.goal:
-        wanted = f"{row.goal:g} × {row.beside[0]}" if row.beside else f"{row.goal:g} ms"
-        verdict = f"≤ {wanted}: {'yes' if measured <= row.goal else 'no'}"
-    numbers = f"{row.series.p50_ms:8.1f} | {row.series.least_ms:8.1f} | {len(row.series.times_ms):3}"
-    return f"| {row.what:<46} | {numbers} | {ratio:<13} | {verdict:<18} |"
-
-
 def main(rounds: int) -> None:
     """Measure everything and print the table."""
     print(computer())
@@ -170,11 +146,12 @@ def main(rounds: int) -> None:
         for rows in (
             lambda: load_rows(5),
             lambda: container_rows(notebook, rounds * 3),
+            lambda: engine.rows(rounds * 3),
             lambda: clone_rows(notebook, session, rounds),
             lambda: boot_rows(session, 2),
         ):
             for row in rows():
-                print(text(row), flush=True)
+                print(row.text(), flush=True)
         idle = idle_percent(notebook, session)
         print(f"\nAn idle machine: {idle:.2f} % of a core over {IDLE_S:g} s (≤ 1 %: {'yes' if idle <= 1 else 'no'})")
     finally:

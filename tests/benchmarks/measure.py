@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass
@@ -27,6 +28,25 @@ class Series:
     @property
     def least_ms(self) -> float:
         return min(self.times_ms)
+
+
+class Row(NamedTuple):
+    """A line of the table; `beside` is what it is compared with, `goal` a ratio to it or else milliseconds."""
+
+    what: str
+    series: Series
+    beside: tuple[str, Series] | None = None
+    goal: float | None = None
+
+    def text(self) -> str:
+        """Write it as a line of a Markdown table."""
+        measured, ratio, wanted = self.series.p50_ms, "", f"{self.goal or 0:g}"
+        if self.beside:
+            measured /= self.beside[1].p50_ms
+            ratio, wanted = f"{measured:.2f} × {self.beside[0]}", f"{wanted} × {self.beside[0]}"
+        verdict = f"≤ {wanted}: {'yes' if measured <= self.goal else 'no'}" if self.goal else ""
+        numbers = f"{self.series.p50_ms:8.1f} | {self.series.least_ms:8.1f} | {len(self.series.times_ms):3}"
+        return f"| {self.what:<46} | {numbers} | {ratio:<13} | {verdict:<18} |"
 
 
 class FirstWrite(io.TextIOBase):
