@@ -18,7 +18,8 @@ from typing import Any
 from tests.benchmarks.measure import Row, Series
 from tests.benchmarks.peers import COMMAND, every
 from vmcontainer_kernel.agent.protocol import PROTOCOL, Decoder, Frame, Kind, encode_json, parse_json
-from vmcontainer_kernel.container.images import Store, build_busybox
+from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.node import agent_command
 
 REST_S = 0.3  # longer than the agent waits before it makes a container ahead
@@ -37,7 +38,9 @@ class Agent:
             self.process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
-        self._decoder, self._frames, self._request = Decoder(), [], 0
+        self._decoder, self._request = Decoder(), 0
+        self._frames: list[Frame] = []
+        self._answers: dict[int, Frame] = {}
         self._socket.sendall(encode_json(Kind.HELLO, 0, {"protocol": PROTOCOL, "version": "bench"}))
         self._next()
 
@@ -57,17 +60,17 @@ class Agent:
 
     def answer(self, request: int, first: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Wait for a request's answer; `first` is called at its first byte of output."""
-        while True:
+        while request not in self._answers:
             frame = self._next()
-            if frame.request != request:
-                continue
-            if frame.kind == Kind.STDOUT and frame.payload:
+            if frame.kind in (Kind.REPLY, Kind.ERROR):
+                self._answers[frame.request] = frame
+            elif frame.request == request and frame.kind == Kind.STDOUT and frame.payload:
                 first()
                 first = _nothing
-            if frame.kind == Kind.ERROR:
-                raise OSError(f"the agent answered {parse_json(frame.payload)}")
-            if frame.kind == Kind.REPLY:
-                return parse_json(frame.payload)
+        frame = self._answers.pop(request)
+        if frame.kind == Kind.ERROR:
+            raise OSError(f"the agent answered {parse_json(frame.payload)}")
+        return parse_json(frame.payload)
 
     def first_byte_ms(self, verb: str, **arguments: Any) -> float:
         """Time a request to its first byte of output."""
@@ -150,7 +153,7 @@ def start(one: Agent, name: str) -> int:
 
 def many_rows(one: Agent) -> Iterator[Row]:
     """Start a hundred containers one after another; then count the memory they take beside their own processes."""
-    before_kb, kernel_kb = private_kb(one.process.pid), available_kb()
+    before_kb, free_kb = private_kb(one.process.pid), available_kb()
     begin_s = time.perf_counter()
     requests = [
         one.call("container.run", name=f"m{n}", options={"argv": ["/bin/sleep", "600"], **LIMITS}, detach=True)
@@ -160,7 +163,7 @@ def many_rows(one: Agent) -> Iterator[Row]:
     seconds = time.perf_counter() - begin_s
     own_kb = sum(private_kb(pid) for pid in pids)
     agent_mb = (private_kb(one.process.pid) - before_kb) / 1024 / MANY
-    all_mb = (kernel_kb - available_kb() - own_kb) / 1024 / MANY
+    all_mb = (free_kb - available_kb() - own_kb) / 1024 / MANY
     for n in range(MANY):
         one.answer(one.call("container.remove", name=f"m{n}", force=True))
     yield Row(f"{MANY} containers started", Series([seconds * 1e3]), goal=1000)
