@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["NAMESPACES", "PROC", "UNITS", "descendants", "kernel_view", "process"]
+__all__ = ["NAMESPACES", "PROC", "UNITS", "descendants", "kernel_view", "process", "read_fields", "read_text"]
 
 PROC: Final = Path("/proc")
 NAMESPACES: Final = ("pid", "mnt", "uts", "ipc", "net", "cgroup", "user", "time")
@@ -42,16 +42,17 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a file's text; one that is gone or may not be read is empty."""
     try:
         return path.read_bytes().decode("utf-8", "replace")
     except OSError:
         return ""
 
 
-def _fields(text: str) -> dict[str, str]:
-    """Parse ``Name:\\tvalue`` lines of /proc/PID/status and /proc/meminfo."""
-    pairs = (line.partition(":") for line in text.splitlines())
+def read_fields(path: Path) -> dict[str, str]:
+    """Read ``Name:\\tvalue`` lines as in /proc/PID/status and /proc/meminfo."""
+    pairs = (line.partition(":") for line in read_text(path).splitlines())
     return {name: value.strip() for name, _, value in pairs}
 
 
@@ -73,10 +74,10 @@ def _stat(text: str) -> list[str]:
 def process(pid: int, proc: Path = PROC) -> dict[str, Any] | None:
     """Return one row of `processes`, or None if the process is gone or a zombie's entry is half gone."""
     folder = proc / str(pid)
-    status, stat = _fields(_text(folder / "status")), _stat(_text(folder / "stat"))
+    status, stat = read_fields(folder / "status"), _stat(read_text(folder / "stat"))
     if len(stat) < 22 or "Name" not in status:
         return None
-    command = _text(folder / "cmdline").replace("\0", " ").strip()
+    command = read_text(folder / "cmdline").replace("\0", " ").strip()
     return {
         "pid": pid,
         "pids": [int(one) for one in status.get("NSpid", str(pid)).split()],
@@ -94,7 +95,7 @@ def process(pid: int, proc: Path = PROC) -> dict[str, Any] | None:
 def all_pids(proc: Path = PROC) -> list[int]:
     """Return every user process of this kernel; kernel threads, which have no memory map, are left out."""
     pids = sorted(int(one.name) for one in proc.iterdir() if one.name.isdigit())
-    return [pid for pid in pids if _stat(_text(proc / str(pid) / "stat"))[20:21] not in ([], ["0"])]
+    return [pid for pid in pids if _stat(read_text(proc / str(pid) / "stat"))[20:21] not in ([], ["0"])]
 
 
 def descendants(pid: int, proc: Path = PROC) -> list[int]:
@@ -102,7 +103,7 @@ def descendants(pid: int, proc: Path = PROC) -> list[int]:
     found = [pid]
     for one in found:
         for task in _listdir(proc / str(one) / "task"):
-            found += [int(child) for child in _text(proc / str(one) / "task" / task / "children").split()]
+            found += [int(child) for child in read_text(proc / str(one) / "task" / task / "children").split()]
     return found
 
 
@@ -128,7 +129,7 @@ def kernel_view(
     rows = [row for row in (process(pid, proc) for pid in chosen) if row]
     firsts = {one["pid"]: one["name"] for one in containers if one["pid"]}
     _assign_roles(rows, firsts, agent_pid, set(machines))
-    memory = _fields(_text(proc / "meminfo"))
+    memory = read_fields(proc / "meminfo")
     return {
         "kind": "kernel",
         "version": 1,
@@ -151,13 +152,13 @@ def _kib(value: str) -> int | None:
 
 
 def _kernel(proc: Path) -> dict[str, Any]:
-    uptime, load = _text(proc / "uptime").split(), _text(proc / "loadavg").split()
+    uptime, load = read_text(proc / "uptime").split(), read_text(proc / "loadavg").split()
     system = proc / "sys" / "kernel"
     return {
-        "release": _text(system / "osrelease").strip(),
+        "release": read_text(system / "osrelease").strip(),
         "machine": os.uname().machine,
-        "boot_id": _text(system / "random" / "boot_id").strip(),
-        "hostname": _text(system / "hostname").strip(),
+        "boot_id": read_text(system / "random" / "boot_id").strip(),
+        "hostname": read_text(system / "hostname").strip(),
         "uptime_s": float(uptime[0]) if uptime else None,
         "load_1min": float(load[0]) if load else None,
         "cpus": os.cpu_count(),

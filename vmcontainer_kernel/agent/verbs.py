@@ -128,14 +128,20 @@ class NodeVerbs:
         # A container made ahead is nobody's yet.
         waiting = self._runtime.spare.launch.pid if self._runtime.spare else 0
         cgroups = self._runtime.cgroups
-        return observe.kernel_view(
-            get_str(call.arguments, "node", "host"),
+        from . import isolation  # with `ipaddress`, which no container needs to start
+
+        node = get_str(call.arguments, "node", "host")
+        view = observe.kernel_view(
+            node,
             containers,
             pids=[pid for pid in pids if pid != waiting],
             agent_pid=os.getpid(),
             machines=tuple(job.pid for job in self._server.jobs.values() if job.role == "machine"),
             cgroup=cgroups.kind if cgroups else "none",
         )
+        view["isolation"] = isolation.isolations(node, os.getpid(), containers, shared=not self._guest)
+        view["units"] = view["units"] | isolation.ISOLATION_UNITS
+        return view
 
     def _host_pids(self, notebook_pid: int) -> list[int]:
         """Return what of a host is shown: its init, the notebook, and what we started; the rest is not ours to show."""
