@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmcontainer_kernel.container import linux
-from vmcontainer_kernel.container.options import DEFAULT_CAPABILITIES, ExecOptions, Options, make_config
+from vmcontainer_kernel.container.config import DEFAULT_CAPABILITIES, make_config
+from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.spec import Spec, User
 from vmcontainer_kernel.errors import SpecError, UserError
@@ -198,7 +199,8 @@ def test_any_options_give_options_or_a_spec_error(document: Any) -> None:
         ({"without": ["mnt"]}, "without"),
         ({"argv": "ls"}, "argv"),
         ({"env": {"A": None}}, "env.A"),
-        ({"privileged": True}, "privileged"),
+        ({"privileged": "yes"}, "privileged"),
+        ({"levitate": True}, "levitate"),
     ],
 )
 def test_the_wrong_option_is_named(options: dict[str, Any], where: str) -> None:

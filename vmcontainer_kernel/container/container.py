@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.images import Image
+from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.container.spec import Spec
 from vmcontainer_kernel.container.step import Step
 
@@ -22,8 +24,9 @@ __all__ = ["Container", "events", "exit_status", "inspect", "state", "stats", "v
 class Container:
     """A container of this runtime: what it was made of, and what has become of it.
 
-    `status`: created, running or stopped. `wait_status`: as `os.waitpid` gave it. `signalled`: the signal that `kill`
-    had to turn into SIGKILL because PID 1 of a namespace is deaf to signals it has no handler for (pid_namespaces(7)).
+    `status`: created, running or stopped; `paused`: frozen while running. `wait_status`: as `os.waitpid` gave it.
+    `signalled`: the signal that `kill` had to turn into SIGKILL because PID 1 of a namespace is deaf to signals it has
+    no handler for (pid_namespaces(7)).
     """
 
     name: str
@@ -42,6 +45,18 @@ class Container:
     signalled: int | None = None
     gate_fd: int = -1
     layers: list[Path] = field(default_factory=list)
+    options: Options = field(default_factory=Options)
+    paused: bool = False
+    created_s: float = field(default_factory=time.time)
+    finished_s: float | None = None
+    restarts: int = 0
+    health: str = ""
+    steps_ms: list[tuple[str, float]] = field(default_factory=list)
+
+    @property
+    def shown_status(self) -> str:
+        """The status as users read it: ``paused`` is not one of the specification's four."""
+        return "paused" if self.paused and self.status == "running" else self.status
 
 
 def state(container: Container) -> dict[str, Any]:
@@ -49,7 +64,7 @@ def state(container: Container) -> dict[str, Any]:
     return {
         "ociVersion": container.config["ociVersion"],
         "id": container.id,
-        "status": container.status,
+        "status": container.shown_status,
         "pid": container.pid if container.status == "running" else 0,
         "bundle": str(container.bundle),
         "annotations": dict(container.spec.annotations),
@@ -67,8 +82,13 @@ def inspect(container: Container) -> dict[str, Any]:
         "cgroup": dict(container.cgroup.paths) if container.cgroup else None,
         "stats": stats(container),
         "events": events(container),
+        "created_s": container.created_s,
         "started_s": container.started_s,
+        "finished_s": container.finished_s,
         "exit_status": None if container.wait_status is None else exit_status(container.wait_status),
+        "restarts": container.restarts,
+        "health": container.health or None,
+        "steps": [{"step": step, "ms": ms} for step, ms in container.steps_ms],
     }
 
 
@@ -77,10 +97,12 @@ def view(container: Container) -> dict[str, Any]:
     head = {
         "name": container.name,
         "id": container.id,
-        "status": container.status,
+        "status": container.shown_status,
         "pid": container.pid if container.status == "running" else None,
         "image": container.image.name,
         "started_s": container.started_s,
+        "exit_status": None if container.wait_status is None else exit_status(container.wait_status),
+        "health": container.health or None,
     }
     return head | stats(container)
 

@@ -1,245 +1,257 @@
-"""What a user asks of a container (`Options`), and the OCI ``config.json`` that says the same to the runtime
-(`make_config`).
+"""What a user asks of a container, in the words of ``docker run``: `Options`, and `ExecOptions` for one more process.
+
+Reading ends with everything typed; `config.make_config` turns it into an OCI ``config.json``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
+from vmcontainer_kernel.container import requests
 from vmcontainer_kernel.container.fields import Fields
 from vmcontainer_kernel.container.linux import CAPABILITIES
-from vmcontainer_kernel.container.spec import User
-from vmcontainer_kernel.errors import SpecError, UserError
-
-__all__ = ["DEFAULT_CAPABILITIES", "ExecOptions", "Options", "make_config"]
-
-DEFAULT_CAPABILITIES = (
-    *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
-    *("NET_BIND_SERVICE", "NET_RAW", "SYS_CHROOT", "MKNOD", "AUDIT_WRITE", "SETFCAP"),
+from vmcontainer_kernel.container.record import Record
+from vmcontainer_kernel.container.requests import (
+    DeviceRequest,
+    Health,
+    Port,
+    Restart,
+    SecurityOptions,
+    Throttle,
+    Ulimit,
+    Volume,
 )
-"""The fourteen that Docker leaves a container with; the other 27 would reach the node."""
+from vmcontainer_kernel.errors import SpecError
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
-MASKED_PATHS = (
-    *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
-    *("/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware"),
-    *("/sys/devices/virtual/powercap",),
-)
-READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+__all__ = ["NAMESPACES", "PROTECTIONS", "ExecOptions", "Options"]
 
-_NAMESPACES = {"pid": "pid", "uts": "uts", "ipc": "ipc", "net": "network", "cgroup": "cgroup", "user": "user"}
-_PROTECTIONS = ("caps", "no-new-privs", "mask")
+NAMESPACES = {"pid": "pid", "uts": "uts", "ipc": "ipc", "net": "network", "cgroup": "cgroup", "user": "user"}
+"""``--without`` word → type of the OCI specification."""
+
+PROTECTIONS = ("caps", "no-new-privs", "mask")
+NO_VARIABLES: dict[str, str] = {}
 _HIGHEST_BYTES = 2**50
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Record):
     """One container as the user describes it; names follow ``docker run``.
 
-    `argv`: empty means the image's own command. `user`: ``uid[:gid]`` or a name of the image. `without`: namespaces
-    (pid uts ipc net cgroup user) and protections (caps no-new-privs mask) to leave out. None is "no limit".
+    `argv`: empty means the image's own command; `runs_entrypoint`: it is put behind the image's entry point, as docker
+    does, where a cell's shell takes its place. `user`: ``uid[:gid]`` or a name of the image. `without`: namespaces
+    and protections to leave out. `pid`, `ipc`, `uts`, `userns`, `cgroupns`: empty (its own), ``host`` or
+    ``container:NAME``. None is "no limit", or "not said".
     """
 
     image: str = "busybox"
     argv: tuple[str, ...] = ()
-    env: dict[str, str] = field(default_factory=dict)
+    entrypoint: tuple[str, ...] | None = None
+    runs_entrypoint: bool = False
+    env: dict[str, str] = NO_VARIABLES
     workdir: str = ""
     user: str = ""
+    group_add: tuple[str, ...] = ()
+    tty: bool = False
+    interactive: bool = False
     hostname: str = ""
-    memory_bytes: int | None = None
-    cpus: float | None = None
-    pids_limit: int | None = None
-    read_only: bool = False
+    domainname: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+
     network: str = "none"
-    without: tuple[str, ...] = ()
+    publish: tuple[Port, ...] = ()
+    add_host: tuple[tuple[str, str], ...] = ()
+    pid: str = ""
+    ipc: str = ""
+    uts: str = ""
+    userns: str = ""
+    cgroupns: str = ""
+
+    memory_bytes: int | None = None
+    memory_swap_bytes: int | None = None
+    memory_reservation_bytes: int | None = None
+    cpus: float | None = None
+    cpu_shares: int | None = None
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    pids_limit: int | None = None
+    blkio_weight: int | None = None
+    device_read_bps: tuple[Throttle, ...] = ()
+    device_write_bps: tuple[Throttle, ...] = ()
+    device_read_iops: tuple[Throttle, ...] = ()
+    device_write_iops: tuple[Throttle, ...] = ()
+    oom_score_adj: int | None = None
+    ulimits: tuple[Ulimit, ...] = ()
+
+    read_only: bool = False
+    volumes: tuple[Volume, ...] = ()
+    tmpfs: tuple[Volume, ...] = ()
+    shm_size_bytes: int | None = None
+    devices: tuple[DeviceRequest, ...] = ()
+
+    privileged: bool = False
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
-    tty: bool = False
+    security: SecurityOptions = SecurityOptions()
+    sysctls: tuple[tuple[str, str], ...] = ()
+    without: tuple[str, ...] = ()
+
+    restart: Restart = Restart()
+    stop_signal: str = ""
+    stop_timeout_s: float | None = None
+    health: Health | None = None
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Options:
+    def from_json(cls, document: Any) -> Options:
         """Read the options of a request; raise `SpecError` naming the one that is wrong."""
-        fields = Fields(document)
-        options = cls(
-            image=fields.text("image", "busybox"),
-            argv=fields.texts("argv"),
-            env=fields.text_map("env"),
-            workdir=fields.text("workdir", ""),
-            user=fields.text("user", ""),
-            hostname=fields.text("hostname", ""),
-            memory_bytes=fields.number("memory_bytes", 1 << 20, _HIGHEST_BYTES),
-            cpus=fields.real("cpus", 0.01, 4096),
-            pids_limit=fields.number("pids_limit", 1, 2**22),
-            read_only=fields.flag("read_only", default=False),
-            network=_one_of(fields.text("network", "none"), "network", ("none", "host")),
-            without=tuple(_one_of(name, "without", _WITHOUT) for name in fields.texts("without")),
-            cap_add=tuple(_capability(name, "cap_add") for name in fields.texts("cap_add")),
-            cap_drop=tuple(_capability(name, "cap_drop") for name in fields.texts("cap_drop")),
-            tty=fields.flag("tty", default=False),
-        )
-        fields.done()
-        return options
+        return cls(**_read(document, _READERS))
 
 
-_WITHOUT = (*_NAMESPACES, *_PROTECTIONS)
-
-
-@dataclass(frozen=True)
-class ExecOptions:
+class ExecOptions(Record):
     """One more process in a running container, as ``docker exec``."""
 
-    argv: tuple[str, ...]
-    env: dict[str, str] = field(default_factory=dict)
+    argv: tuple[str, ...] = ()
+    env: dict[str, str] = NO_VARIABLES
     workdir: str = ""
     user: str = ""
     tty: bool = False
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> ExecOptions:
+    def from_json(cls, document: Any) -> ExecOptions:
         """Read the options of a request; raise `SpecError` naming the one that is wrong."""
-        fields = Fields(document)
-        options = cls(
-            argv=fields.texts("argv"),
-            env=fields.text_map("env"),
-            workdir=fields.text("workdir", ""),
-            user=fields.text("user", ""),
-            tty=fields.flag("tty", default=False),
-        )
-        fields.done()
+        readers = {name: _READERS[name] for name in cls._fields}
+        options = cls(**_read(document, readers))
         if not options.argv:
             raise SpecError("argv must name a program", where="argv")
         return options
 
 
-def _one_of(value: str, where: str, allowed: tuple[str, ...]) -> str:
-    if where == "without" and value in ("mnt", "mount"):
+def _read(document: Any, readers: dict[str, Callable[[Fields, str], Any]]) -> dict[str, Any]:
+    fields = Fields(document)
+    given = {name: read(fields, name) for name, read in readers.items() if fields.has(name)}
+    for name in readers:
+        fields.take(name)  # null: not said
+    fields.done()
+    return given
+
+
+# -- how each one is read
+
+
+def _text(fields: Fields, name: str) -> str:
+    return fields.text(name, "")
+
+
+def _texts(fields: Fields, name: str) -> tuple[str, ...]:
+    return fields.texts(name)
+
+
+def _texts_map(fields: Fields, name: str) -> dict[str, str]:
+    return fields.text_map(name)
+
+
+def _flag(fields: Fields, name: str) -> bool:
+    return fields.flag(name, default=False)
+
+
+def _number(low: int, high: int) -> Callable[[Fields, str], int | None]:
+    return lambda fields, name: fields.number(name, low, high)
+
+
+def _real(low: float, high: float) -> Callable[[Fields, str], float | None]:
+    return lambda fields, name: fields.real(name, low, high)
+
+
+def _items(read: Callable[[Any, str], Any]) -> Callable[[Fields, str], tuple[Any, ...]]:
+    return lambda fields, name: fields.items(name, read)
+
+
+def _one(read: Callable[[Any, str], Any]) -> Callable[[Fields, str], Any]:
+    return lambda fields, name: read(fields.take(name), name)
+
+
+def _shared(*words: str) -> Callable[[Fields, str], str]:
+    """Read whose namespace it is: one of `words`, or ``container:NAME``."""
+
+    def read(fields: Fields, name: str) -> str:
+        value = fields.text(name)
+        kind, colon, other = value.partition(":")
+        if value not in words and (kind != "container" or not colon or not other):
+            raise fields.error(name, f"must be {' or '.join(filter(None, words))} or container:NAME, not {value!r}")
+        return "" if value == "private" else value
+
+    return read
+
+
+def _network(fields: Fields, name: str) -> str:
+    value = fields.text(name)
+    kind, _, other = value.partition(":")
+    if value not in ("none", "host") and not (kind == "container" and other):
+        raise fields.error(name, f"must be none, host or container:NAME, not {value!r}")
+    return value
+
+
+def _without(value: Any, where: str) -> str:
+    where = where.partition("[")[0]
+    if value in ("mnt", "mount"):
         raise SpecError(
             "without mnt is not possible: the mount namespace holds the container's root",
             hint="every mount of the container would appear on the node, and stay there",
             where=where,
         )
+    allowed = (*NAMESPACES, *PROTECTIONS)
     if value not in allowed:
         raise SpecError(f"{where} must be one of {' '.join(allowed)}, not {value!r}", where=where)
-    return value
+    return str(value)
 
 
-def _capability(name: str, where: str) -> str:
-    plain = name.upper().removeprefix("CAP_")
+def _capability(value: Any, where: str) -> str:
+    plain = str(value).upper().removeprefix("CAP_")
     if plain not in (*CAPABILITIES, "ALL"):
-        raise SpecError(f"{where}: there is no capability {name!r}", where=where, hint="see capabilities(7)")
+        raise SpecError(f"{where}: there is no capability {value!r}", where=where, hint="see capabilities(7)")
     return plain
 
 
-def make_config(
-    options: Options,
-    image_config: dict[str, Any],
-    *,
-    name: str = "",
-    user: User | None = None,
-    home: str = "/",
-    cgroups_path: str = "",
-    owner: tuple[int, int] | None = None,
-) -> dict[str, Any]:
-    """Return the OCI ``config.json`` (runtime-spec 1.2) for `options` on an image (image-spec, config.md, "config").
-
-    `user`, `home`: `options.user` as looked up in the image. `owner`: the (uid, gid) of an ordinary user, who gets a
-    user namespace.
-    """
-    defaults = image_config.get("config") or {}
-    without = set(options.without) | ({"net"} if options.network == "host" else set())
-    kinds = [kind for short, kind in _NAMESPACES.items() if short not in without and (short != "user" or owner)]
-    who = user or User()
-    process: dict[str, Any] = {
-        "terminal": options.tty,
-        "user": {
-            "uid": who.uid,
-            "gid": who.gid,
-            "umask": 0o022 if who.umask is None else who.umask,
-            "additionalGids": list(who.additional_gids),
-        },
-        "args": list(options.argv or [*(defaults.get("Entrypoint") or []), *(defaults.get("Cmd") or [])]),
-        "env": _environment(options, defaults, name, home),
-        "cwd": options.workdir or defaults.get("WorkingDir") or "/",
-        "noNewPrivileges": "no-new-privs" not in without,
-    }
-    if not process["args"]:
-        raise UserError(f"image {options.image} has no command of its own", hint="write a command into the cell")
-    if "caps" not in without:
-        process["capabilities"] = _capabilities(options, who)
-    linux: dict[str, Any] = {
-        "namespaces": [{"type": kind} for kind in (*kinds, "mount")],
-        "resources": _resources(options),
-        "cgroupsPath": cgroups_path,
-        "maskedPaths": [] if "mask" in without else list(MASKED_PATHS),
-        "readonlyPaths": [] if "mask" in without else list(READONLY_PATHS),
-    }
-    if owner:
-        linux["uidMappings"] = [{"containerID": 0, "hostID": owner[0], "size": 1}]
-        linux["gidMappings"] = [{"containerID": 0, "hostID": owner[1], "size": 1}]
-    return {
-        "ociVersion": "1.2.0",
-        "process": process,
-        "root": {"path": "rootfs", "readonly": options.read_only},
-        "hostname": "" if "uts" in without else (options.hostname or name),
-        "mounts": _mounts(cgroup=bool(cgroups_path), queues=owner is None or "ipc" in kinds, tty_group=owner is None),
-        "linux": linux,
-        "annotations": {"org.opencontainers.image.ref.name": options.image},
-    }
+def _security(fields: Fields, name: str) -> SecurityOptions:
+    return requests.read_security(fields.texts(name), name)
 
 
-def _environment(options: Options, defaults: dict[str, Any], name: str, home: str) -> list[str]:
-    """Return PATH, HOSTNAME, HOME, then the image's variables, then the user's; a later one wins."""
-    variables = {"PATH": DEFAULT_PATH, "HOSTNAME": options.hostname or name, "HOME": home}
-    if options.tty:
-        variables["TERM"] = "xterm"
-    for item in defaults.get("Env") or []:
-        key, _, value = str(item).partition("=")
-        variables[key] = value
-    variables |= options.env
-    return [f"{key}={value}" for key, value in variables.items()]
-
-
-def _capabilities(options: Options, user: User) -> dict[str, list[str]]:
-    """Bound by Docker's fourteen, plus and minus what was asked; a user who is not root starts with none
-    (capabilities(7)).
-    """
-    added = CAPABILITIES if "ALL" in options.cap_add else options.cap_add
-    dropped = CAPABILITIES if "ALL" in options.cap_drop else options.cap_drop
-    base = () if "ALL" in options.cap_drop else DEFAULT_CAPABILITIES
-    wanted = [name for name in CAPABILITIES if name in added or (name in base and name not in dropped)]
-    names = [f"CAP_{name}" for name in wanted if "ALL" in options.cap_drop or name not in options.cap_drop]
-    held = names if user.uid == 0 else []
-    return {"bounding": names, "effective": held, "permitted": held, "inheritable": [], "ambient": []}
-
-
-def _resources(options: Options) -> dict[str, Any]:
-    resources: dict[str, Any] = {}
-    if options.memory_bytes is not None:
-        resources["memory"] = {"limit": options.memory_bytes}
-    if options.cpus is not None:
-        resources["cpu"] = {"quota": max(1000, round(options.cpus * 100_000)), "period": 100_000}
-    if options.pids_limit is not None:
-        resources["pids"] = {"limit": options.pids_limit}
-    return resources
-
-
-def _mounts(*, cgroup: bool, queues: bool, tty_group: bool) -> list[dict[str, Any]]:
-    """The file systems the specification promises (config-linux.md, "Default Filesystems")."""
-
-    def mount(destination: str, kind: str, *options: str) -> dict[str, Any]:
-        return {"destination": destination, "type": kind, "source": kind, "options": list(options)}
-
-    plain = ("nosuid", "noexec", "nodev")
-    group = ("gid=5",) if tty_group else ()  # group tty, an id that a user namespace of one user has not
-    mounts = [
-        mount("/proc", "proc", *plain),
-        mount("/dev", "tmpfs", *plain, "strictatime", "mode=755", "size=65536k"),
-        mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *group),
-        mount("/dev/shm", "tmpfs", *plain, "mode=1777", "size=65536k"),
-        mount("/sys", "sysfs", *plain, "ro"),
-    ]
-    # Queues belong to the IPC namespace: an ordinary user may mount those of one he made, not the node's.
-    mounts += [mount("/dev/mqueue", "mqueue", *plain)] if queues else []
-    return mounts + ([mount("/sys/fs/cgroup", "cgroup", *plain, "relatime", "ro")] if cgroup else [])
+_BYTES = _number(1 << 20, _HIGHEST_BYTES)
+_READERS: dict[str, Callable[[Fields, str], Any]] = {
+    **dict.fromkeys(("image", "workdir", "user", "hostname", "domainname", "stop_signal"), _text),
+    **dict.fromkeys(("cpuset_cpus", "cpuset_mems"), _text),
+    **dict.fromkeys(("argv", "entrypoint", "group_add"), _texts),
+    **dict.fromkeys(("tty", "interactive", "read_only", "privileged", "runs_entrypoint"), _flag),
+    "env": _texts_map,
+    "labels": _items(requests.read_label),
+    "network": _network,
+    "publish": _items(requests.read_port),
+    "add_host": _items(requests.read_host),
+    **dict.fromkeys(("pid", "ipc"), _shared("", "host", "private")),
+    **dict.fromkeys(("uts", "userns", "cgroupns"), _shared("", "host", "private")),
+    "memory_bytes": _BYTES,
+    "memory_swap_bytes": _number(-1, _HIGHEST_BYTES),
+    "memory_reservation_bytes": _BYTES,
+    "shm_size_bytes": _number(4096, _HIGHEST_BYTES),
+    "cpus": _real(0.01, 4096),
+    "cpu_shares": _number(2, 262144),
+    "pids_limit": _number(1, 2**22),
+    "blkio_weight": _number(10, 1000),
+    **dict.fromkeys(
+        ("device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops"),
+        _items(requests.read_throttle),
+    ),
+    "oom_score_adj": _number(-1000, 1000),
+    "ulimits": _items(requests.read_ulimit),
+    "volumes": _items(requests.read_volume),
+    "tmpfs": _items(requests.read_tmpfs),
+    "devices": _items(requests.read_device),
+    **dict.fromkeys(("cap_add", "cap_drop"), _items(_capability)),
+    "security": _security,
+    "sysctls": _items(requests.read_sysctl),
+    "without": _items(_without),
+    "restart": _one(requests.read_restart),
+    "stop_timeout_s": _real(0, 86400),
+    "health": _one(requests.read_health),
+}

@@ -16,14 +16,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vmcontainer_kernel.container import container as observed
 from vmcontainer_kernel.container import files, linux, namespaces, process, signals, spares
-from vmcontainer_kernel.container.cgroups import Cgroups
-from vmcontainer_kernel.container.checks import check_name, check_options, possible
+from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
+from vmcontainer_kernel.container.checks import check_options
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.launch import (
@@ -35,12 +34,14 @@ from vmcontainer_kernel.container.launch import (
     has_executed,
     read_report,
 )
-from vmcontainer_kernel.container.options import ExecOptions, Options, make_config
+from vmcontainer_kernel.container.limits import resources
+from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import plan, surroundings
+from vmcontainer_kernel.container.preparing import Preparer
 from vmcontainer_kernel.container.spares import Spare
-from vmcontainer_kernel.container.spec import Process, User
 from vmcontainer_kernel.container.step import Step
+from vmcontainer_kernel.container.volumes import Volumes
 from vmcontainer_kernel.errors import ContainerError, HostError, NotFound, UserError
 
 __all__ = ["Container", "Launch", "Report", "Runtime", "plan", "read_report"]
@@ -56,14 +57,24 @@ class Runtime:
     none; asking for a limit is a `HostError` then. As an ordinary user every container gets a user namespace.
     """
 
-    def __init__(self, run_dir: Path, store: Store, *, session: str, cgroups: Cgroups | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        store: Store,
+        *,
+        session: str,
+        cgroups: Cgroups | None = None,
+        volumes: Volumes | None = None,
+    ) -> None:
         self.run_dir = Path(run_dir)
         self.store = store
         self.session = session
         self.cgroups = cgroups
+        self.volumes = volumes
         self.rootless = os.geteuid() != 0
         self.spare: Spare | None = None
         self._containers: dict[str, Container] = {}
+        self._preparer = Preparer(self.run_dir, store, session, cgroups, volumes, self.get)
         if self.rootless:
             # After a change of ids without exec, /proc/PID/uid_map of our children would belong to root (prctl(2),
             # PR_SET_DUMPABLE).
@@ -113,51 +124,14 @@ class Runtime:
             raise UserError(
                 f"there is a container {name} already", hint=f"run in it, or remove it first: %container rm {name}"
             )
-        container = self._prepare(name, options)
-        self._write_bundle(container)
+        container = self._preparer.prepare(name, options)
+        self._preparer.write_bundle(container)
         self._containers[name] = container
         return container
 
-    def _write_bundle(self, container: Container) -> None:
-        container.layers = self.store.rootfs_layers(container.image)
-        files.remove_tree(container.bundle)  # of an earlier run that was killed
-        try:
-            for folder in ("rootfs", "upper", "work"):
-                (container.bundle / folder).mkdir(parents=True)
-            (container.bundle / "upper").chmod(
-                0o755
-            )  # it is the root folder's mode in the container, whatever our umask
-            (container.bundle / "config.json").write_text(json.dumps(container.config))
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                files.remove_tree(container.bundle)
-            raise HostError(
-                f"no bundle could be written: {error.strerror}", hint="is the disk full?", where=str(container.bundle)
-            ) from error
-
-    def _prepare(self, name: str, options: Options) -> Container:
-        check_name(name)
-        image = self.store.resolve(options.image)
-        wanted = options.user or (image.config.get("config") or {}).get("User") or ""
-        user, home = self.store.find_user(image, str(wanted)) if wanted else (User(), "/root")
-        check_options(options, user, grouped=self.cgroups is not None, rootless=self.rootless)
-        grouped = None if self.cgroups is None else self.cgroups.path(name)
-        owner = (os.geteuid(), os.getegid()) if self.rootless else None
-        config = make_config(
-            options, image.config, name=name, user=user, home=home, cgroups_path=grouped or "", owner=owner
-        )
-        spec = possible(parse(config), options, rootless=self.rootless)
-        if self.cgroups:
-            self.cgroups.check(spec.linux.resources)
-        bundle = self.run_dir / "containers" / name
-        layers = tuple(str(path) for path in self.store.layer_paths(image))
-        group = self.cgroups.open(name) if self.cgroups else None
-        steps = plan(spec, str(bundle), layers, group, tty=options.tty)
-        return Container(name, f"{self.session}-{name}", image, config, spec, bundle, steps, home, group)
-
     def explain(self, name: str, options: Options) -> Sequence[dict[str, Any]]:
         """Return what `create` and `start` would do, in order: step, call, why, source."""
-        container = self._prepare(name, options)
+        container = self._preparer.prepare(name, options)
         kinds = tuple(kind for kind in container.spec.linux.kinds if kind != "cgroup")
         clone = {
             "step": "clone",
@@ -187,8 +161,8 @@ class Runtime:
     def make_spare(self, name: str, shape: Options) -> None:
         """Make a container ahead, for the next request of this `spares.shape_of`; its process waits."""
         self.drop_spare()
-        container = self._prepare(name, replace(shape, argv=("true",)))
-        self._write_bundle(container)
+        container = self._preparer.prepare(name, shape.replace(argv=("true",)))
+        self._preparer.write_bundle(container)
         spec, layers = container.spec, tuple(str(path) for path in container.layers)
         waiting = spares.waiting_step(spec.process, user_namespace="user" in spec.linux.kinds)
         steps = [*surroundings(spec, str(container.bundle), layers, container.cgroup), waiting]
@@ -204,7 +178,7 @@ class Runtime:
         spare = self.spare
         if spare is None or spare.shape != spares.shape_of(options) or not options.argv:
             return None
-        container = self._prepare(spare.container.name, options)
+        container = self._preparer.prepare(spare.container.name, options)
         if container.image.digest != spare.container.image.digest or not spare.alive:
             self.drop_spare()
             return None
@@ -277,43 +251,71 @@ class Runtime:
         if container.status != "running":
             raise UserError(
                 f"container {container.name} is not running, it is {container.status}",
-                hint="start it again, or make a new one",
+                hint=f"start it again: %container start {container.name}, or make a new one",
+            )
+        if container.paused:
+            raise UserError(
+                f"container {container.name} is paused", hint=f"let it go on: %container unpause {container.name}"
             )
         if not has_executed(container.gate_fd, _SETUP_S):
             raise ContainerError(f"container {container.name} is still being set up", hint="try again", where="exec")
-        extra = self._exec_process(container, options)
+        extra = self._preparer.exec_process(container, options)
         # The root of the joined mount namespace is the container's: nothing to mount, only an identity to take on.
         steps = process.identity_steps(extra, user_namespace="user" in container.spec.linux.kinds, tty=controlling_tty)
         flags = sum(linux.NAMESPACE_FLAGS[kind] for kind in container.spec.linux.kinds)
         return enter_child(flags, container.pid, steps, stdio, container.cgroup)
 
-    def _exec_process(self, container: Container, options: ExecOptions) -> Process:
-        base = container.spec.process
-        user, home = base.user, container.home
-        capabilities = base.capabilities
-        if options.user:
-            user, home = self.store.find_user(container.image, options.user)
-            if self.rootless and (user.uid or user.gid):
-                raise HostError(
-                    "an ordinary user's container has one user, root", hint="run it in a guest: --on vm", where="user"
-                )
-            if user.uid and capabilities is not None:
-                capabilities = capabilities.replace(effective=0, permitted=0)
-        env = dict(one.split("=", 1) for one in base.env) | {"HOME": home} | options.env
-        return base.replace(
-            args=options.argv,
-            env=tuple(f"{key}={value}" for key, value in env.items()),
-            cwd=options.workdir or base.cwd,
-            user=user,
-            capabilities=capabilities,
-        )
-
     def exited(self, container: Container, wait_status: int) -> None:
         """Take note that the caller has reaped the container's first process."""
         container.status, container.wait_status = "stopped", wait_status
+        container.paused, container.finished_s = False, time.time()
         if container.gate_fd >= 0:
             os.close(container.gate_fd)
             container.gate_fd = -1
+
+    def pause(self, container: Container) -> None:
+        """Freeze every process of a container where it is (cgroups(7), "freezer")."""
+        self._require_running(container, paused=False)
+        self._require_group(container).freeze()
+        container.paused = True
+
+    def resume(self, container: Container) -> None:
+        """Let a paused container go on."""
+        self._require_running(container, paused=True)
+        self._require_group(container).thaw()
+        container.paused = False
+
+    def update(self, container: Container, options: Options) -> None:
+        """Change the limits of a container to those of `options` that are said; raises as `create` does."""
+        check_options(options, container.spec.process.user, grouped=self.cgroups is not None, rootless=self.rootless)
+        if self.cgroups is None:
+            return
+        asked = {"linux": {"resources": resources(options, {})}}
+        spec = parse({**container.config, "linux": {**container.config["linux"], **asked["linux"]}})
+        self.cgroups.check(spec.linux.resources)
+        if container.status == "running":
+            self._require_group(container).limit(spec.linux.resources)
+        merged = {**container.config["linux"]["resources"], **asked["linux"]["resources"]}
+        container.config["linux"]["resources"] = merged
+        container.spec = parse(container.config)
+
+    def processes(self, container: Container) -> Sequence[int]:
+        """Return the node's pids of all processes of a container."""
+        return container.cgroup.pids() if container.cgroup else [container.pid]
+
+    def _require_group(self, container: Container) -> Cgroup:
+        if container.cgroup is None:
+            raise HostError(
+                "without control groups a container cannot be paused",
+                hint="run it in a guest, where you are root: --on vm",
+                where="cgroups(7)",
+            )
+        return container.cgroup
+
+    def _require_running(self, container: Container, *, paused: bool) -> None:
+        if container.status != "running" or container.paused != paused:
+            wanted = "paused" if paused else "running"
+            raise UserError(f"container {container.name} is not {wanted}, it is {container.shown_status}")
 
     # -- ending
 

@@ -15,7 +15,7 @@ import json
 import os
 import select
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NoReturn
 
 from vmcontainer_kernel.container.container import Container
@@ -68,7 +68,7 @@ class Spare:
 
 def shape_of(options: Options) -> Options:
     """Return what of a request must be known when a spare is made."""
-    return replace(options, argv=(), env={}, workdir="", memory_bytes=None, cpus=None, pids_limit=None)
+    return options.replace(argv=(), env={}, workdir="", memory_bytes=None, cpus=None, pids_limit=None)
 
 
 def waiting_step(base: Process, *, user_namespace: bool) -> Step:

@@ -11,8 +11,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from vmcontainer_kernel.container.config import DEFAULT_PATH
 from vmcontainer_kernel.container.images.store import LAYER_TYPE, Image, Store
-from vmcontainer_kernel.container.options import DEFAULT_PATH
 from vmcontainer_kernel.errors import HostError, ImageError
 
 __all__ = ["build_busybox", "find_busybox"]

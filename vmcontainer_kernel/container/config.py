@@ -1,0 +1,231 @@
+"""From what a user asks (`Options`) and an image to the OCI ``config.json`` that says the same to the runtime.
+
+`make_config` is pure: what only the node knows (users of the image, numbers of devices, where volumes lie, which
+namespaces are joined) comes in as arguments.
+"""
+
+from __future__ import annotations
+
+from vmcontainer_kernel.container import limits
+from vmcontainer_kernel.container.limits import DeviceNumbers
+from vmcontainer_kernel.container.linux import CAPABILITIES
+from vmcontainer_kernel.container.options import NAMESPACES, Options
+from vmcontainer_kernel.container.record import Record
+from vmcontainer_kernel.container.spec import User
+from vmcontainer_kernel.errors import UserError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from vmcontainer_kernel.container.requests import Volume
+
+__all__ = ["DEFAULT_CAPABILITIES", "DEFAULT_PATH", "Surroundings", "command_of", "make_config"]
+
+DEFAULT_CAPABILITIES = (
+    *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
+    *("NET_BIND_SERVICE", "NET_RAW", "SYS_CHROOT", "MKNOD", "AUDIT_WRITE", "SETFCAP"),
+)
+"""The fourteen that Docker leaves a container with; the other 27 would reach the node."""
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+MASKED_PATHS = (
+    *("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
+    *("/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/firmware"),
+    *("/sys/devices/virtual/powercap",),
+)
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_SHM_BYTES = 64 << 20
+_NOTHING: dict[str, str] = {}
+_NO_DEVICES: dict[str, DeviceNumbers] = {}
+
+
+class Surroundings(Record):
+    """What of a node a configuration needs to know.
+
+    `joined`: OCI namespace type → path of one that is shared with another container. `devices`: path → numbers, of
+    those the options name (of all for a privileged container). `volumes`: place in the container → folder. `hosts`:
+    the file that becomes /etc/hosts, or empty.
+    """
+
+    joined: dict[str, str] = _NOTHING
+    devices: dict[str, DeviceNumbers] = _NO_DEVICES
+    volumes: dict[str, str] = _NOTHING
+    hosts: str = ""
+
+
+def make_config(
+    options: Options,
+    image_config: dict[str, Any],
+    *,
+    name: str = "",
+    user: User | None = None,
+    home: str = "/",
+    cgroups_path: str = "",
+    owner: tuple[int, int] | None = None,
+    around: Surroundings | None = None,
+) -> dict[str, Any]:
+    """Return the OCI ``config.json`` (runtime-spec 1.2) for `options` on an image (image-spec, config.md, "config").
+
+    `user`, `home`: `options.user` as looked up in the image. `owner`: the (uid, gid) of an ordinary user, who gets a
+    user namespace.
+    """
+    around, defaults = around or Surroundings(), image_config.get("config") or {}
+    left_out = _left_out(options)
+    kinds = [kind for short, kind in NAMESPACES.items() if short not in left_out and (short != "user" or owner)]
+    config: dict[str, Any] = {
+        "ociVersion": "1.2.0",
+        "process": _process(options, defaults, name, user or User(), home),
+        "root": {"path": "rootfs", "readonly": options.read_only},
+        "hostname": "" if "uts" in left_out or "uts" in around.joined else (options.hostname or name),
+        "mounts": _mounts(options, around, kinds, cgroup=bool(cgroups_path), rootless=owner is not None),
+        "linux": _linux(options, around, kinds, cgroups_path),
+        "annotations": {"org.opencontainers.image.ref.name": options.image, **dict(options.labels)},
+    }
+    if options.domainname:
+        config["domainname"] = options.domainname
+    if owner:
+        config["linux"]["uidMappings"] = [{"containerID": 0, "hostID": owner[0], "size": 1}]
+        config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": owner[1], "size": 1}]
+    return config
+
+
+def _left_out(options: Options) -> set[str]:
+    """Return the namespaces shared with the node: ``--pid host`` says the same as ``--without pid``."""
+    shared = {"net": options.network, "pid": options.pid, "ipc": options.ipc, "uts": options.uts}
+    shared["cgroup"] = options.cgroupns
+    return {*options.without, *(short for short, whose in shared.items() if whose == "host")}
+
+
+def command_of(options: Options, defaults: dict[str, Any]) -> list[str]:
+    """Return what runs: the user's words replace the image's command, behind the entry point (docker-run(1))."""
+    if options.entrypoint is not None:
+        return [*options.entrypoint, *options.argv]
+    if options.argv and not options.runs_entrypoint:
+        return list(options.argv)
+    return [*(defaults.get("Entrypoint") or []), *(options.argv or defaults.get("Cmd") or [])]
+
+
+def _process(options: Options, defaults: dict[str, Any], name: str, user: User, home: str) -> dict[str, Any]:
+    process: dict[str, Any] = {
+        "terminal": options.tty,
+        "user": {
+            "uid": user.uid,
+            "gid": user.gid,
+            "umask": 0o022 if user.umask is None else user.umask,
+            "additionalGids": list(user.additional_gids),
+        },
+        "args": command_of(options, defaults),
+        "env": _environment(options, defaults, name, home),
+        "cwd": options.workdir or defaults.get("WorkingDir") or "/",
+        "noNewPrivileges": _no_new_privileges(options),
+    }
+    if not process["args"]:
+        raise UserError(f"image {options.image} has no command of its own", hint="write a command into the cell")
+    if "caps" not in options.without:
+        process["capabilities"] = _capabilities(options, user)
+    if options.ulimits:
+        process["rlimits"] = limits.rlimits(options)
+    if options.oom_score_adj is not None:
+        process["oomScoreAdj"] = options.oom_score_adj
+    return process
+
+
+def _no_new_privileges(options: Options) -> bool:
+    if options.security.no_new_privileges is not None:
+        return options.security.no_new_privileges
+    return "no-new-privs" not in options.without and not options.privileged
+
+
+def _linux(options: Options, around: Surroundings, kinds: list[str], cgroups_path: str) -> dict[str, Any]:
+    unmasked = "mask" in options.without or options.security.unmasked or options.privileged
+    linux: dict[str, Any] = {
+        "namespaces": [
+            {"type": kind, "path": around.joined[kind]} if kind in around.joined else {"type": kind}
+            for kind in (*kinds, "mount")
+        ],
+        "resources": limits.resources(options, around.devices),
+        "cgroupsPath": cgroups_path,
+        "maskedPaths": [] if unmasked else list(MASKED_PATHS),
+        "readonlyPaths": [] if unmasked else list(READONLY_PATHS),
+    }
+    if options.devices or options.privileged:
+        linux["devices"] = limits.devices(options, around.devices)
+    if options.sysctls:
+        linux["sysctl"] = dict(options.sysctls)
+    return linux
+
+
+def _environment(options: Options, defaults: dict[str, Any], name: str, home: str) -> list[str]:
+    """Return PATH, HOSTNAME, HOME, then the image's variables, then the user's; a later one wins."""
+    variables = {"PATH": DEFAULT_PATH, "HOSTNAME": options.hostname or name, "HOME": home}
+    if options.tty:
+        variables["TERM"] = "xterm"
+    for item in defaults.get("Env") or []:
+        key, _, value = str(item).partition("=")
+        variables[key] = value
+    variables |= options.env
+    return [f"{key}={value}" for key, value in variables.items()]
+
+
+def _capabilities(options: Options, user: User) -> dict[str, list[str]]:
+    """Bound by Docker's fourteen, plus and minus what was asked; a user who is not root starts with none
+    (capabilities(7)).
+    """
+    everything = options.privileged or "ALL" in options.cap_add
+    added = CAPABILITIES if everything else options.cap_add
+    base = () if "ALL" in options.cap_drop else DEFAULT_CAPABILITIES
+    dropped = CAPABILITIES if "ALL" in options.cap_drop else options.cap_drop
+    wanted = [name for name in CAPABILITIES if name in added or (name in base and name not in dropped)]
+    names = [f"CAP_{name}" for name in wanted if "ALL" in options.cap_drop or name not in options.cap_drop]
+    held = names if user.uid == 0 else []
+    return {"bounding": names, "effective": held, "permitted": held, "inheritable": [], "ambient": []}
+
+
+# -- mounts
+
+
+def _mount(destination: str, kind: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": kind, "source": kind, "options": list(options)}
+
+
+def _bind(destination: str, source: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": "bind", "source": source, "options": ["rbind", *options]}
+
+
+def _mounts(
+    options: Options, around: Surroundings, kinds: list[str], *, cgroup: bool, rootless: bool
+) -> list[dict[str, Any]]:
+    """Return the file systems the specification promises (config-linux.md, "Default Filesystems"), then the user's."""
+    plain = ("nosuid", "noexec", "nodev")
+    group = () if rootless else ("gid=5",)  # group tty, an id that a user namespace of one user has not
+    access = "rw" if options.privileged else "ro"
+    mounts = [
+        _mount("/proc", "proc", *plain),
+        _mount("/dev", "tmpfs", *plain, "strictatime", "mode=755", "size=65536k"),
+        _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *group),
+        _shm(options),
+        _mount("/sys", "sysfs", *plain, access),
+    ]
+    # Queues belong to the IPC namespace: an ordinary user may mount those of one he made, not the node's.
+    mounts += [_mount("/dev/mqueue", "mqueue", *plain)] if not rootless or "ipc" in kinds else []
+    mounts += [_mount("/sys/fs/cgroup", "cgroup", *plain, "relatime", access)] if cgroup else []
+    mounts += [_bind("/etc/hosts", around.hosts)] if around.hosts else []
+    return mounts + [_volume(one, around) for one in (*options.volumes, *options.tmpfs)]
+
+
+def _shm(options: Options) -> dict[str, Any]:
+    if options.ipc == "host":
+        return _bind("/dev/shm", "/dev/shm", "nosuid", "nodev", "noexec")
+    size_bytes = _SHM_BYTES if options.shm_size_bytes is None else options.shm_size_bytes
+    return _mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", f"size={(size_bytes + 1023) >> 10}k")
+
+
+def _volume(one: Volume, around: Surroundings) -> dict[str, Any]:
+    if one.kind != "tmpfs":
+        return _bind(one.target, around.volumes.get(one.target, one.source), *one.options)
+    # As docker's --tmpfs: nothing on it is run unless asked for.
+    given = [option for option in one.options if option not in ("exec", "suid", "dev")]
+    locked = [f"no{word}" for word in ("suid", "exec", "dev") if word not in one.options]
+    return _mount(one.target, "tmpfs", *locked, *given)

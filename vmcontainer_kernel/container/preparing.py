@@ -1,0 +1,134 @@
+"""From a request to a container that can be started: looked up, checked, described, and its bundle written.
+
+options ──▶ look_up ──▶ make_config ──▶ parse ──▶ plan ──▶ Container        nothing is changed on the node
+Container ──▶ write_bundle ──▶ BUNDLE/{config.json, rootfs, upper, work}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from vmcontainer_kernel.container import files
+from vmcontainer_kernel.container.cgroups import Cgroups
+from vmcontainer_kernel.container.checks import check_name, check_options, possible
+from vmcontainer_kernel.container.config import make_config
+from vmcontainer_kernel.container.container import Container
+from vmcontainer_kernel.container.images import Image, Store
+from vmcontainer_kernel.container.lookups import hosts_text, look_up
+from vmcontainer_kernel.container.options import ExecOptions, Options
+from vmcontainer_kernel.container.parsing import parse
+from vmcontainer_kernel.container.planning import plan
+from vmcontainer_kernel.container.spec import Process, User
+from vmcontainer_kernel.container.volumes import Volumes
+from vmcontainer_kernel.errors import HostError
+
+__all__ = ["Preparer"]
+
+
+class Preparer:
+    """What of a node every container needs: where images, volumes, groups and bundles are; `find`: a container by
+    its name.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        store: Store,
+        session: str,
+        cgroups: Cgroups | None,
+        volumes: Volumes | None,
+        find: Callable[[str], Container],
+    ) -> None:
+        self._run_dir, self._store, self._session = run_dir, store, session
+        self._cgroups, self._volumes, self._find = cgroups, volumes, find
+        self._rootless = os.geteuid() != 0
+
+    def prepare(self, name: str, options: Options) -> Container:
+        """Check everything and return the container as it will be; raise `UserError`, `NotFound`, `HostError` or
+        `ImageError`.
+        """
+        check_name(name)
+        image = self._store.resolve(options.image)
+        user, home = self._user(image, options)
+        check_options(options, user, grouped=self._cgroups is not None, rootless=self._rootless)
+        bundle = self._run_dir / "containers" / name
+        config = make_config(
+            options,
+            image.config,
+            name=name,
+            user=user,
+            home=home,
+            cgroups_path="" if self._cgroups is None else self._cgroups.path(name),
+            owner=(os.geteuid(), os.getegid()) if self._rootless else None,
+            around=look_up(options, bundle, self._volumes, self._find),
+        )
+        spec = possible(parse(config), options, rootless=self._rootless)
+        if self._cgroups:
+            self._cgroups.check(spec.linux.resources)
+        layers = tuple(str(path) for path in self._store.layer_paths(image))
+        group = self._cgroups.open(name) if self._cgroups else None
+        steps = plan(spec, str(bundle), layers, group, tty=options.tty)
+        full_id = f"{self._session}-{name}"
+        return Container(name, full_id, image, config, spec, bundle, steps, home, group, options=options)
+
+    def _user(self, image: Image, options: Options) -> tuple[User, str]:
+        """Return the ids and home folder of the process: asked for, or the image's own."""
+        wanted = str(options.user or (image.config.get("config") or {}).get("User") or "")
+        user, home = self._store.find_user(image, wanted) if wanted else (User(), "/root")
+        more = tuple(self._store.find_user(image, f"0:{group}")[0].gid for group in options.group_add)
+        return (user.replace(additional_gids=(*user.additional_gids, *more)) if more else user), home
+
+    def exec_process(self, container: Container, options: ExecOptions) -> Process:
+        """Return one more process of a container: its first one's surroundings, its own program and perhaps user."""
+        base = container.spec.process
+        user, home = base.user, container.home
+        capabilities = base.capabilities
+        if options.user:
+            user, home = self._store.find_user(container.image, options.user)
+            if self._rootless and (user.uid or user.gid):
+                raise HostError(
+                    "an ordinary user's container has one user, root", hint="run it in a guest: --on vm", where="user"
+                )
+            if user.uid and capabilities is not None:
+                capabilities = capabilities.replace(effective=0, permitted=0)
+        env = dict(one.split("=", 1) for one in base.env) | {"HOME": home} | options.env
+        return base.replace(
+            args=options.argv,
+            env=tuple(f"{key}={value}" for key, value in env.items()),
+            cwd=options.workdir or base.cwd,
+            user=user,
+            capabilities=capabilities,
+        )
+
+    def write_bundle(self, container: Container) -> None:
+        """Write what a start needs on the disk; nothing is left if that fails."""
+        container.layers = self._store.rootfs_layers(container.image)
+        files.remove_tree(container.bundle)  # of an earlier run that was killed
+        try:
+            for folder in ("rootfs", "upper", "work"):
+                (container.bundle / folder).mkdir(parents=True)
+            # It is the root folder's mode in the container, whatever our umask.
+            (container.bundle / "upper").chmod(0o755)
+            (container.bundle / "config.json").write_text(json.dumps(container.config))
+            self._write_extras(container)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                files.remove_tree(container.bundle)
+            raise HostError(
+                f"no bundle could be written: {error.strerror}", hint="is the disk full?", where=str(container.bundle)
+            ) from error
+
+    def _write_extras(self, container: Container) -> None:
+        """Make what the configuration mounts and is not there yet: volumes, the hosts file."""
+        options = container.options
+        for number, one in enumerate(options.volumes):
+            if one.kind == "volume" and one.source and self._volumes:
+                self._volumes.create(one.source)
+            elif one.kind == "volume":
+                (container.bundle / "volumes" / str(number)).mkdir(parents=True)
+        if options.add_host:
+            (container.bundle / "hosts").write_text(hosts_text(options, container.name))
