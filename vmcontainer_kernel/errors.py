@@ -20,7 +20,9 @@ In a notebook an error renders as its message and hint, never as a traceback of 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+TYPE_CHECKING = False  # as `typing` has it, which imports `re`: a container runtime is a new process for every command
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
 
 __all__ = [
     "CommandFailed",
