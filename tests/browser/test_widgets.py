@@ -116,6 +116,22 @@ def test_cgroups_show_limits_and_trouble(shared: Open) -> None:
     assert "OOM" not in cards.nth(0).inner_text()
 
 
+def test_what_divides_a_container_unfolds(shared: Open) -> None:
+    page = opened(shared, "kernel")
+    card = page.page.get_by_role("list", name="What else divides them").get_by_role("listitem").nth(1)
+    assert "0 inside is 1000 outside (1), 1 inside is 100000 outside (65536)" in card.inner_text()
+    assert "system calls are filtered · programs give no new rights" in card.inner_text()
+    assert "tcp 0.0.0.0:8080" not in card.inner_text()
+    for summary, shown in (
+        ("capabilities it can ever get: 3", "KILL"),
+        ("mounts: 26", "/proc proc rw,nosuid,nodev,noexec\n…"),
+        ("network interfaces: 2", "eth0 10.88.0.2 ↓ 2.0 KiB ↑ 1.0 KiB"),
+        ("open sockets: 1", "tcp 0.0.0.0:8080 → 0.0.0.0:0 listening"),
+    ):
+        card.get_by_text(summary, exact=True).click()
+        card.get_by_text(shown).wait_for()
+
+
 def test_other_processes_unfold(shared: Open) -> None:
     page = opened(shared, "kernel")
     assert page.page.get_by_text("dbus-daemon --system").count() == 0
@@ -227,7 +243,7 @@ def test_containers_that_come_and_go_are_spoken(shared: Open) -> None:
     says(page, "Container db is stopped.")
     page.ask("change('containers', document['containers'][:1])")
     says(page, "Container db is gone.")
-    assert page.page.locator(".vmc-card").count() == 1
+    assert page.page.locator(".vmc-card:has(.vmc-gauge)").count() == 1
 
 
 def test_failure_is_an_alert_and_turns_the_buttons_off(shared: Open) -> None:

@@ -119,6 +119,14 @@ def test_namespaces_that_are_shared_have_one_letter() -> None:
     assert page.count("A 4026531837") == 4
 
 
+def test_what_divides_them_is_in_both_forms() -> None:
+    page, text = Balanced(static_html(sample("kernel"))).text, static_text(sample("kernel"), full=True)
+    for seen in ("1 inside is 100000 outside (65536)", "2 / 3", "system calls are filtered", "eth0 10.88.0.2"):
+        assert seen in page
+        assert seen in text
+    assert "시스템 콜을 거름" in static_html(sample("kernel"), language="ko")
+
+
 @pytest.mark.parametrize("kind", ["hypervisor", "kernel"])
 def test_foreign_text_stays_text(kind: str) -> None:
     hostile = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>\x1b[2J\u202egnp.exe"

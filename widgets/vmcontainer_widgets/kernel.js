@@ -277,8 +277,8 @@ function speaker(words, say) {
 function drawKernel(body, words, say, model, history, root) {
   let latest = null;
   const head = drawKernelHead(words), speak = speaker(words, say), namespaces = drawNamespaces(words);
-  const processes = drawProcesses(words, () => latest && show(latest)), containers = drawContainers(words, history);
-  body.append(head.node, heading(words.cgroups), containers.node, heading(words.processes), processes.node, heading(words.namespaces), namespaces.node);
+  const processes = drawProcesses(words, () => latest && show(latest)), containers = drawContainers(words, history), isolation = drawIsolation(words);
+  body.append(head.node, heading(words.cgroups), containers.node, heading(words.processes), processes.node, heading(words.namespaces), namespaces.node, heading(words.isolation), isolation.node);
   const show = (view) => {
     const all = namespaceRows(objects(view.processes).filter((process) => process.role !== "process" || process.container));
     const owners = new Map(all.flatMap((row) => (row.ids[0] === null ? [] : [[row.ids[0], row.owners[0]]])));
@@ -287,6 +287,7 @@ function drawKernel(body, words, say, model, history, root) {
     containers.update(objects(view.containers));
     processes.update(objects(view.processes), (process) => owners.get(process.namespaces?.pid) ?? 0);
     namespaces.update(all);
+    isolation.update(objects(view.isolation));
     speak(objects(view.containers));
   };
   return (view) => {

@@ -21,6 +21,7 @@ __all__ = [
     "format_bytes",
     "format_seconds",
     "inside",
+    "isolation_rows",
     "items",
     "limits",
     "memory_rows",
@@ -228,6 +229,40 @@ def namespace_rows(view: Document) -> list[list[str]]:
         cells = ["—" if inode is None else f"{letters[i]} {visible(inode)}" for i, inode in enumerate(key[1:])]
         rows.append([visible(process.get("container") or process.get("comm")), *cells])
     return rows
+
+
+def isolation_rows(view: Document, w: Words) -> list[list[str]]:
+    """Who, user ids, capabilities held and possible, filter, mounts, interfaces with addresses, sockets."""
+    rows = []
+    for one in items(view, "isolation")[:_ROWS_LIMIT]:
+        maps = [w["id_map"].format(**_shown(row, "inside", "outside", "count")) for row in items(one, "uid_map")]
+        held, bound = (len(_list(part(one, "capabilities"), kind)) for kind in ("effective", "bounding"))
+        links = [
+            " ".join([visible(link.get("name")), *map(visible, _list(link, "addresses"))])
+            for link in items(one, "links")
+        ]
+        sockets = one.get("sockets_total")
+        rows.append(
+            [
+                visible(one.get("name")),
+                ", ".join(maps),
+                f"{held} / {bound}",
+                _word(w, "seccomp", one.get("seccomp")),
+                visible(one.get("mounts_total")),
+                ", ".join(links),
+                "—" if sockets is None else visible(sockets),
+            ]
+        )
+    return rows
+
+
+def _list(document: Document, name: str) -> list[Any]:
+    found = document.get(name)
+    return found if isinstance(found, list) else []
+
+
+def _shown(document: Document, *names: str) -> dict[str, str]:
+    return {name: visible(document.get(name)) for name in names}
 
 
 def _letter(index: int) -> str:

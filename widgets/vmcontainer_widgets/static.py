@@ -24,6 +24,7 @@ from .rows import (
     format_bytes,
     format_seconds,
     inside,
+    isolation_rows,
     items,
     limits,
     memory_rows,
@@ -142,6 +143,7 @@ def _kernel_numbers(view: Document, w: Words) -> list[str]:
         *_indented(container_rows(view, w)),
         *_indented(process_rows(view)),
         *_indented(namespace_rows(view)),
+        *_indented(isolation_rows(view, w)),
     ]
 
 
@@ -209,10 +211,13 @@ def _kernel_html(view: Document, w: Words) -> list[str]:
     facts = f"Linux {visible(kernel.get('release'))} {visible(kernel.get('machine'))}"
     title = f"{escape(w['kernel'])} {_foreign(facts)} {escape(w['of_node'])} {_foreign(view.get('node'))}"
     uses = [w["container"], w["state"], w["chart_memory"], w["chart_cpu"], w["chart_pids"]]
+    rights = f"{w['capabilities_held']} / {w['capabilities_bound']}"
+    isolation = [w["who"], w["ids"], rights, "seccomp", w["mounts"], w["links"], w["sockets"]]
     figures = [w["pid_node"], w["pid_inside"], w["container"], w["command_short"], w["cpu_time"], w["resident"]]
     return [
         f"<p><strong>{title}</strong>, {escape(w['cgroup'])} {_foreign(kernel.get('cgroup'))}</p>",
         _table(w["cgroups"], uses, container_rows(view, w)),
         _table(w["processes"], figures, process_rows(view)),
         _table(w["namespaces"], [w["who"], *NAMESPACES], namespace_rows(view)),
+        _table(w["isolation"], isolation, isolation_rows(view, w)),
     ]

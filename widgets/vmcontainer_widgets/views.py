@@ -1,7 +1,7 @@
 """The two widgets: what each sends to its page and hears from it; all drawing is in the ES module beside.
 
 ```
- Python                                                  page (shared.js + hypervisor.js or kernel.js)
+ Python                                                  page (shared.js + hypervisor.js, or isolation.js + kernel.js)
   document = {...}          ── state update, one a set ──▶  draws what differs, at most once a frame
   failure = "it has ended"  ── state update ─────────────▶  shows an alert, buttons off
                             ◀── watched = true | false ───  on screen and tab visible, or not
@@ -29,9 +29,9 @@ ACTIONS = ("pause", "resume", "reset")
 _HERE = Path(__file__).parent
 
 
-def _module(name: str) -> str:
+def _module(*names: str) -> str:
     """The ES module of a view: labels, helpers, view. One text, as a module loaded from a Blob can import nothing."""
-    parts = [(_HERE / file).read_text(encoding="utf-8") for file in ("shared.js", f"{name}.js")]
+    parts = [(_HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("shared", *names)]
     return "\n".join([f"const LABELS = {json.dumps(catalogue(), ensure_ascii=False)};", *parts])
 
 
@@ -85,4 +85,4 @@ class HypervisorView(_View):
 class KernelView(_View):
     """A Linux kernel and how it is divided: set `document` to a kernel view (``docs/architecture.md``)."""
 
-    _esm: ClassVar[str] = _module("kernel")
+    _esm: ClassVar[str] = _module("isolation", "kernel")
