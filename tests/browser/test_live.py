@@ -77,8 +77,8 @@ def test_a_container_seen_from_both_sides(notebook: Notebooks) -> None:
     page.run(0)
     assert page.text(1).endswith("web\n")
     page.run(2)
-    page.page.locator(".vmc-card", has_text="web").wait_for()
-    card = page.page.locator(".vmc-card", has_text="web").inner_text()
+    page.page.locator(".vmc-card:has(.vmc-gauge)", has_text="web").wait_for()
+    card = page.page.locator(".vmc-card:has(.vmc-gauge)", has_text="web").inner_text()
     assert "of 64.0 MiB" in card
     assert "of 32" in card
 
@@ -91,7 +91,7 @@ def test_a_container_seen_from_both_sides(notebook: Notebooks) -> None:
     check_namespaces(page)
 
     page.run(3)
-    page.page.locator(".vmc-card", has_text="web").wait_for(state="detached")
+    page.page.locator(".vmc-card:has(.vmc-gauge)", has_text="web").wait_for(state="detached")
     assert page.page.get_by_text("Container web is gone.").count() == 1
 
 
