@@ -1,7 +1,9 @@
 """The image store: an OCI image layout on disk, which skopeo and umoci can read, plus each layer unpacked once.
 
     STORE/oci-layout  index.json  blobs/sha256/HEX      image-spec, image-layout.md
-    STORE/unpacked/sha256/HEX/      a layer's files, whole or not there at all: a lower layer of the overlay
+    STORE/unpacked/sha256/HEX/      a layer's files, whole or not there at all: a lower layer of the overlay.
+                                    HEX is the digest of the uncompressed archive (its ``diff_id`` in the configuration)
+    STORE/unpacked/notes/HEX        what could not be kept of it
 
 A name leads to a manifest, the manifest to a configuration and layers; each blob is named by its own SHA-256, and that
 is checked.
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vmcontainer_kernel.container.images.unpack import is_opaque, unpack
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.spec import User
 from vmcontainer_kernel.errors import ImageError, NotFound
@@ -43,12 +46,15 @@ class Blob(Record):
 
 
 class Image(Record):
-    """A resolved image; `layers` from the lowest up, `size_bytes` is what its blobs take."""
+    """A resolved image; `layers` from the lowest up, `diff_ids` their digests uncompressed, `size_bytes` is what its
+    blobs take.
+    """
 
     name: str
     digest: str
     config: dict[str, Any]
     layers: tuple[Blob, ...]
+    diff_ids: tuple[str, ...]
     size_bytes: int
 
 
@@ -110,6 +116,9 @@ class Store:
 
     def _read(self, name: str, blob: Blob) -> Image:
         document = self._document(blob)
+        # One document must not be read as two kinds of thing (CVE-2021-41190).
+        if document.get("mediaType", blob.media_type) != blob.media_type or {"manifests", "layers"} <= document.keys():
+            raise ImageError(f"{blob.digest} is not what its media type says", hint=_REPAIR, where=name)
         if blob.media_type in (INDEX_TYPE, _DOCKER_LIST):
             return self._read(name, self._choose(name, document))
         try:
@@ -117,7 +126,15 @@ class Store:
         except (KeyError, TypeError) as error:
             raise ImageError(f"{blob.digest} is no image manifest", hint=_REPAIR, where=name) from error
         size_bytes = blob.size_bytes + config.size_bytes + sum(one.size_bytes for one in layers)
-        return Image(name, blob.digest, self._document(config), layers, size_bytes)
+        settings = self._document(config)
+        return Image(name, blob.digest, settings, layers, self._diff_ids(settings, len(layers), name), size_bytes)
+
+    def _diff_ids(self, config: dict[str, Any], count: int, name: str) -> tuple[str, ...]:
+        rootfs = config.get("rootfs")
+        diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+        if not isinstance(diff_ids, list) or len(diff_ids) != count:
+            raise ImageError(f"the configuration of {name} does not name its {count} layers", hint=_REPAIR, where=name)
+        return tuple(f"sha256:{self.blob_path(str(digest)).name}" for digest in diff_ids)
 
     def _choose(self, name: str, index: dict[str, Any]) -> Blob:
         wanted = _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
@@ -176,23 +193,28 @@ class Store:
 
     def layer_paths(self, image: Image) -> list[Path]:
         """Return where the unpacked layers are or will be, lowest first."""
-        return [self.path / "unpacked" / "sha256" / self.blob_path(layer.digest).name for layer in image.layers]
+        return [self.path / "unpacked" / "sha256" / diff_id.partition(":")[2] for diff_id in image.diff_ids]
 
     def rootfs_layers(self, image: Image) -> list[Path]:
         """Return the folders of the unpacked layers, lowest first; unpack those that are not yet."""
-        return [self._unpacked(layer, path) for layer, path in zip(image.layers, self.layer_paths(image), strict=True)]
+        paths = self.layer_paths(image)
+        for layer, path in zip(image.layers, paths, strict=True):
+            if not path.is_dir():
+                self._unpack_once(layer, path)
+        # The overlay does not look for this mark at a layer's root: what such a layer hides is left out here.
+        opaque = [index for index, path in enumerate(paths) if is_opaque(path)]
+        return paths[opaque[-1] if opaque else 0 :]
 
-    def _unpacked(self, layer: Blob, path: Path) -> Path:
-        if path.is_dir():
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock():
+    def _unpack_once(self, layer: Blob, path: Path) -> None:
+        # Nobody but us may reach a setuid program of a stranger's image.
+        (self.path / "unpacked").mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        with self.locked():
             if not path.is_dir():
                 self._unpack(layer, path)
-        return path
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Let one process at a time change the store (flock(2): released by the kernel even if we are killed)."""
         self.path.mkdir(parents=True, exist_ok=True)
         fd = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -204,18 +226,33 @@ class Store:
 
     def _unpack(self, layer: Blob, path: Path) -> None:
         from vmcontainer_kernel.container import files
-        from vmcontainer_kernel.container.images.unpack import unpack
 
         unfinished = path.parent / f".{path.name}.tmp"
         files.remove_tree(unfinished)  # of a process that was killed; we hold the lock
         unfinished.mkdir(mode=0o755)
         try:
             with self.open_blob(layer) as stream:
-                unpack(stream, layer.media_type, unfinished)
+                unpacked = unpack(stream, layer.media_type, unfinished)
+            if unpacked.diff_id != f"sha256:{path.name}":
+                raise ImageError(
+                    f"layer {layer.digest} unpacks to {unpacked.diff_id}: not what the configuration says",
+                    hint=_REPAIR,
+                    where=str(self.path),
+                )
+            if unpacked.left_out:
+                self._replace(self._note(path.name), _canonical(unpacked.left_out))
             unfinished.rename(path)
         except BaseException:
             files.remove_tree(unfinished)
             raise
+
+    def left_out(self, image: Image) -> list[str]:
+        """Return what could not be kept of an image's unpacked layers, such as attributes that only root may set."""
+        notes = [self.path / self._note(path.name) for path in self.layer_paths(image)]
+        return [line for note in notes if note.exists() for line in json.loads(note.read_bytes())]
+
+    def _note(self, name: str) -> str:
+        return f"unpacked/notes/{name}"
 
     def add(self, name: str, config: dict[str, Any], layers: list[Blob]) -> Image:
         """Write configuration and manifest, and let `name` mean them; the same input gives the same digests."""
@@ -227,7 +264,7 @@ class Store:
             "layers": [_descriptor(layer) for layer in layers],
         }
         blob = self.put(_canonical(manifest), MANIFEST_TYPE)
-        with self._lock():
+        with self.locked():
             others = [one for one in self._index() if (one.get("annotations") or {}).get(REF_NAME) != name]
             entries = [*others, _descriptor(blob) | {"annotations": {REF_NAME: name}}]
             self._replace("oci-layout", _canonical({"imageLayoutVersion": "1.0.0"}))

@@ -4,210 +4,370 @@ following no link.
 A layer is a tar archive made by a stranger. Its names are never joined to a path, because a path is resolved again at
 every use, and a link planted by an earlier entry would be followed by a later one (CVE-2025-4517, CVE-2025-4138 in
 tarfile's own filters).
+
+What an entry may be: files, folders, links within the layer, pipes (they hold nothing until a process opens them), and
+the character device 0:0, which is no device but the overlay's whiteout. Other devices are refused: a container gets its
+devices from its configuration, never from an image.
 """
+
+# Plain system calls, relative to a descriptor; pathlib has none of these.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import zlib
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+import stat
+from collections.abc import Callable
+from typing import IO
 
+from vmcontainer_kernel.container.images.compression import uncompressed
+from vmcontainer_kernel.container.images.tarball import Data, Entry, Tape, entries, refusal
+from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.errors import ImageError
 
-if TYPE_CHECKING:
-    import tarfile
+__all__ = ["MAX_ENTRIES", "MAX_UNPACKED_BYTES", "OPAQUE_XATTRS", "Unpacked", "is_opaque", "unpack"]
 
-__all__ = ["unpack"]
+MAX_UNPACKED_BYTES = 64 << 30
+MAX_ENTRIES = 2_000_000
+OPAQUE_XATTRS = ("trusted.overlay.opaque", "user.overlay.opaque")
+"""The overlay reads the first; with the option userxattr, so in a user namespace, the second."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
-_CHUNK_BYTES = 1 << 20
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
+_NAME_BYTES = 4095  # a path longer than PATH_MAX could not be named in the container
+_TOLD = 100
+Parts = tuple[bytes, ...]
 
 
-def unpack(stream: IO[bytes], media_type: str, folder: Path) -> None:
-    """Write a layer's files below `folder`; raise `ImageError` naming the first entry that is not a plain part of it
-    (image-spec, layer.md).
+class Unpacked(Record):
+    """What came of a layer: the digest of its uncompressed archive, and extended attributes that could not be set."""
+
+    diff_id: str
+    left_out: tuple[str, ...] = ()
+
+
+def unpack(
+    stream: IO[bytes],
+    media_type: str,
+    folder: str | os.PathLike[str],
+    *,
+    max_bytes: int = MAX_UNPACKED_BYTES,
+    max_entries: int = MAX_ENTRIES,
+) -> Unpacked:
+    """Write a layer's files below `folder`, which is empty; raise `ImageError` naming the first entry that is not a
+    plain part of it (image-spec, layer.md). What was written until then is the caller's to remove.
     """
-    import tarfile
+    import hashlib
 
-    if not media_type.endswith((".tar", ".tar+gzip", ".tar.gzip")):
-        raise ImageError(
-            f"layers of type {media_type} are not supported", hint="copy the image with gzip layers (skopeo copy)"
-        )
+    digest = hashlib.sha256()
     top = os.open(folder, _FOLDER)
-    folders: list[tuple[list[str], tarfile.TarInfo]] = []
+    tree = _Tree(top, max_entries)
     try:
-        with tarfile.open(fileobj=stream, mode="r:" if media_type.endswith(".tar") else "r:gz") as archive:
-            for entry in archive:
-                _write(archive, entry, top)
-                if entry.isdir():
-                    folders.append((_parts(entry.name, entry), entry))
-        # Folders last and the deepest first: writing into one changes its time, and its mode may forbid writing.
-        for parts, entry in sorted(folders, key=lambda folder: -len(folder[0])):
-            _finish_folder(top, parts, entry)
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
-        raise ImageError(f"the layer is no readable tar archive: {error}") from error
+        with uncompressed(stream, media_type, max_bytes, digest) as chunks:
+            tape = Tape(chunks)
+            for entry, data in entries(tape, max_entries):
+                if entry.size > max_bytes:
+                    raise refusal(entry.name, f"is larger than {max_bytes >> 20} MiB")
+                tree.write(entry, data)
+            tape.drain()
+        tree.finish()
     finally:
+        tree.close()
         os.close(top)
+    return Unpacked(f"sha256:{digest.hexdigest()}", tuple(tree.left_out))
 
 
-def _write(archive: tarfile.TarFile, entry: tarfile.TarInfo, top: int) -> None:
-    parts = _parts(entry.name, entry)
-    try:
-        if not parts:
-            if not entry.isdir():
-                raise _refusal(entry, "is the layer's root, but no folder")
-            return
-        parent = _open_folder(top, parts[:-1])
-        try:
-            _write_one(archive, entry, top, parent, parts[-1])
-        finally:
-            os.close(parent)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise _refusal(entry, "leads through a link or a file") from error
-        if error.errno == errno.ENOSPC:
-            raise ImageError(
-                "the disk is full",
-                hint="free some space in the cache (vmcontainer doctor shows where it is)",
-                where=entry.name,
-            ) from error
-        raise _refusal(entry, f"cannot be written: {error.strerror}") from error
-
-
-def _refusal(entry: tarfile.TarInfo, why: str) -> ImageError:
-    return ImageError(
-        f"layer entry {entry.name!r} {why}",
-        hint="the image is damaged or hostile; nothing of this layer was kept",
-        where=entry.name,
-    )
-
-
-def _parts(name: str, entry: tarfile.TarInfo) -> list[str]:
-    if name.startswith("/"):
-        raise _refusal(entry, "has an absolute name")
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if ".." in parts:
-        raise _refusal(entry, "climbs out with '..'")
-    if "\0" in name:
-        raise _refusal(entry, "has a NUL byte in its name")
+def _parts(name: bytes, entry: Entry) -> Parts:
+    if name.startswith(b"/"):
+        raise refusal(entry.name, "has an absolute name")
+    if b"\0" in name or len(name) > _NAME_BYTES:
+        raise refusal(entry.name, "has a name that no file can have")
+    parts = tuple([part for part in name.split(b"/") if part not in (b"", b".")])
+    if b".." in parts:
+        raise refusal(entry.name, "climbs out with '..'")
     return parts
 
 
-def _open_folder(top: int, parts: list[str]) -> int:
-    """Walk down one name at a time, making folders the archive did not list; never through a link (O_NOFOLLOW)."""
-    fd = os.dup(top)
-    for part in parts:
+class _Tree:
+    """A folder that is being filled; the folder last written to stays open, as the next entry is mostly in it too."""
+
+    def __init__(self, top: int, max_folders: int) -> None:
+        self.left_out: list[str] = []
+        self._top = top
+        self._parts: Parts = ()
+        self._parent = os.dup(top)
+        self._folders: dict[Parts, Entry] = {}
+        self._implied = max_folders
+        self._is_root = os.geteuid() == 0
+
+    def close(self) -> None:
+        os.close(self._parent)
+
+    def write(self, entry: Entry, data: Data) -> None:
+        parts = _parts(entry.name, entry)
+        if any(part.startswith(_WHITEOUT) for part in parts[:-1]):
+            raise refusal(entry.name, "is below a whiteout")
         try:
-            below = os.open(part, _FOLDER, dir_fd=fd)
-        except FileNotFoundError:
-            os.mkdir(part, 0o755, dir_fd=fd)
-            below = os.open(part, _FOLDER, dir_fd=fd)
+            if parts:
+                self._write(entry, data, parts)
+            elif entry.kind != "folder":
+                raise refusal(entry.name, "is the layer's root, but no folder")
+            if entry.kind == "folder":
+                self._folders[parts] = entry
+        except OSError as error:
+            raise _explained(error, entry) from error
+
+    def _write(self, entry: Entry, data: Data, parts: Parts) -> None:
+        parent, name = self._open(parts[:-1], entry), parts[-1]
+        if name.startswith(_WHITEOUT):
+            self._hide(entry, parent, name)
+        elif entry.kind == "file":
+            self._write_file(entry, data, parent, name)
+        elif entry.kind == "folder":
+            self._make_folder(parent, name)
+        elif entry.kind == "link":
+            self._link(entry, parent, name)
+        else:
+            _replacing(lambda: _make_special(entry, parent, name), parent, name)
+            self._finish(parent, name, entry)
+
+    def _open(self, parts: Parts, entry: Entry) -> int:
+        if parts == self._parts:
+            return self._parent
+        known = len(self._parts)
+        start = self._parent if parts[:known] == self._parts else self._top
+        fd = self._walk(start, parts[known:] if start == self._parent else parts, entry)
+        os.close(self._parent)
+        self._parts, self._parent = parts, fd
+        return fd
+
+    def _walk(self, start: int, parts: Parts, entry: Entry | None = None) -> int:
+        """Walk down one name at a time, never through a link (O_NOFOLLOW); for an entry make the folders that the
+        archive did not list.
+        """
+        fd = os.dup(start)
+        for part in parts:
+            try:
+                below = os.open(part, _FOLDER, dir_fd=fd)
+            except FileNotFoundError:
+                if entry is None:
+                    raise
+                self._implied -= 1
+                if self._implied < 0:
+                    raise refusal(entry.name, "needs too many folders") from None
+                os.mkdir(part, dir_fd=fd)
+                below = os.open(part, _FOLDER, dir_fd=fd)
+                os.fchmod(below, 0o755)  # whatever the umask
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def _write_file(self, entry: Entry, data: Data, parent: int, name: bytes) -> None:
+        try:
+            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
+        except FileExistsError:
+            _make_room(parent, name)
+            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
+        try:
+            for offset, length in entry.pieces if entry.pieces is not None else ((0, entry.size),):
+                if _copy(data, fd, offset, length) != length:
+                    raise refusal(entry.name, "ends too early")
+            if entry.pieces is not None:
+                os.ftruncate(fd, entry.size)
+            self._own(fd, entry)
+            os.fchmod(fd, entry.mode)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
             os.close(fd)
-        fd = below
-    return fd
+
+    def _own(self, fd: int, entry: Entry, *, path: str | None = None) -> None:
+        """Set owner and attributes, in this order: a new owner takes file capabilities away. An ordinary user owns
+        everything, and it is root's in his containers.
+        """
+        if self._is_root and path is None:
+            os.fchown(fd, entry.uid, entry.gid)
+        for key, value in entry.xattrs:
+            if key.startswith((b"trusted.overlay.", b"user.overlay.")) or not key or b"\0" in key:
+                raise refusal(entry.name, f"has the attribute {os.fsdecode(key)!r}, which is the overlay's own")
+            try:
+                os.setxattr(path or fd, key, value, follow_symlinks=path is None)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP):
+                    raise
+                if len(self.left_out) < _TOLD:
+                    self.left_out.append(f"{refusal(entry.name, '').where}: {os.fsdecode(key)}: {error.strerror}")
+
+    def _make_folder(self, parent: int, name: bytes) -> None:
+        try:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        except FileExistsError:
+            status = os.lstat(name, dir_fd=parent)
+            if stat.S_ISDIR(status.st_mode):
+                return
+            os.unlink(name, dir_fd=parent)
+            os.mkdir(name, 0o755, dir_fd=parent)
+            if _is_whiteout(status):
+                self._make_opaque(parent, name)
+
+    def _link(self, entry: Entry, parent: int, name: bytes) -> None:
+        parts = _parts(entry.link, entry)
+        try:
+            folder = self._walk(self._top, parts[:-1])
+        except FileNotFoundError:
+            folder = -1
+        try:
+            if folder < 0 or not parts or _kind(folder, parts[-1]) in (0, stat.S_IFCHR, stat.S_IFDIR):
+                raise refusal(entry.name, "is a hard link to no file of this layer")
+
+            def link() -> None:
+                os.link(parts[-1], name, src_dir_fd=folder, dst_dir_fd=parent, follow_symlinks=False)
+
+            _replacing(link, parent, name)
+        finally:
+            if folder >= 0:
+                os.close(folder)
+
+    def _hide(self, entry: Entry, parent: int, name: bytes) -> None:
+        """Write the layer format's whiteout in the overlay's own form (overlayfs.rst, "whiteouts and opaque
+        directories"). It hides what is in the layers below, not what this layer has, before it or after.
+        """
+        if name == _OPAQUE:
+            _set_opaque(parent)
+            return
+        hidden = name.removeprefix(_WHITEOUT)
+        if hidden in (b"", b".", b"..") or hidden.startswith(_WHITEOUT):
+            raise refusal(entry.name, "is a whiteout of nothing")
+        kind = _kind(parent, hidden)
+        if kind == stat.S_IFDIR:
+            self._make_opaque(parent, hidden)
+        elif not kind:
+            os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+
+    def _make_opaque(self, parent: int, name: bytes) -> None:
+        fd = os.open(name, _FOLDER, dir_fd=parent)
+        try:
+            _set_opaque(fd)
+        finally:
+            os.close(fd)
+
+    def _finish(self, parent: int, name: bytes, entry: Entry) -> None:
+        """Set owner, mode and time of what cannot be opened; it was made just now, in a folder only we write to."""
+        if self._is_root:
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        self._own(parent, entry, path=f"/proc/self/fd/{parent}/{os.fsdecode(name)}")
+        if entry.kind != "symlink":  # chmod would follow a link
+            os.chmod(name, entry.mode, dir_fd=parent)
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+    def finish(self) -> None:
+        """Set what belongs to folders, last and the deepest first: writing into one changes its time, and its mode may
+        forbid writing.
+        """
+        for parts, entry in sorted(self._folders.items(), key=lambda folder: -len(folder[0])):
+            try:
+                self._finish_folder(parts, entry)
+            except OSError as error:
+                raise _explained(error, entry) from error
+
+    def _finish_folder(self, parts: Parts, entry: Entry) -> None:
+        try:
+            fd = self._walk(self._top, parts)
+        except (FileNotFoundError, NotADirectoryError):  # replaced by a later entry
+            return
+        try:
+            self._own(fd, entry)
+            # An ordinary user could not read, nor remove, a folder of his own without these bits.
+            os.fchmod(fd, entry.mode | (0 if self._is_root else 0o700))
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(fd)
 
 
-def _write_one(archive: tarfile.TarFile, entry: tarfile.TarInfo, top: int, parent: int, name: str) -> None:
-    if name.startswith(_WHITEOUT):
-        _write_whiteout(name, parent)
-        return
-    if entry.isdir():
-        _make_folder(parent, name)
-        return
-    _make_room(parent, name)
-    if entry.isreg():
-        _write_file(archive, entry, parent, name)
-    elif entry.issym():
-        os.symlink(entry.linkname, name, dir_fd=parent)
-    elif entry.islnk():
-        _link(entry, top, parent, name)
-        return
-    else:
-        raise _refusal(entry, "is a device or a pipe")
-    _finish(parent, name, entry)
+def _explained(error: OSError, entry: Entry) -> ImageError:
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return refusal(entry.name, "leads through a link or a file")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ImageError(
+            "the disk is full",
+            hint="free some space in the cache (vmcontainer doctor shows where it is)",
+            where=refusal(entry.name, "").where,
+        )
+    if error.errno == errno.ENOTEMPTY:
+        return refusal(entry.name, "replaces a folder that is not empty")
+    return refusal(entry.name, f"cannot be written: {error.strerror}")
 
 
-def _make_room(parent: int, name: str) -> None:
-    """A later entry of the same name replaces an earlier one (layer.md); a full folder is not replaced."""
+def _replacing(make: Callable[[], None], parent: int, name: bytes) -> None:
+    """A later entry of the same name replaces an earlier one (layer.md)."""
+    try:
+        make()
+    except FileExistsError:
+        _make_room(parent, name)
+        make()
+
+
+def _make_room(parent: int, name: bytes) -> None:
     try:
         os.unlink(name, dir_fd=parent)
-    except FileNotFoundError:
-        return
-    except (IsADirectoryError, PermissionError):
+    except IsADirectoryError:
         os.rmdir(name, dir_fd=parent)
 
 
-def _make_folder(parent: int, name: str) -> None:
+def _make_special(entry: Entry, parent: int, name: bytes) -> None:
+    if entry.kind == "symlink":
+        if not entry.link or b"\0" in entry.link:
+            raise refusal(entry.name, "is a link to nothing")
+        os.symlink(entry.link, name, dir_fd=parent)
+    elif entry.kind == "fifo":
+        os.mkfifo(name, 0o600, dir_fd=parent)
+    elif entry.kind == "char" and entry.device == (0, 0):
+        os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+    else:
+        raise refusal(entry.name, "is a device")
+
+
+def _copy(data: Data, fd: int, offset: int, length: int) -> int:
+    """Write the next `length` bytes of `data` at `offset`; return how many there were."""
+    if offset:
+        os.lseek(fd, offset, os.SEEK_SET)
+    copied = 0
+    for piece in data.pieces(length):
+        copied += len(piece)
+        written = 0
+        while written < len(piece):
+            written += os.write(fd, piece[written:] if written else piece)
+    return copied
+
+
+def _set_opaque(fd: int) -> None:
+    refused = None
+    for key in OPAQUE_XATTRS:
+        try:
+            os.setxattr(fd, key, b"y")
+        except OSError as error:  # trusted.* is root's; user.* is not on every file system
+            if refused:
+                raise
+            refused = error
+
+
+def _is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _kind(folder: int, name: bytes) -> int:
     try:
-        os.mkdir(name, 0o755, dir_fd=parent)
-    except FileExistsError:
-        os.close(os.open(name, _FOLDER, dir_fd=parent))  # it must be a folder, not a link to one
+        return stat.S_IFMT(os.lstat(name, dir_fd=folder).st_mode)
+    except FileNotFoundError:
+        return 0
 
 
-def _write_file(archive: tarfile.TarFile, entry: tarfile.TarInfo, parent: int, name: str) -> None:
-    source = archive.extractfile(entry)
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
-    with open(fd, "wb") as target:
-        while source and (chunk := source.read(_CHUNK_BYTES)):
-            target.write(chunk)
-        if target.tell() != entry.size:
-            raise _refusal(entry, "ends too early")
-
-
-def _link(entry: tarfile.TarInfo, top: int, parent: int, name: str) -> None:
-    parts = _parts(entry.linkname, entry)
-    if not parts:
-        raise _refusal(entry, "is a hard link to nothing")
-    folder = _open_folder(top, parts[:-1])
-    try:
-        os.link(parts[-1], name, src_dir_fd=folder, dst_dir_fd=parent, follow_symlinks=False)
-    finally:
-        os.close(folder)
-
-
-def _write_whiteout(name: str, parent: int) -> None:
-    """Write the layer format's whiteout in the overlay's own form (overlayfs.rst, "whiteouts and opaque
-    directories").
-    """
-    if name == _OPAQUE:
-        # An ordinary user's overlay reads the user.* attribute instead (mount option userxattr, implied in a user
-        # namespace).
-        key = "trusted.overlay.opaque" if os.geteuid() == 0 else "user.overlay.opaque"
-        os.setxattr(f"/proc/self/fd/{parent}", key, b"y")
-        return
-    hidden = name.removeprefix(_WHITEOUT)
-    if hidden in ("", ".", ".."):
-        raise OSError(errno.EINVAL, "not a name", name)
-    os.mknod(hidden, 0o020000, os.makedev(0, 0), dir_fd=parent)
-
-
-def _finish(parent: int, name: str, entry: tarfile.TarInfo) -> None:
-    """Set owner, mode and time; an ordinary user owns everything, and it is root's in his containers."""
-    if os.geteuid() == 0:
-        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-    if not entry.issym():  # chmod would follow a link; this was made above, in a folder only we write to
-        os.chmod(name, entry.mode & 0o7777, dir_fd=parent)
-    os.utime(name, ns=_times(entry), dir_fd=parent, follow_symlinks=False)
-
-
-def _finish_folder(top: int, parts: list[str], entry: tarfile.TarInfo) -> None:
-    try:
-        fd = _open_folder(top, parts)
-    except OSError:  # replaced by a later entry
-        return
-    try:
-        if os.geteuid() == 0:
-            os.fchown(fd, entry.uid, entry.gid)
-        # An ordinary user could not read, nor remove, a folder of his own without these bits.
-        os.fchmod(fd, (entry.mode & 0o7777) | (0 if os.geteuid() == 0 else 0o700))
-        os.utime(fd, ns=_times(entry))
-    finally:
-        os.close(fd)
-
-
-def _times(entry: tarfile.TarInfo) -> tuple[int, int]:
-    return int(entry.mtime * 1_000_000_000), int(entry.mtime * 1_000_000_000)
+def is_opaque(folder: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder hides what the layers below have in it."""
+    for key in OPAQUE_XATTRS:
+        with contextlib.suppress(OSError):
+            if os.getxattr(folder, key, follow_symlinks=False) == b"y":
+                return True
+    return False
