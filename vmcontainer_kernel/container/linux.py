@@ -31,8 +31,10 @@ __all__ = [
     "mount_setattr",
     "move_mount",
     "open_tree",
+    "pidfd_getfd",
     "pivot_root",
     "prctl",
+    "seccomp",
     "set_controlling_tty",
     "sethostname",
     "setns",
@@ -120,12 +122,15 @@ CAPABILITIES = (
 _ARM = os.uname().machine == "aarch64"
 _NR_CLONE = 220 if _ARM else 56
 _NR_KEYCTL = 219 if _ARM else 250
+_NR_SECCOMP = 277 if _ARM else 317
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
 _NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
+_NR_PIDFD_GETFD = 438
 _NR_MOUNT_SETATTR = 442
 _KEYCTL_JOIN_SESSION_KEYRING = 1
+_SECCOMP_SET_MODE_FILTER = 1
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -210,6 +215,21 @@ def mount_setattr(fd: int, path: str, attributes: int, *, recursive: bool = Fals
 def prctl(option: int, value: int = 0, third: int = 0) -> None:
     """Change a property of this process (prctl(2))."""
     _check(_libc.prctl(option, value, third, 0, 0), "prctl")
+
+
+def seccomp(program: bytes, flags: int) -> int:
+    """Judge every system call of this process from now on by `program`, an array of struct sock_filter (seccomp(2)).
+
+    Returns the listener's descriptor, if `flags` (SECCOMP_FILTER_FLAG_*) ask for one.
+    """
+    code = ctypes.cast(ctypes.c_char_p(program), ctypes.c_void_p).value  # not copied: struct sock_fprog points to it
+    fprog = struct.pack("@HP", len(program) // 8, code)
+    return _check(_syscall(_NR_SECCOMP, _SECCOMP_SET_MODE_FILTER, flags, fprog), "seccomp")
+
+
+def pidfd_getfd(pidfd: int, number: int) -> int:
+    """Return a copy of a descriptor of another process (pidfd_getfd(2), Linux 5.6)."""
+    return _check(_syscall(_NR_PIDFD_GETFD, pidfd, number, 0), "pidfd_getfd")
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:

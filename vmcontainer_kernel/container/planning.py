@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vmcontainer_kernel.container import namespaces, process, rootfs
 from vmcontainer_kernel.container.cgroups import Cgroup
+from vmcontainer_kernel.container.seccomp.install import seccomp_steps
 from vmcontainer_kernel.container.spec import Spec
 from vmcontainer_kernel.container.step import Step
 
@@ -12,7 +13,9 @@ __all__ = ["plan", "surroundings"]
 
 def plan(spec: Spec, bundle: str, layers: tuple[str, ...], group: Cgroup | None, *, tty: bool = False) -> list[Step]:
     """Return every step of the child, in order, without doing anything; `group`: None where there are none."""
-    identity = process.identity_steps(spec.process, user_namespace="user" in spec.linux.kinds, tty=tty)
+    user_namespace = "user" in spec.linux.kinds
+    judged = seccomp_steps(spec.linux.seccomp)
+    identity = process.identity_steps(spec.process, user_namespace=user_namespace, tty=tty, seccomp=judged)
     return [*surroundings(spec, bundle, layers, group), *identity]
 
 

@@ -80,17 +80,22 @@ def identity_steps(
     keyring: bool = True,
     mortal: bool = True,
     last: Sequence[Step] = (),
+    seccomp: Sequence[Step] = (),
 ) -> list[Step]:
     """Return the steps from set-up process to user's program; the last one does not return.
 
     `tty`: descriptor 0 is a terminal to be controlled by; `keyring`: a new session keyring; `mortal`: it ends with its
-    parent; `last`: done with all rights already given up, just before the program.
+    parent; `last`: done with all rights already given up, just before the program. `seccomp`: the filter judges the
+    steps after it, too, so it comes as late as can be; but without no_new_privs only CAP_SYS_ADMIN may load one, so
+    then it comes before the ids and capabilities change (seccomp(2)).
     """
     steps = [_session_step(tty=tty, keyring=keyring)]
     if process.rlimits:
         steps.append(_rlimit_step(process.rlimits))
     if process.capabilities is not None:
         steps.append(_bounding_step(process.capabilities))
+    if not process.no_new_privileges:
+        steps += seccomp
     steps.append(_ids_step(process, groups_denied=user_namespace))
     if process.capabilities is not None:
         steps.append(_capability_step(process.capabilities))
@@ -98,7 +103,10 @@ def identity_steps(
         steps.append(_no_new_privs_step())
     if mortal:
         steps.append(_death_step())
-    return [*steps, _cwd_step(process.cwd), *last, _descriptor_step(), _exec_step(process)]
+    steps += [_cwd_step(process.cwd), *last, _descriptor_step()]
+    if process.no_new_privileges:
+        steps += seccomp
+    return [*steps, _exec_step(process)]
 
 
 def _session_step(*, tty: bool, keyring: bool) -> Step:
@@ -271,8 +279,7 @@ def _exec_step(process: Process) -> Step:
 
 def _exec(process: Process, scene: Scene) -> None:
     """Run the program; the report must be out before, as its pipe closes with a successful execve."""
-    scene.lines.append('{"ready": true}\n')
-    scene.flush()
+    scene.ready()
     environment = dict(one.split("=", 1) for one in process.env)
     name, denied = process.args[0], False
     folders = [""] if "/" in name else environment.get("PATH", "").split(":")

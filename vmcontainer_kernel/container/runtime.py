@@ -39,6 +39,7 @@ from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import plan, surroundings
 from vmcontainer_kernel.container.preparing import Preparer
+from vmcontainer_kernel.container.seccomp.install import seccomp_steps
 from vmcontainer_kernel.container.spares import Spare
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.container.volumes import Volumes
@@ -164,7 +165,8 @@ class Runtime:
         container = self._preparer.prepare(name, shape.replace(argv=("true",)))
         self._preparer.write_bundle(container)
         spec, layers = container.spec, tuple(str(path) for path in container.layers)
-        waiting = spares.waiting_step(spec.process, user_namespace="user" in spec.linux.kinds)
+        judged = seccomp_steps(spec.linux.seccomp)
+        waiting = spares.waiting_step(spec.process, user_namespace="user" in spec.linux.kinds, seccomp=judged)
         steps = [*surroundings(spec, str(container.bundle), layers, container.cgroup), waiting]
         null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -261,8 +263,10 @@ class Runtime:
             raise ContainerError(f"container {container.name} is still being set up", hint="try again", where="exec")
         extra = self._preparer.exec_process(container, options)
         # The root of the joined mount namespace is the container's: nothing to mount, only an identity to take on.
-        steps = process.identity_steps(extra, user_namespace="user" in container.spec.linux.kinds, tty=controlling_tty)
-        flags = sum(linux.NAMESPACE_FLAGS[kind] for kind in container.spec.linux.kinds)
+        where = container.spec.linux
+        judged = seccomp_steps(where.seccomp)
+        steps = process.identity_steps(extra, user_namespace="user" in where.kinds, tty=controlling_tty, seccomp=judged)
+        flags = sum(linux.NAMESPACE_FLAGS[kind] for kind in where.kinds)
         return enter_child(flags, container.pid, steps, stdio, container.cgroup)
 
     def exited(self, container: Container, wait_status: int) -> None:

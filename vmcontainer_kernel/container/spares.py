@@ -15,6 +15,7 @@ import json
 import os
 import select
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -71,19 +72,20 @@ def shape_of(options: Options) -> Options:
     return options.replace(argv=(), env={}, workdir="", memory_bytes=None, cpus=None, pids_limit=None)
 
 
-def waiting_step(base: Process, *, user_namespace: bool) -> Step:
+def waiting_step(base: Process, *, user_namespace: bool, seccomp: Sequence[Step] = ()) -> Step:
     """Return a spare's last step: it waits, takes on an identity and becomes the program."""
 
     def wait(scene: Scene) -> None:
-        _become(scene, base, user_namespace=user_namespace)
+        _become(scene, base, seccomp, user_namespace=user_namespace)
 
     return Step("wait", "recvmsg(…, SCM_RIGHTS)", "made ahead: the program is not known yet", "unix(7)", wait)
 
 
-def _become(scene: Scene, base: Process, *, user_namespace: bool) -> NoReturn:
+def _become(scene: Scene, base: Process, seccomp: Sequence[Step], *, user_namespace: bool) -> NoReturn:
     told = _receive(scene.sync_fd)
     process = base.replace(args=tuple(told["args"]), env=tuple(told["env"]), cwd=told["cwd"][0])
-    os._exit(run_steps(identity_steps(process, user_namespace=user_namespace, tty=False), scene))
+    steps = identity_steps(process, user_namespace=user_namespace, tty=False, seccomp=seccomp)
+    os._exit(run_steps(steps, scene))
 
 
 def _receive(sync_fd: int) -> dict[str, list[str]]:

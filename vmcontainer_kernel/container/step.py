@@ -29,12 +29,20 @@ class Scene:
         self.root = ""
         self.sources: dict[str, int] = {}
         self.lines: list[str] = []
+        self.told = False
 
     def flush(self) -> None:
         """Send the report so far; one write for all steps, as each would wake the parent."""
         data, self.lines = "".join(self.lines).encode(), []
         while data:
             data = data[os.write(self.report_fd, data) :]
+
+    def ready(self) -> None:
+        """Report that the program is about to run, if that is not done; execve would close the report unsent."""
+        if not self.told:
+            self.told = True
+            self.lines.append('{"ready": true}\n')
+            self.flush()
 
     def await_parent(self) -> None:
         """Wait until the parent says go; if it failed or died instead, end quietly: it knows."""
