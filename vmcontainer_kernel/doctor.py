@@ -192,6 +192,17 @@ def _skopeo() -> Finding:
     return Finding("ok", _first_line(program, "--version")) if program else _missing("skopeo")
 
 
+def _slirp() -> Finding:
+    program = shutil.which("slirp4netns")
+    if not program:
+        return _missing("slirp4netns")
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return Finding("no", f"/dev/net/tun: {error.strerror}", "let this user open it: chmod 666 /dev/net/tun")
+    return Finding("ok", _first_line(program, "--version"))
+
+
 def _chromium() -> Finding:
     for name in ("chromium", "chromium-browser", "google-chrome"):
         program = shutil.which(name)
@@ -343,6 +354,7 @@ PROBES: dict[str, Probe] = {
     "guest-image": Probe(_guest_image, "the first %%vm must build it, which takes a minute and the network"),
     "template": Probe(_template, "the first %%vm boots instead of waking from memory"),
     "skopeo": Probe(_skopeo, "images cannot be pulled from a registry; the built-in one works"),
+    "slirp4netns": Probe(_slirp, "containers on this kernel reach no network but each other's; those in a guest do"),
     "chromium": Probe(_chromium, "the tests of the widgets are skipped; nothing is lost in notebooks"),
     "memory": Probe(_memory, "few machines and containers at a time; the kernel may end some"),
     "disk": Probe(_disk, "images and templates cannot be made"),

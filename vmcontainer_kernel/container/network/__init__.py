@@ -1,0 +1,1 @@
+"""Networks of containers: bridges with addresses and names, ways out, and published ports."""
