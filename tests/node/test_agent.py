@@ -624,10 +624,10 @@ class TestContainers:
         bench.call("container.run", name="noisy", options={"argv": ["sh", "-c", script]}, detach=True)
         try:
             deadline = time.monotonic() + 5
-            while not (logs := bench.call("container.logs", name="noisy"))["text"].endswith("end\n"):
+            while not (logs := bench.wait(bench.collect("container.logs", name="noisy"))).out.endswith(b"end\n"):
                 assert time.monotonic() < deadline
-            assert len(logs["text"]) + logs["dropped_bytes"] == 1_000_004
-            assert len(logs["text"]) == 256 * 1024
+            assert len(logs.out) + logs.answer["dropped_bytes"] == 1_000_004
+            assert len(logs.out) == 256 * 1024
         finally:
             bench.call("container.remove", name="noisy", force=True)
 

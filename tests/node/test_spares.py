@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,9 @@ from tests.node.test_agent import Bench
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import ContainerError, LabError
+from vmcontainer_kernel.node import Node
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
@@ -49,7 +55,9 @@ def started_pid(events: list[dict]) -> int:
 def test_the_next_container_is_the_one_made_ahead(bench: Bench) -> None:
     [spare] = waiting(bench)
     result = bench.container(
-        "echo $$; hostname; pwd; echo $A; tty; ls /proc/$$/fd | wc -l", env={"A": "b"}, workdir="/tmp"
+        "echo $$; hostname; pwd; echo $A; tty; ls /proc/$$/fd >/tmp/fds; wc -l </tmp/fds",
+        env={"A": "b"},
+        workdir="/tmp",
     )
     assert started_pid(result.events) == spare
     pid, hostname, folder, variable, terminal, descriptors = result.out.decode().split("\n")[:6]
@@ -110,6 +118,46 @@ def test_files_are_new_each_time(bench: Bench) -> None:
 def test_a_long_argument_arrives_whole(bench: Bench) -> None:
     waiting(bench)
     assert bench.container("echo ${#A}", env={"A": "x" * 100_000}).out == b"100000\n"
+
+
+def test_one_that_nobody_wants_is_dropped(tmp_path: Path) -> None:
+    """It holds memory; the loop's timer ends it (here in a server of the test's own, which waits less long)."""
+    build_busybox(Store(tmp_path / "images"))
+    ours, theirs = socket.socketpair()
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+        "from vmcontainer_kernel.agent import containers, __main__\n"
+        "containers.ContainerVerbs.__init__.__kwdefaults__['spare_s'] = 0.3\n"
+        "__main__.main(sys.argv[2:])"
+    )
+    command = [
+        "--fd",
+        str(theirs.fileno()),
+        "--run",
+        str(tmp_path / "run" / "s3"),
+        "--images",
+        str(tmp_path / "images"),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(ROOT), *command, "--spares", "1"], pass_fds=[theirs.fileno()]
+    )
+    theirs.close()
+
+    async def scenario() -> None:
+        node = Node("host", ours)
+        await node.connect(10)
+        request = node.start("container.run", {"options": {"argv": ["true"]}})
+        await request.done
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        for wanted in (True, False):
+            deadline_s = time.monotonic() + 10
+            while bool(children.read_text()) != wanted:
+                assert time.monotonic() < deadline_s, wanted
+                await asyncio.sleep(0.01)
+        node.close()
+
+    asyncio.run(scenario())
+    assert process.wait(10) == 0
 
 
 def test_views_and_lists_do_not_show_it(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..container.cgroups import Cgroups
 from ..container.images import Store
 from ..container.runtime import Runtime
+from ..container.volumes import Volumes
 from .channel import Channel
 from .containers import ContainerVerbs
 from .server import Server
@@ -20,6 +21,7 @@ from .verbs import NodeVerbs
 __all__ = ["main"]
 
 GUEST_IMAGES = "/usr/share/vmcontainer/images"
+GUEST_VOLUMES = "/var/lib/vmcontainer/volumes"
 _PR_SET_NAME = 15
 _RECONNECT_S = 10.0
 
@@ -47,7 +49,9 @@ def _host(fd: int, folder: Path, images: Path, *, spares: bool) -> None:
     lock_fd = supervisor.lock(folder)
     session = folder.name
     supervisor.sweep(folder.parent, session)
-    runtime = Runtime(folder, Store(images), session=session, cgroups=Cgroups.detect(session))
+    # Beside the images: a volume outlives the session.
+    volumes = Volumes(images.parent / "volumes")
+    runtime = Runtime(folder, Store(images), session=session, cgroups=Cgroups.detect(session), volumes=volumes)
     try:
         server = Server(Channel(fd, passes_fds=True), {"node": "host", "pid": os.getpid()})
         NodeVerbs(server, runtime, guest=False)
@@ -84,7 +88,13 @@ def _guest() -> None:
     guest.set_up()
     _name_process("vmc-agent")
     session = "guest"
-    runtime = Runtime(Path("/run/vmcontainer"), Store(GUEST_IMAGES), session=session, cgroups=Cgroups.detect(session))
+    runtime = Runtime(
+        Path("/run/vmcontainer"),
+        Store(GUEST_IMAGES),
+        session=session,
+        cgroups=Cgroups.detect(session),
+        volumes=Volumes(Path(GUEST_VOLUMES)),
+    )
     server = GuestServer(Channel(guest.open_port(), passes_fds=False), {"node": "guest", "release": os.uname().release})
     NodeVerbs(server, runtime, guest=True)
     ContainerVerbs(server, runtime)

@@ -1,4 +1,4 @@
-"""The container requests of a node, each one call of the container runtime."""
+"""The container requests of a node that make, run and remove; `lives` ends and restarts them, `looks` shows them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from ..container.launch import Launch
 from ..container.options import ExecOptions, Options
 from ..container.runtime import Runtime
 from ..container.spares import shape_of
-from ..errors import LabError
+from ..errors import LabError, UserError
+from .health import Checkups
 from .jobs import Job, Stdio
-from .protocol import get_bool, get_map, get_str
+from .kept import Keeper, Kept
+from .lives import Lives
+from .looks import Looks
+from .protocol import get_bool, get_int, get_map, get_str
 from .server import Call, Server
-from .streams import Log
+from .timers import Timer
+from .volumes import VolumeVerbs
 
 __all__ = ["ContainerVerbs"]
 
 _END_S = 2.0
+_SPARE_S = 60.0  # a container made ahead holds memory; after so long nobody seems to want it
 
 
 class ContainerVerbs:
@@ -29,12 +35,14 @@ class ContainerVerbs:
     A container without a name is one-shot: it gets a name, and is removed when its first process has ended.
     """
 
-    def __init__(self, server: Server, runtime: Runtime, *, spares: bool = True) -> None:
+    def __init__(self, server: Server, runtime: Runtime, *, spares: bool = True, spare_s: float = _SPARE_S) -> None:
         self._server, self._runtime = server, runtime
-        self._logs: dict[str, Log] = {}
-        self._one_shot: set[str] = set()
-        self._numbers = itertools.count(1)
+        self._keeper = Keeper()
+        self._names, self._requests = itertools.count(1), itertools.count(1 << 31)
         self._shape: Options | None = None
+        self._spare_s, self._spare_timer = spare_s, Timer(0.0, _nothing)
+        self._checkups = Checkups(server, runtime, self._requests)
+        self._lives = Lives(server, runtime, self._keeper, self.begin)
         server.on_reaped = self._reaped
         server.on_finished = self._finished
         if spares:
@@ -42,33 +50,38 @@ class ContainerVerbs:
         server.limits_of = self._limits
         server.verbs |= {
             "container.run": self.run,
+            "container.create": self.create,
+            "container.start": self.start,
             "container.exec": self.exec,
             "container.kill": self.kill,
             "container.remove": self.remove,
             "container.list": self.list,
             "container.inspect": self.inspect,
-            "container.logs": self.logs,
             "container.explain": self.explain,
         }
+        Looks(server, runtime, self._keeper)
+        VolumeVerbs(server, runtime)
+
+    # -- making and running
 
     def run(self, call: Call) -> None:
         """Create and start: name (empty: one-shot), options, stdin, detach."""
         options = Options.from_json(get_map(call.arguments, "options"))
-        name = get_str(call.arguments, "name", "")
-        stdio = Stdio.make(tty=options.tty, stdin=get_bool(call.arguments, "stdin", False))
+        name, detach = get_str(call.arguments, "name", ""), get_bool(call.arguments, "detach", False)
+        one_shot = not name and not detach
+        stdio = Stdio.make(tty=options.tty, stdin=options.interactive or get_bool(call.arguments, "stdin", False))
         try:
-            spare = self._runtime.take_spare(options, stdio.child) if not name else None
-            container, launch = spare or self._create_and_start(name or f"c{next(self._numbers)}", options, stdio)
+            spare = self._runtime.take_spare(options, stdio.child) if one_shot else None
+            container, launch = spare or self._create_and_start(name or f"c{next(self._names)}", options, stdio)
         except BaseException:
             stdio.close_ours()
             raise
         finally:
             stdio.close_child()
-        self._logs[container.name] = Log()
-        if not name:
-            self._one_shot.add(container.name)
+        kept = self._keeper.add(Kept(container, one_shot=one_shot, provisional=True))
+        if one_shot:
             self._shape = shape_of(options)
-        self._add(call, launch, stdio, container, detach=get_bool(call.arguments, "detach", False))
+        self._add(call.request, launch, stdio, kept, detach=detach)
 
     def _create_and_start(self, name: str, options: Options, stdio: Stdio) -> tuple[Container, Launch]:
         container = self._runtime.create(name, options)
@@ -78,90 +91,110 @@ class ContainerVerbs:
             self._runtime.remove(container, force=True)
             raise
 
-    def _make_spare(self) -> None:
-        """Make a spare for another one-shot container like the last one, now that nobody waits."""
-        shape = self._shape
-        if shape is None or shape.tty or (self._runtime.spare and self._runtime.spare.shape == shape):
-            return
-        with contextlib.suppress(LabError, OSError):  # whoever asks for a container will be told why there is none
-            self._runtime.make_spare(f"c{next(self._numbers)}", shape)
+    def create(self, call: Call) -> dict[str, Any]:
+        """Make a container and do not start it: name, options."""
+        options = Options.from_json(get_map(call.arguments, "options"))
+        name = get_str(call.arguments, "name", "") or f"c{next(self._names)}"
+        self._keeper.add(Kept(self._runtime.create(name, options)))
+        return {"name": name}
 
-    def _add(self, call: Call, launch: Any, stdio: Stdio, container: Container, *, detach: bool) -> None:
-        log = self._logs[container.name]
-        self._server.add(
-            Job(
-                call.request,
-                launch,
-                stdio,
-                self._server.send,
-                log=log,
-                role="container",
-                subject=container.name,
-                detach=detach,
-            )
-        )
+    def start(self, call: Call) -> None:
+        """Start a container that is created or stopped: name, attach (else it answers once it runs), stdin."""
+        kept = self._keeper.get(get_str(call.arguments, "name"))
+        if kept.container.status == "running":
+            raise UserError(f"container {kept.container.name} is running already", hint="run in it, or stop it first")
+        kept.container.restarts = 0
+        stdin = get_bool(call.arguments, "stdin", False)
+        self.begin(kept, call.request, detach=not get_bool(call.arguments, "attach", False), stdin=stdin)
+
+    def begin(self, kept: Kept, request: int | None = None, *, detach: bool = True, stdin: bool = False) -> None:
+        """Start a container's first process; `request` None: nobody asked now."""
+        options = kept.container.options
+        kept.cancel("restart")
+        kept.provisional = False
+        stdio = Stdio.make(tty=options.tty, stdin=options.interactive or stdin)
+        try:
+            launch = self._runtime.start(kept.container, stdio.child, controlling_tty=options.tty)
+        except BaseException:
+            stdio.close_ours()
+            raise
+        finally:
+            stdio.close_child()
+        self._add(next(self._requests) if request is None else request, launch, stdio, kept, detach=detach)
+
+    def _add(self, request: int, launch: Launch, stdio: Stdio, kept: Kept, *, detach: bool) -> None:
+        send, name = self._server.send, kept.container.name
+        kept.job = Job(request, launch, stdio, send, log=kept.log, role="container", subject=name, detach=detach)
+        kept.stopping = False
+        self._server.add(kept.job)
+        self._checkups.begin(kept)
 
     def exec(self, call: Call) -> None:
-        """Run one more process in a running container: name, options, stdin."""
-        container = self._runtime.get(get_str(call.arguments, "name"))
+        """Run one more process in a running container: name, options, stdin, detach."""
+        kept = self._keeper.get(get_str(call.arguments, "name"))
         options = ExecOptions.from_json(get_map(call.arguments, "options"))
         stdio = Stdio.make(tty=options.tty, stdin=get_bool(call.arguments, "stdin", False))
         try:
-            launch = self._runtime.exec(container, options, stdio.child, controlling_tty=options.tty)
+            launch = self._runtime.exec(kept.container, options, stdio.child, controlling_tty=options.tty)
+        except BaseException:
+            stdio.close_ours()
+            raise
         finally:
             stdio.close_child()
-        log = self._logs[container.name]
-        self._server.add(Job(call.request, launch, stdio, self._server.send, log=log, watches=container.name))
+        detach, name = get_bool(call.arguments, "detach", False), kept.container.name
+        send = self._server.send
+        self._server.add(Job(call.request, launch, stdio, send, log=kept.log, watches=name, detach=detach))
+
+    # -- ending
 
     def kill(self, call: Call) -> dict[str, Any]:
         """Send a signal to a container: name, signal (default SIGTERM)."""
-        container = self._runtime.get(get_str(call.arguments, "name"))
-        number = int(call.arguments.get("signal", signal.SIGTERM))
-        if container.status == "running":
-            self._expect_end(container.name)
-            self._runtime.kill(container, number, everything=number == signal.SIGKILL)
-        return {"status": container.status}
-
-    def _expect_end(self, name: str) -> None:
-        for job in self._server.jobs.values():
-            job.signalled = job.signalled or job.watches == name
+        kept = self._keeper.get(get_str(call.arguments, "name"))
+        number = get_int(call.arguments, "signal", signal.SIGTERM)
+        if number not in signal.valid_signals():
+            raise UserError(f"there is no signal {number}", hint="see signal(7)")
+        if kept.container.status == "running":
+            self._lives.expect_end(kept)
+            self._runtime.kill(kept.container, number, everything=number == signal.SIGKILL)
+        return {"status": kept.container.status}
 
     def remove(self, call: Call) -> dict[str, Any]:
         """Remove a container: name, force."""
-        container = self._runtime.get(get_str(call.arguments, "name"))
-        self._remove(container, force=get_bool(call.arguments, "force", False))
+        kept = self._keeper.get(get_str(call.arguments, "name"))
+        self._remove(kept, force=get_bool(call.arguments, "force", False))
         return {}
 
-    def _remove(self, container: Container, *, force: bool) -> None:
+    def _remove(self, kept: Kept, *, force: bool) -> None:
+        container = kept.container
         pid = container.pid
-        self._expect_end(container.name)
         if container.status == "running" and force:
+            self._lives.expect_end(kept)
             # PID 1 of a namespace ends after all others are reaped, and what exec started is our child, not its:
             # pid_namespaces(7).
             self._runtime.kill(container, signal.SIGKILL, everything=True)
             self._server.reap_until(lambda: container.status != "running", _END_S)
-        if not self._has(container.name):  # a one-shot, which its end has removed
+        if not self._keeper.find(container.name):  # a one-shot, which its end has removed
             return
         was_running = container.status == "running"
         self._runtime.remove(container, force=force)
-        self._logs.pop(container.name, None)
-        self._one_shot.discard(container.name)
+        self._lives.gone(kept)
         if was_running:  # the runtime reaped it
             self._server.exited(pid, signal.SIGKILL)
 
+    # -- looking
+
     def list(self, call: Call) -> dict[str, Any]:
-        """Return every container's part of the kernel view."""
+        """Return every container's part of the kernel view, with when it was made and what it runs."""
         return {"containers": [self._runtime.view(one) for one in self._runtime.list()]}
 
     def inspect(self, call: Call) -> dict[str, Any]:
         """Return all that is known of a container: name."""
-        return self._runtime.inspect(self._runtime.get(get_str(call.arguments, "name")))
-
-    def logs(self, call: Call) -> dict[str, Any]:
-        """Return the last output of a container: name."""
-        container = self._runtime.get(get_str(call.arguments, "name"))
-        log = self._logs[container.name]
-        return {"text": log.text(), "dropped_bytes": log.dropped_bytes}
+        kept = self._keeper.get(get_str(call.arguments, "name"))
+        document = self._runtime.inspect(kept.container)
+        if kept.container.health:
+            results = {"failing_streak": kept.failing_streak, "log": kept.health}
+            document["health"] = {"status": kept.container.health, **results}
+        return document
 
     def explain(self, call: Call) -> dict[str, Any]:
         """Return the steps that ``container.run`` would take, in order, without taking them."""
@@ -169,6 +202,21 @@ class ContainerVerbs:
         return {"steps": list(self._runtime.explain(get_str(call.arguments, "name", "") or "c0", options))}
 
     # -- what the loop tells
+
+    def _make_spare(self) -> None:
+        """Make a spare for another one-shot container like the last one, now that nobody waits."""
+        shape = self._shape
+        if shape is None or shape.tty or (self._runtime.spare and self._runtime.spare.shape == shape):
+            return
+        with contextlib.suppress(LabError, OSError):  # whoever asks for a container will be told why there is none
+            self._runtime.make_spare(f"c{next(self._names)}", shape)
+            self._spare_timer.cancel()
+            self._spare_timer = self._server.timers.after(self._spare_s, self._drop_spare)
+
+    def _drop_spare(self) -> None:
+        self._shape = None
+        with contextlib.suppress(LabError, OSError):
+            self._runtime.drop_spare()
 
     def _reaped(self, pid: int, status: int) -> None:
         spare = self._runtime.spare
@@ -179,11 +227,18 @@ class ContainerVerbs:
                 self._runtime.exited(container, status)
 
     def _limits(self, job: Job) -> dict[str, int]:
-        return self._runtime.events(self._runtime.get(job.watches)) if self._has(job.watches) else {}
-
-    def _has(self, name: str) -> bool:
-        return any(one.name == name for one in self._runtime.list())
+        kept = self._keeper.find(job.watches)
+        return self._runtime.events(kept.container) if kept else {}
 
     def _finished(self, job: Job) -> None:
-        if job.subject and (job.failed or job.subject in self._one_shot) and self._has(job.subject):
-            self._remove(self._runtime.get(job.subject), force=True)
+        kept = self._keeper.find(job.subject)
+        if kept is None or kept.job is not job:
+            return
+        kept.container.steps_ms = job.steps
+        if kept.one_shot or (job.failed and kept.provisional):
+            self._remove(kept, force=True)
+        self._lives.ended(kept, job)
+
+
+def _nothing() -> None:
+    """No spare yet, so no timer."""

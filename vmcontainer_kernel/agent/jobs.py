@@ -14,7 +14,7 @@ from typing import Any
 from ..container.launch import Launch, read_report
 from ..errors import ContainerError, LabError, to_json
 from .protocol import Kind, encode_json
-from .streams import Input, Log, Output
+from .streams import Input, Output, Sink
 
 __all__ = ["Job", "Stdio", "exit_code"]
 
@@ -79,22 +79,25 @@ class Job:
         stdio: Stdio,
         send: Callable[[bytes], None],
         *,
-        log: Log | None = None,
+        log: Sink | None = None,
         role: str = "process",
         subject: str = "",
         watches: str = "",
         detach: bool = False,
+        on_end: Callable[[Job], None] | None = None,
     ) -> None:
         self.request, self.pid, self.report_fd = request, launch.pid, launch.report_fd
         self.role = role  # process, machine or container
         self.subject = subject  # the container's name, if it is a container's first process
         self.watches = watches or subject  # the container whose limits are told while this runs
         self.detach = detach  # REPLY when it runs; its output goes to the log only
+        self.on_end = on_end  # who else wants to know
         self.outputs = [Output(request, kind, fd, None if detach else send, log) for kind, fd in stdio.outputs]
         self.input = None if stdio.stdin_fd is None else Input(request, stdio.stdin_fd, send, stdio.stdin_end)
         self.signalled = False  # somebody asked for its end, perhaps before it had begun
         self.wait_status: int | None = None
         self.events: dict[str, int] = {}
+        self.steps: list[tuple[str, float]] = []
         self._send = send
         self._report = b""
         self._error: LabError | None = None
@@ -124,9 +127,10 @@ class Job:
 
     def tell_started(self, steps: list[tuple[str, float]]) -> None:
         """Say that the program runs."""
+        self.steps = steps
         self._event("started", {"pid": self.pid, "steps": steps})
         if self.detach:
-            self._reply(Kind.REPLY, {"pid": self.pid})
+            self._reply(Kind.REPLY, {"pid": self.pid, "container": self.subject})
 
     def _event(self, name: str, data: Mapping[str, Any]) -> None:
         self._send(encode_json(Kind.EVENT, self.request, {"event": name, **data}))
@@ -148,6 +152,22 @@ class Job:
         """True if the program never ran."""
         return self._error is not None
 
+    @property
+    def error(self) -> LabError | None:
+        """Why it never ran."""
+        return self._error
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """How it ended: status as a shell counts it, signal, seconds, limits that struck."""
+        status = self.wait_status or 0
+        return {
+            "status": exit_code(status),
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+            "seconds": time.monotonic() - self._started_s,
+            "limits": self.events,
+        }
+
     def finish(self) -> None:
         """Send the answer and close what is left."""
         if self.input:
@@ -155,13 +175,7 @@ class Job:
         if self._error:
             self._reply(Kind.ERROR, to_json(self._error))
             return
-        status = self.wait_status or 0
-        signal_number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        seconds = time.monotonic() - self._started_s
-        self._reply(
-            Kind.REPLY,
-            {"status": exit_code(status), "signal": signal_number, "seconds": seconds, "limits": self.events},
-        )
+        self._reply(Kind.REPLY, self.answer)
 
     def _reply(self, kind: int, document: Mapping[str, Any]) -> None:
         if not self._replied:

@@ -22,6 +22,7 @@ from .channel import Channel
 from .jobs import Job
 from .protocol import PROTOCOL, Frame, Kind, check_hello, encode_json, get_str, parse_credit, parse_json
 from .streams import Input, Output
+from .timers import Timers
 from .transfer import Transfer
 
 __all__ = ["Call", "Server"]
@@ -52,6 +53,7 @@ class Server:
         self.on_finished: Callable[[Job], None] = lambda job: None
         self.on_idle: Callable[[], None] = lambda: None
         self.limits_of: Callable[[Job], dict[str, int]] = lambda job: {}
+        self.timers = Timers()
         self.running = True
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[int, Callable[[int], None]]] = {}
@@ -82,11 +84,15 @@ class Server:
                     watched[1](events)
             self._check_limits()
             self._check_idle()
+            self.timers.run()
 
     def _patience_s(self) -> float | None:
-        if self._idle_due_s is not None and not self.jobs:
-            return max(0.0, self._idle_due_s - time.monotonic())
-        return _LIMIT_CHECK_S if any(job.watches and not job.detach for job in self.jobs.values()) else None
+        waits = [self.timers.patience_s()]
+        if self._idle_due_s is not None and not self._attended():
+            waits.append(max(0.0, self._idle_due_s - time.monotonic()))
+        elif any(job.watches and not job.detach for job in self.jobs.values()):
+            waits.append(_LIMIT_CHECK_S)
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _watch(self, fd: int, callback: Callable[[int], None], *, read: bool = True, write: bool = False) -> None:
         """Watch `fd` for what is wanted now; epoll_ctl(2) only when that changed."""
@@ -206,9 +212,14 @@ class Server:
         if frame.request in self.transfers:
             self.transfers[frame.request].feed(frame.payload)
         job = self.jobs.get(frame.request)
-        stream = job.input if job else None
-        if job and stream and stream.open:
-            self._step(job, stream, lambda: stream.feed(frame.payload))
+        if job:
+            self.feed(job, frame.payload)
+
+    def feed(self, job: Job, payload: bytes) -> None:
+        """Pass a STDIN frame to a job; an empty one is the end."""
+        stream = job.input
+        if stream and stream.open:
+            self._step(job, stream, lambda: stream.feed(payload))
 
     # -- jobs
 
@@ -250,6 +261,8 @@ class Server:
             del self.jobs[job.request]
             job.finish()
             self.on_finished(job)
+            if job.on_end:
+                job.on_end(job)
             self._idle_due_s = time.monotonic() + _IDLE_AFTER_S
 
     def _check_limits(self) -> None:
@@ -260,9 +273,13 @@ class Server:
             if job.watches and not job.detach:
                 job.note_limits(self.limits_of(job))
 
+    def _attended(self) -> bool:
+        """Tell whether somebody waits for a job; what runs detached may run for ever."""
+        return any(not job.detach for job in self.jobs.values())
+
     def _check_idle(self) -> None:
         """Tell once, a moment after the last job, that there is nothing to do."""
-        if self._idle_due_s is not None and not self.jobs and time.monotonic() >= self._idle_due_s:
+        if self._idle_due_s is not None and not self._attended() and time.monotonic() >= self._idle_due_s:
             self._idle_due_s = None
             self.on_idle()
 

@@ -7,31 +7,18 @@ import os
 import struct
 import termios
 from collections.abc import Callable
+from typing import Protocol
 
 from .protocol import CREDIT_AFTER, MAX_CHUNK, WINDOW, Kind, encode, encode_credit
 
-__all__ = ["Input", "Log", "Output"]
+__all__ = ["Input", "Output", "Sink"]
 
 
-class Log:
-    """The last bytes that came out of something, for ``logs``; bounded."""
+class Sink(Protocol):
+    """What keeps a copy of all that is read (`logs.Log`)."""
 
-    def __init__(self, limit_bytes: int = 256 * 1024) -> None:
-        self._limit_bytes = limit_bytes
-        self._data = bytearray()
-        self.dropped_bytes = 0
-
-    def add(self, data: bytes) -> None:
-        """Append, dropping the oldest bytes beyond the limit."""
-        self._data += data
-        excess = len(self._data) - self._limit_bytes
-        if excess > 0:
-            del self._data[:excess]
-            self.dropped_bytes += excess
-
-    def text(self) -> str:
-        """Return what is kept, as text; bytes that are no UTF-8 show as U+FFFD."""
-        return self._data.decode("utf-8", "replace")
+    def add(self, kind: int, data: bytes) -> None:
+        """Take bytes of a stream."""
 
 
 class Output:
@@ -42,7 +29,7 @@ class Output:
     """
 
     def __init__(
-        self, request: int, kind: int, fd: int, send: Callable[[bytes], None] | None, log: Log | None = None
+        self, request: int, kind: int, fd: int, send: Callable[[bytes], None] | None, log: Sink | None = None
     ) -> None:
         self.request, self.kind, self.fd = request, kind, fd
         self.credit_bytes = WINDOW
@@ -68,7 +55,7 @@ class Output:
                 self.close()
             return
         if self._log:
-            self._log.add(data)
+            self._log.add(self.kind, data)
         if self._tail_bytes is not None:
             self._tail_bytes -= len(data)
         if self._send:

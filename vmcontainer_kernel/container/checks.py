@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container import linux, signals
 from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.container.spec import Capabilities, Spec, User
 from vmcontainer_kernel.errors import HostError, UserError
@@ -12,6 +12,12 @@ from vmcontainer_kernel.errors import HostError, UserError
 __all__ = ["check_name", "check_options", "possible"]
 
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+
+
+_LIMITS = (
+    *("cpus", "cpu-shares", "cpuset-cpus", "cpuset-mems", "pids-limit", "blkio-weight"),
+    *("device-read-bps", "device-write-bps", "device-read-iops", "device-write-iops"),
+)
 
 
 def check_name(name: str) -> None:
@@ -35,6 +41,8 @@ def check_options(options: Options, user: User, *, grouped: bool, rootless: bool
         )
     if (options.cpus or 0) > cpus:
         raise UserError(f"cpus: {options.cpus} are more than this node has ({cpus})", hint="ask for less", where="cpus")
+    if options.stop_signal:
+        signals.number_of(options.stop_signal)
     if not grouped:
         _refuse_limits(options, rootless=rootless)
     if rootless and (user.uid or user.gid):
@@ -52,9 +60,14 @@ def check_options(options: Options, user: User, *, grouped: bool, rootless: bool
         raise UserError(f"the user namespace cannot be left out: {why}", where="without")
 
 
+def _bytes_of(options: Options, word: str) -> int | None:
+    found: int | None = getattr(options, f"{word.replace('-', '_')}_bytes")
+    return found
+
+
 def _refuse_limits(options: Options, *, rootless: bool) -> None:
-    limits = {"memory": options.memory_bytes, "cpus": options.cpus, "pids-limit": options.pids_limit}
-    asked = [f"--{name}" for name, value in limits.items() if value is not None]
+    asked = [f"--{word}" for word in _LIMITS if getattr(options, word.replace("-", "_"), None)]
+    asked += [f"--{word}" for word in ("memory", "memory-reservation") if _bytes_of(options, word)]
     if asked:
         who = "an ordinary user" if rootless else "this process"
         raise HostError(

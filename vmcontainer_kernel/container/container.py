@@ -24,7 +24,8 @@ __all__ = ["Container", "events", "exit_status", "inspect", "state", "stats", "v
 class Container:
     """A container of this runtime: what it was made of, and what has become of it.
 
-    `status`: created, running or stopped; `paused`: frozen while running. `wait_status`: as `os.waitpid` gave it.
+    `status`: created, running or stopped; `paused`: frozen while running;
+    `restarting`: stopped, and to be started again. `wait_status`: as `os.waitpid` gave it.
     `signalled`: the signal that `kill` had to turn into SIGKILL because PID 1 of a namespace is deaf to signals it has
     no handler for (pid_namespaces(7)).
     """
@@ -47,6 +48,7 @@ class Container:
     layers: list[Path] = field(default_factory=list)
     options: Options = field(default_factory=Options)
     paused: bool = False
+    restarting: bool = False
     created_s: float = field(default_factory=time.time)
     finished_s: float | None = None
     restarts: int = 0
@@ -55,8 +57,10 @@ class Container:
 
     @property
     def shown_status(self) -> str:
-        """The status as users read it: ``paused`` is not one of the specification's four."""
-        return "paused" if self.paused and self.status == "running" else self.status
+        """The status as users read it: ``paused`` and ``restarting`` are none of the specification's four."""
+        if self.status == "running":
+            return "paused" if self.paused else "running"
+        return "restarting" if self.restarting else self.status
 
 
 def state(container: Container) -> dict[str, Any]:

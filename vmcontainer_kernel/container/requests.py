@@ -209,7 +209,7 @@ def read_restart(value: Any, where: str) -> Restart:
 
 
 def read_health(value: Any, where: str) -> Health:
-    """Read an object of the fields of `Health`."""
+    """Read an object of the fields of `Health`; the command ``NONE`` switches the image's own check off."""
     fields = Fields(value, where)
     health = Health(
         fields.texts("argv"),
@@ -223,7 +223,7 @@ def read_health(value: Any, where: str) -> Health:
     fields.done()
     if not health.argv:
         raise SpecError(f"{where}.argv must name a command", where=where)
-    return health
+    return Health() if health.argv == ("NONE",) else health
 
 
 def read_port(value: Any, where: str) -> Port:

@@ -7,11 +7,22 @@ import os
 import signal
 from pathlib import Path
 
-__all__ = ["FATAL_BY_DEFAULT", "is_deaf", "to_group", "to_process"]
+from vmcontainer_kernel.errors import UserError
+
+__all__ = ["FATAL_BY_DEFAULT", "is_deaf", "number_of", "to_group", "to_process"]
 
 FATAL_BY_DEFAULT = frozenset(
     (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 )
+
+
+def number_of(text: str) -> int:
+    """Return a signal's number for ``SIGTERM``, ``TERM`` or ``15`` (signal(7)); raise `UserError` if it is none."""
+    name = text.upper().removeprefix("SIG")
+    found = int(name) if name.isdecimal() else getattr(signal, f"SIG{name}", None)
+    if not isinstance(found, int) or found not in signal.valid_signals():
+        raise UserError(f"there is no signal {text!r}", hint="a name or number of signal(7): TERM, INT, 9")
+    return int(found)
 
 
 def to_process(pid: int, signum: int) -> None:
