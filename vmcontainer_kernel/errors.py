@@ -43,6 +43,9 @@ __all__ = [
 ]
 
 
+_LONGEST = 32 * 1024
+
+
 class LabError(Exception):
     """Something failed: what (`message`), where (`where`, may be empty) and what to do next (`hint`, may be empty)."""
 
@@ -128,9 +131,15 @@ class TimeLimit(LabError):
 
 def to_json(error: BaseException) -> dict[str, Any]:
     """Describe an error for the wire; anything that is no `LabError` becomes a `NodeError` that names its class."""
-    if isinstance(error, LabError):
-        return {"error": type(error).__name__, "message": error.message, "hint": error.hint, "where": error.where}
-    return {"error": "NodeError", "message": f"{type(error).__name__}: {error}", "hint": "", "where": ""}
+    if not isinstance(error, LabError):
+        return {"error": "NodeError", "message": _short(f"{type(error).__name__}: {error}"), "hint": "", "where": ""}
+    texts = {"message": error.message, "hint": error.hint, "where": error.where}
+    return {"error": type(error).__name__, **{key: _short(text) for key, text in texts.items()}}
+
+
+def _short(text: str) -> str:
+    """Cut what quotes a whole program or path: an error must fit into one frame."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 def from_json(document: dict[str, Any]) -> LabError:

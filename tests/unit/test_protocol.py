@@ -71,9 +71,34 @@ def test_a_control_payload_is_an_object_or_a_protocol_error(payload: bytes) -> N
         assert isinstance(protocol.parse_json(payload), dict)
 
 
-def test_json_nested_beyond_reason_is_a_protocol_error() -> None:
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"[" * 1_000_000,
+        b'{"a":' * 1_000_000,
+        b'{"a": ' + b"9" * 100_000 + b"}",
+        b'{"a": "\xff"}',
+        b"\xef\xbb\xbf{}",
+        b"\0",
+    ],
+    ids=["lists", "objects", "digits", "no UTF-8", "byte order mark", "NUL"],
+)
+def test_json_that_cannot_be_read_is_a_protocol_error(payload: bytes) -> None:
     with pytest.raises(ProtocolError):
-        protocol.parse_json(b"[" * 1_000_000)
+        protocol.parse_json(payload)
+
+
+@given(st.lists(frames, min_size=1, max_size=4), st.integers(1, 3))
+def test_frames_that_come_twice_are_given_twice(sent: list[Frame], times: int) -> None:
+    data = b"".join(protocol.encode(*frame) * times for frame in sent)
+    assert fed([data]) == [frame for frame in sent for _ in range(times)]
+
+
+@given(st.lists(frames, min_size=1, max_size=4), st.integers(0))
+def test_a_stream_that_breaks_off_gives_the_whole_frames_before(sent: list[Frame], at: int) -> None:
+    data = b"".join(protocol.encode(*frame) for frame in sent)
+    got = fed([data[: at % len(data)]])
+    assert got == sent[: len(got)] and len(got) < len(sent)
 
 
 def test_what_came_before_a_damaged_header_is_kept() -> None:

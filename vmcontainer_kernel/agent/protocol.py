@@ -125,7 +125,7 @@ def parse_credit(payload: bytes) -> tuple[int, int]:
 def parse_json(payload: bytes) -> dict[str, Any]:
     """Return the object in a control frame; ProtocolError if it is none."""
     try:
-        document = json.loads(payload)
+        document = json.loads(payload.decode())  # of bytes it would guess: UTF-16, UTF-32
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a control frame that is no JSON: {error}") from None
     if not isinstance(document, dict):

@@ -178,6 +178,8 @@ class Server:
         fds: list[int] = []
         try:
             arguments = parse_json(frame.payload)
+            if frame.request in self.jobs or frame.request in self.transfers:
+                raise ProtocolError(f"request {frame.request} is under way: another needs a number of its own")
             fds = self.channel.claim_fds(int(arguments.pop("fds", 0)))
             verb = get_str(arguments, "verb")
             if verb not in self.verbs:

@@ -9,6 +9,7 @@ import termios
 from collections.abc import Callable
 from typing import Protocol
 
+from ..errors import ProtocolError
 from .protocol import CREDIT_AFTER, MAX_CHUNK, WINDOW, Kind, encode, encode_credit
 
 __all__ = ["Input", "Output", "Sink"]
@@ -38,6 +39,11 @@ class Output:
         self._log = log
         self._tail_bytes: int | None = None
         self._ended = self._hung_up = False
+
+    @property
+    def hung_up(self) -> bool:
+        """True after an error of reading: what came before it is not all there is."""
+        return self._hung_up
 
     @property
     def wants_read(self) -> bool:
@@ -129,6 +135,8 @@ class Input:
         """Take one STDIN frame; an empty one is the end."""
         if not self.open:
             return
+        if len(self._pending) + len(data) > WINDOW:
+            raise ProtocolError(f"request {self.request} was sent more than its credit of {WINDOW} bytes")
         if data:
             self._pending += data
         elif not self._ending:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import NodeError, NotFound
+from ..errors import NodeError, NotFound, to_json
 from .protocol import WINDOW, Kind, encode_json
 from .streams import Input, Output
 
@@ -73,7 +73,7 @@ class Get(Transfer):
     """Reads a regular file as STDOUT frames."""
 
     def __init__(self, request: int, path: str, send: Callable[[bytes], None], done: Callable[[], None]) -> None:
-        self._request, self._send, self._done = request, send, done
+        self._request, self._path, self._send, self._done = request, path, send, done
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -99,7 +99,13 @@ class Get(Transfer):
                 self._output.close()
         if not self._output.open:
             self._done()
-            self._send(encode_json(Kind.REPLY, self._request, {}))
+            self._send(self._answer())
+
+    def _answer(self) -> bytes:
+        if not self._output.hung_up:
+            return encode_json(Kind.REPLY, self._request, {})
+        error = NodeError(f"{self._path} cannot be read to its end: the kernel told an I/O error")
+        return encode_json(Kind.ERROR, self._request, to_json(error))
 
     def abandon(self) -> None:
         """Close the file."""

@@ -71,9 +71,10 @@ class NodeVerbs:
 
     def spawn(self, call: Call) -> None:
         """Run a helper with passed descriptors, its output in a file: argv, log. It answers when the helper ends."""
-        log_fd = os.open(
-            get_str(call.arguments, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
+        # Without waiting: the other end of a named pipe might never be opened (fifo(7)).
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        log_fd = os.open(get_str(call.arguments, "log"), flags, 0o600)
+        os.set_blocking(log_fd, True)
         stdio = Stdio.to_file(log_fd)
         try:
             launch = start(Command(get_strs(call.arguments, "argv"), dict(os.environ), "/", fds=call.fds), stdio.child)

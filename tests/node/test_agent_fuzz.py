@@ -1,0 +1,283 @@
+"""A real supervisor that is told nonsense: it answers or ends, never hangs, and leaves no process and no folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import select
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmcontainer_kernel.agent.protocol import (
+    MAX_CHUNK,
+    PROTOCOL,
+    WINDOW,
+    Decoder,
+    Frame,
+    Kind,
+    encode,
+    encode_credit,
+    encode_json,
+)
+from vmcontainer_kernel.node import agent_command
+
+LIMIT_S = 20.0
+HELLO = encode_json(Kind.HELLO, 0, {"protocol": PROTOCOL})
+
+
+class Agent:
+    """A supervisor on one end of a socket pair, and the bytes of the other end in our hands."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "run" / "s1"
+        self.log = (folder / "log").open("w+")
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                agent_command(theirs.fileno(), self.folder, folder / "images", spares=False),
+                pass_fds=[theirs.fileno()],
+                cwd=folder,  # some of what it is told are names of files
+                stdin=subprocess.DEVNULL,
+                stdout=self.log,
+                stderr=self.log,
+                start_new_session=True,
+            )
+        self.socket.setblocking(False)
+        self.decoder = Decoder()
+        self.ended = False
+        self.waiting: list[Frame] = []
+        self.send(HELLO)
+        self.answer(0)
+
+    def send(self, data: bytes) -> None:
+        """Send all, and take what is said meanwhile, as a notebook does; an agent that has ended takes no more."""
+        deadline = time.monotonic() + LIMIT_S
+        view = memoryview(data)
+        while view and not self.ended:
+            assert time.monotonic() < deadline, "the agent takes no bytes"
+            select.select([self.socket], [self.socket], [], 1)
+            try:
+                view = view[self.socket.send(view) :]
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.ended = True
+            self.receive()
+
+    def receive(self) -> None:
+        try:
+            data = self.socket.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            data = b""
+        self.ended = self.ended or not data
+        self.waiting += self.decoder.feed(data)
+
+    def answer(self, request: int) -> dict[str, Any] | None:
+        """Return the answer to a request (an ERROR too), or None if the agent has ended instead."""
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            for frame in self.waiting:
+                if frame.request == request and frame.kind in (Kind.HELLO, Kind.REPLY, Kind.ERROR):
+                    self.waiting.clear()
+                    document: dict[str, Any] = json.loads(frame.payload)
+                    return document
+            if self.ended:
+                return None
+            assert time.monotonic() < deadline, f"no answer to request {request}"
+            select.select([self.socket], [], [], 0.5)
+            self.receive()
+
+    def call(self, request: int, verb: str, /, **arguments: Any) -> dict[str, Any] | None:
+        self.send(encode_json(Kind.CALL, request, {"verb": verb, **arguments}))
+        return self.answer(request)
+
+    def alive(self) -> bool:
+        return self.call(2**32 - 1, "container.list") == {"containers": []}
+
+    def children(self) -> list[str]:
+        pid = self.process.pid
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+    def descriptors(self) -> int:
+        return len([*Path(f"/proc/{self.process.pid}/fd").iterdir()])
+
+    def close(self) -> None:
+        self.socket.close()
+        assert self.process.wait(LIMIT_S) == 0, self.said()
+        assert not self.folder.exists()
+        assert str(self.process.pid) not in sessions(), "it led a session of its own: somebody is left in it"
+
+    def said(self) -> str:
+        self.log.seek(0)
+        return self.log.read()
+
+
+def sessions() -> set[str]:
+    """Return the session of every process (proc(5), stat)."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.add((folder / "stat").read_text().rpartition(")")[2].split()[3])
+    return found
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    agent = Agent(tmp_path)
+    yield agent
+    agent.close()
+    agent.log.close()
+
+
+def nonsense(seed: int) -> bytes:
+    """Return bytes that begin like frames and go wrong in one of the ways bytes can."""
+    chance = random.Random(seed)
+    call = encode_json(Kind.CALL, 1, {"verb": "container.list"})
+    noise = chance.randbytes(chance.randint(1, 3000))
+    return chance.choice(
+        (
+            noise,
+            call[: chance.randint(1, len(call) - 1)],
+            call + noise,
+            bytes([0, 0, 0, 5, Kind.HELLO, 0, 0, 0, 0]) + b"hello",
+            bytes([0, 0, 0, len(noise) & 255, Kind.CREDIT, 0, 0, 0, 0]) + noise,
+            b"".join(bytes([0, 0, 0, 0, kind, 0, 0, 0, 1]) for kind in range(chance.randint(1, 255))),
+            call.replace(b'"', noise[:1]),
+            HELLO.replace(b"1", b"9"),
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_bytes_that_make_no_sense_end_it_or_change_nothing(agent: Agent, seed: int) -> None:
+    agent.send(nonsense(seed))
+    if not agent.ended:
+        agent.socket.shutdown(socket.SHUT_WR)  # what follows would be the rest of a frame that began
+    assert agent.process.wait(LIMIT_S) == 0, agent.said()
+    assert "Traceback" not in agent.said()
+
+
+BOMBS = [
+    b"",
+    b"null",
+    b"[1]",
+    b"{" * 100_000,
+    b'{"a":' * 100_000,
+    b"[" * 4_000_000,
+    b'{"verb": ' + b"9" * 100_000 + b"}",
+    b'{"verb": "exec", "argv": ' + b"[" * 900 + b"]" * 900 + b"}",
+    b'{"verb": "\xff"}',
+    b'{"verb": "\\ud800"}',
+    b'{"verb": "exec", "fds": 1e999}',
+    b'{"verb": "exec", "fds": -7}',
+    b'{"verb": "exec", "fds": 99999999999}',
+    b'{"verb": "exec", "fds": "all"}',
+    b'{"verb": "' + "\u20ac".encode() * 1_300_000 + b'"}',
+    b'{"verb": "get", "path": "' + "\u20ac".encode() * 1_300_000 + b'"}',
+    b'{"verb": "exec", "argv": ["/' + "\u20ac".encode() * 1_300_000 + b'"]}',
+    b'{"verb": "container.run", "options": {"argv": ["' + b"\\u0000" * 500_000 + b'"]}}',
+]
+
+
+def test_every_bomb_is_answered(agent: Agent) -> None:
+    for number, payload in enumerate(BOMBS, 1):
+        agent.send(encode(Kind.CALL, number, payload))
+        answer = agent.answer(number)
+        assert answer and answer["error"], payload[:40]
+        assert agent.alive(), agent.said()
+
+
+VALUES: list[Any] = [
+    *(None, True, -1, 2**63, 1.5, float("nan"), "", "x", "\0", "\ud800", "../..", "x" * 5000, "/no/such/file", "/"),
+    *([], [""], ["\0"], [None], ["/no/such/program"], ["true"], {}, {"": ""}, {"argv": []}, {"argv": ["true"]}),
+    *({"argv": ["true"], "memory_bytes": -1}, {"argv": ["true"], "user": "9" * 30}, [[[[[]]]]], {"a": {"b": [1]}}),
+]
+MEMBERS = {
+    "exec": ("argv", "env", "cwd", "user", "tty", "stdin", "fds"),
+    "spawn": ("argv", "log", "fds"),
+    "signal": ("request", "signal"),
+    "get": ("path",),
+    "view": ("notebook_pid", "node"),
+    "container.run": ("name", "options", "stdin", "detach"),
+    "container.exec": ("name", "options", "stdin"),
+    "container.kill": ("name", "signal"),
+    "container.remove": ("name", "force"),
+    "container.inspect": ("name",),
+    "container.logs": ("name",),
+    "container.explain": ("name", "options"),
+    "put": ("mode",),
+    "no.such.verb": (),
+}
+RIGHT: dict[str, Any] = {"argv": ["true"], "options": {"argv": ["true"]}, "name": "x", "signal": 9, "request": 1}
+
+
+def test_every_argument_of_every_verb_may_be_anything(agent: Agent, tmp_path: Path) -> None:
+    number = 0
+    before = agent.descriptors()
+    for verb, members in MEMBERS.items():
+        for member in members or ("x",):
+            for value in VALUES:
+                number += 1
+                arguments = {name: RIGHT[name] for name in members if name in RIGHT} | {member: value}
+                if verb == "spawn" and member != "log":
+                    arguments["log"] = str(tmp_path / "helper")
+                assert agent.call(number, verb, **arguments) is not None, (verb, member, value, agent.said())
+    assert agent.alive()
+    deadline = time.monotonic() + LIMIT_S
+    while agent.children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert agent.children() == []
+    assert agent.descriptors() == before
+
+
+def test_a_number_that_is_in_use_is_refused_and_the_first_goes_on(agent: Agent) -> None:
+    sleep = encode_json(Kind.CALL, 7, {"verb": "exec", "argv": ["sleep", "1000"]})
+    agent.send(sleep + sleep)
+    answer = agent.answer(7)
+    assert answer and "7" in answer["message"]
+    assert len(agent.children()) == 1
+    assert agent.call(8, "signal", request=7, signal=9) == {"sent": True}
+    answer = agent.answer(7)
+    assert answer and answer["signal"] == 9
+
+
+def test_frames_of_requests_that_nobody_made_change_nothing(agent: Agent) -> None:
+    for kind in (Kind.STDIN, Kind.STDOUT, Kind.STDERR, Kind.REPLY, Kind.ERROR, Kind.EVENT):
+        agent.send(encode(kind, 99, b"x"))
+    agent.send(encode_credit(99, 250, 2**32 - 1))
+    assert agent.alive()
+
+
+def test_a_sender_without_regard_for_credit_does_not_fill_the_memory(agent: Agent) -> None:
+    agent.send(encode_json(Kind.CALL, 1, {"verb": "exec", "argv": ["sleep", "1000"], "stdin": True}))
+    for _ in range(4 * WINDOW // MAX_CHUNK):
+        agent.send(encode(Kind.STDIN, 1, bytes(MAX_CHUNK)))
+    assert agent.process.wait(LIMIT_S) == 0
+    assert "credit" in agent.said()
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_an_error(agent: Agent) -> None:
+    answer = agent.call(1, "get", path="/proc/self/mem")
+    assert answer and answer["error"] == "NodeError"
+
+
+def test_a_log_that_is_a_pipe_without_a_reader_holds_nothing_up(agent: Agent, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    answer = agent.call(1, "spawn", argv=["true"], log=str(tmp_path / "fifo"))
+    assert answer and answer["error"]
+    assert agent.alive()
+
+
+def test_hello_a_hundred_times(agent: Agent) -> None:
+    agent.send(HELLO * 100)
+    assert agent.alive()
