@@ -2,10 +2,17 @@
 
     parent                                    child
       clone(CLONE_NEW…) ───────────────────────▶ steps, each timed
-      ids mapped                 ── "+" ──▶      (only in a user namespace)
+      ids mapped                 ── "+" ──▶      (only in a new user namespace)
       group made                 ── "+" ──▶      joins it, unshare(CLONE_NEWCGROUP), more steps
+      hooks run                  ◀── "?" ──      (only if there are any)
+                         ── "+", state ──▶       its own hooks, more steps
                    ◀── report: {"step", "ms"}… ── execve: both pipes close
                    ◀── or {"error": …} ────────── exit 125, 126 or 127, as docker-run(1)
+
+Where namespaces are joined, a helper comes first, which enters them and clones the child as its own sibling
+(CLONE_PARENT), so that the caller is its parent:
+
+    parent ── fork ──▶ helper ── setns, unshare ── "map" ──▶ parent maps ids ── "+" ──▶ clone(CLONE_PARENT|CLONE_NEW…)
 
 The child never returns into the caller's code: it becomes the program or it exits.
 """
@@ -22,8 +29,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
 
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.cgroups import Cgroup
@@ -35,18 +40,33 @@ from vmcontainer_kernel.container.process import (
     signals_to_reset,
     take_descriptors,
 )
+from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, from_json, to_json
 
-__all__ = ["Launch", "Report", "Stdio", "clone_child", "enter_child", "has_executed", "read_report", "run_steps"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+__all__ = [
+    "Entry",
+    "Gate",
+    "Launch",
+    "Report",
+    "Stdio",
+    "clone_child",
+    "enter_child",
+    "has_executed",
+    "read_report",
+    "run_steps",
+]
 
 Stdio = tuple[int, ...]
 """The descriptors a program gets as 0, 1, 2 and, if there are more, from 3 on."""
 _ALL_SIGNALS = signal.valid_signals()
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(Record):
     """A process on its way: its pid (the caller reaps it), and a pipe that ends when it has become the program or
     failed.
     """
@@ -55,31 +75,76 @@ class Launch:
     report_fd: int
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(Record):
     """What a child did: (step, milliseconds) in order; `error` if one failed; `complete` if the program was about to
-    run or an error told.
+    run or an error told; `warnings`: what is not as asked.
     """
 
     steps: list[tuple[str, float]]
     error: LabError | None
     complete: bool
+    warnings: tuple[str, ...] = ()
 
 
 def read_report(data: bytes) -> Report:
     """Read all that came from `Launch.report_fd`."""
     steps: list[tuple[str, float]] = []
+    warnings: list[str] = []
     error: LabError | None = None
     ready = False
     for line in data.splitlines():
         document = json.loads(line)
         if "error" in document:
             error = from_json(document["error"])
+        elif "warning" in document:
+            warnings.append(str(document["warning"]))
         elif document.get("ready"):
             ready = True
         else:
             steps.append((str(document["step"]), float(document["ms"])))
-    return Report(steps, error, ready or error is not None)
+    return Report(steps, error, ready or error is not None, tuple(warnings))
+
+
+class Gate:
+    """The parent's end of the conversation with the child; calling it is a go-ahead."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __call__(self, message: bytes = b"") -> None:
+        """Let the child go on, with something to read if it asked."""
+        # EPIPE: the child has failed already; its report tells why.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.fd, b"+" + message)
+
+    def wait(self) -> bool:
+        """Wait until the child asks; False if it failed instead."""
+        try:
+            return os.read(self.fd, 1) == b"?"
+        except ConnectionResetError:
+            return False
+
+
+class Entry(Record):
+    """What comes before the clone: `steps` of a helper, `handed` to it or the child by name, and `map_ids(pid)` if a
+    user namespace is made.
+    """
+
+    steps: tuple[Step, ...] = ()
+    handed: tuple[tuple[str, int], ...] = ()
+    map_ids: Callable[[int], None] | None = None
+
+
+class _Start(Record):
+    """All a child is told; `others` it gets by name, and closes before the program runs."""
+
+    steps: Sequence[Step]
+    stdio: Stdio
+    report_fd: int
+    sync_fd: int = -1
+    extra: tuple[int, ...] = ()
+    others: tuple[tuple[str, int], ...] = ()
+    signals: tuple[int, ...] = ()
 
 
 def clone_child(
@@ -87,59 +152,138 @@ def clone_child(
     steps: Sequence[Step],
     stdio: Stdio,
     group_fd: int,
-    set_up: Callable[[int, Callable[[], None]], None],
+    set_up: Callable[[int, Gate], None],
     extra: Sequence[int] = (),
+    entry: Entry = Entry(),  # noqa: B008 - a frozen value
 ) -> tuple[Launch, int]:
     """Clone a child that executes `steps`; return it and the descriptor for `has_executed`.
 
     `extra`: descriptors for the steps alone (`Scene.extra`).
-    `set_up(pid, go)` is the parent's part; it calls `go` for each go-ahead. If it raises, the child is ended and
+    `set_up(pid, gate)` is the parent's part; it calls `gate` for each go-ahead. If it raises, the child is ended and
     reaped.
     """
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
     ours, theirs = socket.socketpair()
-    sync_w, sync_r = ours.detach(), theirs.detach()
-    handled = signals_to_reset()
+    gate, sync_r = Gate(ours.detach()), theirs.detach()
+    start = _Start(steps, stdio, report_w, sync_r, tuple(extra), entry.handed, tuple(signals_to_reset()))
+    pid = 0
     try:
-        pid = _clone(flags, lambda: _child(steps, (stdio, report_w, sync_r, *extra), handled), group_fd)
-    except OSError as error:
-        os.close(report_r)
-        os.close(sync_w)
-        raise _clone_error(error) from error
-    finally:
-        os.close(report_w)
-        os.close(sync_r)
-    try:
-        set_up(pid, lambda: _go(sync_w))
-    except BaseException:
-        _abandon(pid, report_r, sync_w)
-        raise
-    return Launch(pid, report_r), sync_w
+        try:
+            if entry.steps:
+                pid = _clone_by_helper(flags, start, group_fd, entry, gate)
+            else:
+                pid = _clone(flags, start, group_fd)
+        finally:
+            os.close(report_w)
+            os.close(sync_r)
+        if entry.map_ids and not entry.steps:
+            entry.map_ids(pid)
+            gate()
+        set_up(pid, gate)
+    except BaseException as error:
+        told = _told(error, report_r)
+        _abandon(pid, report_r, gate.fd)
+        if told is error:
+            raise
+        raise told from error
+    return Launch(pid, report_r), gate.fd
 
 
-def _clone(flags: int, child: Callable[[], NoReturn], group_fd: int) -> int:
-    """Fork by clone(2); all signals are blocked meanwhile, so that no handler of the parent's runs in the child."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
-    try:
-        pid = linux.clone(flags, group_fd)
-        if pid == 0:
-            child()
-        return pid
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _go(sync_fd: int) -> None:
-    # EPIPE: the child has failed already; its report tells why.
-    with contextlib.suppress(BrokenPipeError):
-        os.write(sync_fd, b"+")
+def _told(error: BaseException, report_fd: int) -> BaseException:
+    """Return what the helper said in place of "it ended"."""
+    if not isinstance(error, EOFError):
+        return error
+    with open(report_fd, "rb", closefd=False) as stream:
+        report = read_report(stream.read())
+    return report.error or ContainerError(
+        "the process ended while it entered its namespaces",
+        hint="is its memory limit reached? see inspect",
+        where="setns",
+    )
 
 
 def _abandon(pid: int, *fds: int) -> None:
     for fd in fds:
         os.close(fd)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _clone(flags: int, start: _Start, group_fd: int) -> int:
+    """Fork by clone(2); all signals are blocked meanwhile, so that no handler of the parent's runs in the child."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+    try:
+        pid = linux.clone(flags, group_fd)
+        if pid == 0:
+            _begin(start)
+        return pid
+    except OSError as error:
+        raise _clone_error(error) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(start: _Start) -> NoReturn:
+    status = SETUP_FAILED
+    try:
+        gc.disable()  # a collection would touch, and so copy, every page shared with the parent
+        signal.set_wakeup_fd(-1)
+        reset_signals(start.signals)
+        given = [start.report_fd, *([start.sync_fd] if start.sync_fd >= 0 else []), *start.extra]
+        report_fd, *numbers = take_descriptors(start.stdio, *given, *(fd for _, fd in start.others))
+        scene = Scene(report_fd, numbers.pop(0) if start.sync_fd >= 0 else -1, tuple(numbers[: len(start.extra)]))
+        for (name, _), number in zip(start.others, numbers[len(start.extra) :], strict=True):
+            scene.handed[name] = number
+        status = run_steps(start.steps, scene)
+    finally:
+        os._exit(status)
+
+
+def _clone_by_helper(flags: int, start: _Start, group_fd: int, entry: Entry, gate: Gate | None) -> int:
+    """Let a helper do the entry's steps and clone the child; return the child's pid, `EOFError` if there is none.
+
+    A pid namespace is entered by children only (pid_namespaces(7)); of a sibling (CLONE_PARENT) the caller is the
+    parent and gets the pid.
+    """
+    answer_r, answer_w = os.pipe2(os.O_CLOEXEC)
+    steps, others = start.steps, (*start.others, ("answer", answer_w))
+    clone = Step("clone", "clone(CLONE_PARENT|…)", "", "clone(2)", lambda scene: _clone_sibling(flags, steps, scene))
+    try:
+        helper = _clone(0, start.replace(steps=(*entry.steps, clone), others=others), group_fd)
+    except BaseException:
+        os.close(answer_r)
+        raise
+    finally:
+        os.close(answer_w)
+    with open(answer_r, "rb", buffering=0) as stream:
+        try:
+            answer = stream.read(16)
+            if answer == b"map\n" and entry.map_ids and gate:
+                entry.map_ids(helper)
+                gate()
+                answer = stream.read(16)
+        except BaseException:
+            os.kill(helper, signal.SIGKILL)
+            raise
+        finally:
+            os.waitpid(helper, 0)
+    if not answer or not answer.strip().isdigit():
+        raise EOFError
+    return int(answer)
+
+
+def _clone_sibling(flags: int, steps: Sequence[Step], scene: Scene) -> None:
+    try:
+        pid = linux.clone(flags | linux.CLONE_PARENT)
+    except OSError as error:
+        raise _clone_error(error) from error
+    answer_fd = scene.handed.pop("answer")
+    if pid:
+        os.write(answer_fd, f"{pid}\n".encode())
+        os._exit(0)
+    os.close(answer_fd)
+    os._exit(run_steps(steps, scene))
 
 
 def _clone_error(error: OSError) -> LabError:
@@ -163,18 +307,6 @@ def has_executed(sync_fd: int, timeout_s: float) -> bool:
     poller = select.poll()
     poller.register(sync_fd, 0)
     return bool(poller.poll(timeout_s * 1000))
-
-
-def _child(steps: Sequence[Step], fds: tuple[Any, ...], handled: list[int]) -> NoReturn:
-    status = SETUP_FAILED
-    try:
-        gc.disable()  # a collection would touch, and so copy, every page shared with the parent
-        signal.set_wakeup_fd(-1)
-        reset_signals(handled)
-        report_fd, sync_fd, *extra = take_descriptors(*fds)
-        status = run_steps(steps, Scene(report_fd, sync_fd, tuple(extra)))
-    finally:
-        os._exit(status)
 
 
 def run_steps(steps: Sequence[Step], scene: Scene) -> int:
@@ -224,71 +356,32 @@ def enter_child(
     group: Cgroup | None,
     extra: Sequence[int] = (),
 ) -> Launch:
-    """Start a process inside the namespaces `flags` of the process `init_pid` and in `group`.
-
-    A pid namespace is entered by children only (pid_namespaces(7)), so a short-lived helper joins the namespaces and
-    clones the process as its own sibling (CLONE_PARENT): the caller is the parent and gets the pid.
-    """
+    """Start a process inside the namespaces `flags` of the process `init_pid` and in `group`."""
     pidfd, group_fd = os.pidfd_open(init_pid), group.open_for_birth() if group else -1
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
-    answer_r, answer_w = os.pipe2(os.O_CLOEXEC)
-    handled = signals_to_reset()
+    start = _Start(steps, stdio, report_w, -1, tuple(extra), (("pidfd", pidfd),), tuple(signals_to_reset()))
+    enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda scene: _enter(flags, scene, group))
     try:
-        helper = _clone(
-            0, lambda: _helper(flags, steps, (stdio, report_w, answer_w, pidfd, *extra), handled, group), group_fd
-        )
-    except OSError as error:
+        pid = _clone_by_helper(0, start, group_fd, Entry((enter,)), None)
+    except BaseException as error:
+        os.close(report_w)
+        report_w = -1
+        told = _told(error, report_r)
         os.close(report_r)
-        os.close(answer_r)
-        raise _clone_error(error) from error
+        if told is error:
+            raise
+        raise told from error
     finally:
-        for fd in (pidfd, group_fd, report_w, answer_w):
+        for fd in (pidfd, group_fd, report_w):
             if fd >= 0:
                 os.close(fd)
-    os.waitpid(helper, 0)
-    answer = os.read(answer_r, 16)
-    os.close(answer_r)
-    if not answer:
-        with open(report_r, "rb") as stream:
-            report = read_report(stream.read())
-        raise report.error or ContainerError(
-            "the process ended while it entered the container",
-            hint="is its memory limit reached? see inspect",
-            where="setns",
-        )
-    return Launch(int(answer), report_r)
+    return Launch(pid, report_r)
 
 
-def _helper(
-    flags: int, steps: Sequence[Step], fds: tuple[Any, ...], handled: list[int], group: Cgroup | None
-) -> NoReturn:
-    status = SETUP_FAILED
-    try:
-        gc.disable()
-        signal.set_wakeup_fd(-1)
-        reset_signals(handled)
-        report_fd, answer_fd, pidfd, *extra = take_descriptors(*fds)
-        scene = Scene(report_fd, extra=tuple(extra))
-        enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda _: _enter(flags, pidfd, group))
-        fork = Step("fork", "clone(CLONE_PARENT)", "", "clone(2)", lambda _: _fork_sibling(steps, scene, answer_fd))
-        status = run_steps([enter, fork], scene)
-    finally:
-        os._exit(status)
-
-
-def _enter(flags: int, pidfd: int, group: Cgroup | None) -> None:
-    # Not dumpable: from now on processes of the container see this one, and must not reach the agent's program through
-    # /proc/PID/exe (CVE-2019-5736). execve makes the user's program dumpable again.
+def _enter(flags: int, scene: Scene, group: Cgroup | None) -> None:
     if group is not None:
         group.join()
+    # Not dumpable: from now on processes of the container see this one, and must not reach the agent's program through
+    # /proc/PID/exe (CVE-2019-5736). execve makes the user's program dumpable again.
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    linux.setns(pidfd, flags)
-
-
-def _fork_sibling(steps: Sequence[Step], scene: Scene, answer_fd: int) -> None:
-    pid = linux.clone(linux.CLONE_PARENT)
-    if pid:
-        os.write(answer_fd, str(pid).encode())
-        os._exit(0)
-    os.close(answer_fd)
-    os._exit(run_steps(steps, scene))
+    linux.setns(scene.handed["pidfd"], flags)

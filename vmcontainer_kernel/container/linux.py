@@ -24,18 +24,27 @@ __all__ = [
     "clone",
     "close_range",
     "duplicate",
+    "is_procfs",
     "join_session_keyring",
     "last_capability",
     "link_up",
     "mount",
     "mount_setattr",
     "move_mount",
+    "namespace_type",
     "open_tree",
+    "openat2",
+    "personality",
     "pidfd_getfd",
     "pivot_root",
     "prctl",
+    "prlimit",
+    "sched_setattr",
     "seccomp",
     "set_controlling_tty",
+    "set_io_priority",
+    "set_window_size",
+    "setdomainname",
     "sethostname",
     "setns",
     "umount",
@@ -62,6 +71,7 @@ NAMESPACE_FLAGS = {
     "ipc": CLONE_NEWIPC,
     "network": CLONE_NEWNET,
     "cgroup": CLONE_NEWCGROUP,
+    "time": CLONE_NEWTIME,
 }
 """OCI namespace type → CLONE_NEW* flag (runtime-spec, config-linux.md, "Namespaces")."""
 
@@ -70,15 +80,24 @@ MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8
+MS_SYNCHRONOUS = 0x10
 MS_REMOUNT = 0x20
+MS_MANDLOCK = 0x40
+MS_DIRSYNC = 0x80
+MS_NOSYMFOLLOW = 0x100
 MS_NOATIME = 0x400
 MS_NODIRATIME = 0x800
 MS_BIND = 0x1000
 MS_REC = 0x4000
+MS_SILENT = 0x8000
+MS_UNBINDABLE = 0x20000
 MS_PRIVATE = 0x40000
 MS_SLAVE = 0x80000
+MS_SHARED = 0x100000
 MS_RELATIME = 0x200000
+MS_I_VERSION = 0x800000
 MS_STRICTATIME = 0x1000000
+MS_LAZYTIME = 0x2000000
 MNT_DETACH = 2
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
@@ -86,10 +105,23 @@ AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR__ATIME = 0x70
+MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_IDMAP = 0x100000
+MOUNT_ATTR_NOSYMFOLLOW = 0x200000
+
+# linux/openat2.h, linux/magic.h, linux/nsfs.h
+RESOLVE_NO_MAGICLINKS = 0x2
+RESOLVE_NO_SYMLINKS = 0x4
+_PROC_SUPER_MAGIC = 0x9FA0
+_NS_GET_NSTYPE = 0xB703
 
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -107,6 +139,7 @@ SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 TIOCSCTTY = 0x540E
+TIOCSWINSZ = 0x5414
 
 CAPABILITIES = (
     *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
@@ -123,10 +156,13 @@ _ARM = os.uname().machine == "aarch64"
 _NR_CLONE = 220 if _ARM else 56
 _NR_KEYCTL = 219 if _ARM else 250
 _NR_SECCOMP = 277 if _ARM else 317
+_NR_IOPRIO_SET = 30 if _ARM else 251
+_NR_SCHED_SETATTR = 274 if _ARM else 314
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
 _NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
+_NR_OPENAT2 = 437
 _NR_PIDFD_GETFD = 438
 _NR_MOUNT_SETATTR = 442
 _KEYCTL_JOIN_SESSION_KEYRING = 1
@@ -174,8 +210,15 @@ def unshare(flags: int) -> None:
 
 
 def setns(fd: int, flags: int) -> None:
-    """Join the namespaces `flags` of the process behind the pidfd `fd` (setns(2), Linux 5.8)."""
+    """Join the namespaces `flags` of the process behind the pidfd `fd` (setns(2), Linux 5.8), or the one namespace
+    behind `fd`.
+    """
     _check(_libc.setns(fd, flags), "setns")
+
+
+def namespace_type(fd: int) -> int:
+    """Return the CLONE_NEW* flag of the namespace behind `fd` (ioctl_ns(2), NS_GET_NSTYPE); ENOTTY: it is none."""
+    return fcntl.ioctl(fd, _NS_GET_NSTYPE)
 
 
 def mount(source: str | None, target: str, fstype: str | None, flags: int = 0, data: str | None = None) -> None:
@@ -200,15 +243,44 @@ def open_tree(dir_fd: int, path: str, flags: int = OPEN_TREE_CLONE) -> int:
     return _check(_syscall(_NR_OPEN_TREE, dir_fd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC), path)
 
 
-def move_mount(tree_fd: int, target: str) -> None:
-    """Attach the detached mount `tree_fd` at `target` (move_mount(2))."""
-    _check(_syscall(_NR_MOVE_MOUNT, tree_fd, b"", AT_FDCWD, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH), target)
+def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
+    """Open with rules for the way there, RESOLVE_* (openat2(2), Linux 5.6); close-on-exec."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    return _check(_syscall(_NR_OPENAT2, dir_fd, os.fsencode(path), how, len(how)), path)
 
 
-def mount_setattr(fd: int, path: str, attributes: int, *, recursive: bool = False) -> None:
-    """Add MOUNT_ATTR_* flags to a mount, or to a whole tree of them (mount_setattr(2), Linux 5.12)."""
+def is_procfs(fd: int) -> bool:
+    """Tell whether `fd` is on a procfs and on nothing that looks like one (fstatfs(2))."""
+    data = ctypes.create_string_buffer(256)
+    _check(_libc.fstatfs(fd, data), "fstatfs")
+    return int(struct.unpack_from("=Q", data)[0]) == _PROC_SUPER_MAGIC
+
+
+def move_mount(tree_fd: int, at: int, name: str = "") -> None:
+    """Attach the detached mount `tree_fd` at the place behind the descriptor `at`, or at `name` in it; a link there is
+    not followed (move_mount(2)).
+    """
+    flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if name else MOVE_MOUNT_T_EMPTY_PATH)
+    _check(_syscall(_NR_MOVE_MOUNT, tree_fd, b"", at, os.fsencode(name), flags), name)
+
+
+def mount_setattr(
+    fd: int,
+    path: str,
+    attributes: int,
+    *,
+    clear: int = 0,
+    propagation: int = 0,
+    idmap_fd: int = 0,
+    recursive: bool = False,
+) -> None:
+    """Add MOUNT_ATTR_* flags to a mount, or to a whole tree of them, and take others away (mount_setattr(2), Linux
+    5.12).
+
+    `propagation`: MS_PRIVATE and so on; `idmap_fd`: a user namespace, for MOUNT_ATTR_IDMAP.
+    """
     flags = (0 if path else AT_EMPTY_PATH) | (AT_RECURSIVE if recursive else 0)
-    record = struct.pack("=QQQQ", attributes, 0, 0, 0)
+    record = struct.pack("=QQQQ", attributes, clear, propagation, idmap_fd)
     _check(_syscall(_NR_MOUNT_SETATTR, fd, os.fsencode(path), flags, record, len(record)), path)
 
 
@@ -273,6 +345,34 @@ def sethostname(name: str) -> None:
     _check(_libc.sethostname(encoded, len(encoded)), name)
 
 
+def setdomainname(name: str) -> None:
+    """Set the NIS domain name of this UTS namespace (setdomainname(2))."""
+    encoded = os.fsencode(name)
+    _check(_libc.setdomainname(encoded, len(encoded)), name)
+
+
+def prlimit(resource: int, soft: int, hard: int) -> None:
+    """Set a resource limit of this process, 2**64 - 1 for none (prlimit(2))."""
+    # Not Python's resource module: a child that has changed its root must import nothing.
+    _check(_libc.prlimit(0, resource, struct.pack("=QQ", soft, hard), None), "prlimit")
+
+
+def sched_setattr(policy: int, flags: int, nice: int, priority: int, times_ns: tuple[int, int, int]) -> None:
+    """Set how this process is scheduled; `times_ns`: runtime, deadline, period (sched_setattr(2))."""
+    record = struct.pack("=IIQiIQQQ", 48, policy, flags, nice, priority, *times_ns)
+    _check(_syscall(_NR_SCHED_SETATTR, 0, record, 0), "sched_setattr")
+
+
+def set_io_priority(value: int) -> None:
+    """Set the I/O class and priority of this process (ioprio_set(2), IOPRIO_WHO_PROCESS)."""
+    _check(_syscall(_NR_IOPRIO_SET, 1, 0, value), "ioprio_set")
+
+
+def personality(persona: int) -> None:
+    """Set the execution domain of this process (personality(2))."""
+    _check(_libc.personality(_unsigned(persona)), "personality")
+
+
 def join_session_keyring() -> None:
     """Leave the inherited session keyring for a new, empty one (keyctl(2)); a kernel without keyrings has none to
     leave.
@@ -297,3 +397,8 @@ def link_up(name: str) -> None:
 def set_controlling_tty(fd: int) -> None:
     """Make the terminal `fd` the controlling terminal of this session (ioctl_tty(2))."""
     fcntl.ioctl(fd, TIOCSCTTY, 0)
+
+
+def set_window_size(fd: int, rows: int, columns: int) -> None:
+    """Tell the terminal `fd` how large it is, in characters (ioctl_tty(2), TIOCSWINSZ)."""
+    fcntl.ioctl(fd, TIOCSWINSZ, struct.pack("=4H", rows, columns, 0, 0))

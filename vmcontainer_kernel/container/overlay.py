@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 
 from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.step import Scene
 from vmcontainer_kernel.errors import ContainerError
 
@@ -43,8 +43,7 @@ def _escape(path: str) -> str:
     return "".join(f"\\{letter}" if letter in "\\:," else letter for letter in path)
 
 
-@dataclass(frozen=True)
-class Overlay:
+class Overlay(Record):
     """One container's root: `bundle` holds the folders upper and work, `root` is where it appears."""
 
     bundle: str

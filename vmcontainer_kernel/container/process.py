@@ -14,11 +14,11 @@ import errno
 import os
 import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
-from vmcontainer_kernel.container import linux
-from vmcontainer_kernel.container.spec import Capabilities, Process, Rlimit, User
+from vmcontainer_kernel.container import linux, scheduling
+from vmcontainer_kernel.container.spec import Capabilities, Personality, Process, Rlimit, User
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError
 
@@ -27,6 +27,7 @@ __all__ = [
     "NOT_FOUND",
     "SETUP_FAILED",
     "capability_names",
+    "granted",
     "identity_steps",
     "reset_signals",
     "signals_to_reset",
@@ -60,7 +61,7 @@ def signals_to_reset() -> list[int]:
     return [number for number in range(1, signal.SIGRTMIN) if signal.getsignal(number) not in default]
 
 
-def reset_signals(numbers: list[int]) -> None:
+def reset_signals(numbers: Iterable[int]) -> None:
     """Give signals their default action and block none: ignored signals and the mask would survive exec (signal(7))."""
     for number in numbers:
         signal.signal(number, signal.SIG_DFL)
@@ -81,6 +82,7 @@ def identity_steps(
     mortal: bool = True,
     last: Sequence[Step] = (),
     seccomp: Sequence[Step] = (),
+    personality: Personality | None = None,
 ) -> list[Step]:
     """Return the steps from set-up process to user's program; the last one does not return.
 
@@ -89,16 +91,18 @@ def identity_steps(
     steps after it, too, so it comes as late as can be; but without no_new_privs only CAP_SYS_ADMIN may load one, so
     then it comes before the ids and capabilities change (seccomp(2)).
     """
-    steps = [_session_step(tty=tty, keyring=keyring)]
-    if process.rlimits:
-        steps.append(_rlimit_step(process.rlimits))
-    if process.capabilities is not None:
-        steps.append(_bounding_step(process.capabilities))
+    asked, given = process.capabilities, process.capabilities
+    if asked is not None:
+        given = granted(asked, 2**64 - 1 if user_namespace else linux.capabilities_permitted())
+    steps = [_session_step(process, tty=tty, keyring=keyring), *_scheduling_steps(process, personality)]
+    if asked is not None and given is not None:
+        steps += [_lacking_step(asked, given)] if given != asked else []
+        steps.append(_bounding_step(given))
     if not process.no_new_privileges:
         steps += seccomp
-    steps.append(_ids_step(process, groups_denied=user_namespace))
-    if process.capabilities is not None:
-        steps.append(_capability_step(process.capabilities))
+    steps.append(_ids_step(process, user_namespace=user_namespace))
+    if given is not None:
+        steps.append(_capability_step(given))
     if process.no_new_privileges:
         steps.append(_no_new_privs_step())
     if mortal:
@@ -109,37 +113,69 @@ def identity_steps(
     return [*steps, _exec_step(process)]
 
 
-def _session_step(*, tty: bool, keyring: bool) -> Step:
+def _scheduling_steps(process: Process, personality: Personality | None) -> list[Step]:
+    """Return what needs rights that are given up soon after."""
+    steps = []
+    if personality:
+        steps.append(scheduling.personality_step(personality))
+    if process.scheduler:
+        steps.append(scheduling.scheduler_step(process.scheduler))
+    if process.io_priority:
+        steps.append(scheduling.io_priority_step(process.io_priority))
+    if process.rlimits:
+        steps.append(_rlimit_step(process.rlimits))
+    return steps
+
+
+def _session_step(process: Process, *, tty: bool, keyring: bool) -> Step:
+    size = process.console_size if tty else None
     return Step(
         "session",
         "setsid()"
         + ("; keyctl(KEYCTL_JOIN_SESSION_KEYRING, NULL)" if keyring else "")
-        + ("; ioctl(0, TIOCSCTTY)" if tty else ""),
+        + ("; ioctl(0, TIOCSCTTY)" if tty else "")
+        + (f"; ioctl(0, TIOCSWINSZ, {size[0]}, {size[1]})" if size else ""),
         "its own session: no terminal of the node to type into (CVE-2017-5226), no keys, one group for interrupts",
         "setsid(2), keyctl(2)",
-        partial(_session, tty=tty, keyring=keyring),
+        partial(_session, tty=tty, keyring=keyring, size=size),
     )
 
 
-def _session(_: Scene, *, tty: bool, keyring: bool) -> None:
+def _session(_: Scene, *, tty: bool, keyring: bool, size: tuple[int, int] | None) -> None:
     os.setsid()
     if keyring:
         linux.join_session_keyring()
     if tty:
         linux.set_controlling_tty(0)
+    if size:
+        linux.set_window_size(0, *size)
+
+
+_RLIMITS = (
+    *("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE"),
+    *("MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"),
+)
+"""Names without ``RLIMIT_``; the index is the number (asm-generic/resource.h). Not from Python's resource module: in a
+child nothing may be imported, as its root may be the container's.
+"""
 
 
 def _rlimit_step(rlimits: tuple[Rlimit, ...]) -> Step:
-    text = "; ".join(f"setrlimit({one.type}, {one.soft}, {one.hard})" for one in rlimits)
-    return Step("rlimits", text, "limits of this process, asked for", "getrlimit(2)", partial(_rlimits, rlimits))
+    text = "; ".join(f"prlimit({one.type}, {one.soft}, {one.hard})" for one in rlimits)
+    return Step("rlimits", text, "limits of this process, asked for", "prlimit(2)", partial(_limit, rlimits))
 
 
-def _rlimits(rlimits: tuple[Rlimit, ...], _: Scene) -> None:
-    import resource
-
+def _limit(rlimits: tuple[Rlimit, ...], _: Scene) -> None:
     for one in rlimits:
-        soft, hard = (value if value < 2**63 else resource.RLIM_INFINITY for value in (one.soft, one.hard))
-        resource.setrlimit(getattr(resource, one.type), (soft, hard))
+        try:
+            linux.prlimit(_RLIMITS.index(one.type.removeprefix("RLIMIT_")), one.soft, one.hard)
+        except PermissionError as error:
+            raise ContainerError(
+                f"process.rlimits: {one.type} {one.hard} is above this node's hard limit,"
+                " and raising that needs CAP_SYS_RESOURCE",
+                hint="ask for less, or run it in a guest: --on vm",
+                where="process.rlimits",
+            ) from error
 
 
 def _bounding_step(capabilities: Capabilities) -> Step:
@@ -158,15 +194,37 @@ def _bound(mask: int, last: int, _: Scene) -> None:
             linux.prctl(linux.PR_CAPBSET_DROP, number)
 
 
-def _ids_step(process: Process, *, groups_denied: bool) -> Step:
+def granted(asked: Capabilities, held: int) -> Capabilities:
+    """Return what can be given of capability sets by a process that holds `held` itself."""
+    bounding = asked.bounding & held
+    permitted, inheritable = asked.permitted & held, asked.inheritable & held
+    # capabilities(7): ambient ones must be permitted and inheritable, effective ones permitted.
+    return Capabilities(
+        bounding, asked.effective & permitted, permitted, inheritable, asked.ambient & permitted & inheritable
+    )
+
+
+def _lacking_step(asked: Capabilities, given: Capabilities) -> Step:
+    sets = [name for name in asked._fields if getattr(asked, name) != getattr(given, name)]
+    lacking = "; ".join(f"{name}: {capability_names(getattr(asked, name) & ~getattr(given, name))}" for name in sets)
+    return Step(
+        "capabilities lacking",
+        f"none for {lacking}",
+        "not this process's to give, or not held where the set needs it; told, and no reason to stop",
+        "config.md, Linux Process: capabilities",
+        lambda scene: scene.warn(f"process.capabilities: not given, {lacking}"),
+    )
+
+
+def _ids_step(process: Process, *, user_namespace: bool) -> Step:
     user, keep = process.user, process.capabilities is not None and process.capabilities.permitted != 0
-    groups = "" if groups_denied else f"setgroups({list(user.additional_gids)}); "
     return Step(
         "ids",
-        f"{groups}setresgid({user.gid}); setresuid({user.uid}); umask({_umask(user):#o})",
+        f"setgroups({list(user.additional_gids)}); setresgid({user.gid}); setresuid({user.uid}); "
+        f"umask({_umask(user):#o})",
         "who the program is",
         "credentials(7)",
-        partial(_become, user, groups_denied=groups_denied, keep=keep),
+        partial(_become, user, user_namespace=user_namespace, keep=keep),
     )
 
 
@@ -174,14 +232,32 @@ def _umask(user: User) -> int:
     return 0o022 if user.umask is None else user.umask
 
 
-def _become(user: User, _: Scene, *, groups_denied: bool, keep: bool) -> None:
-    if not groups_denied:
+def _become(user: User, _: Scene, *, user_namespace: bool, keep: bool) -> None:
+    try:
+        _set_ids(user, user_namespace=user_namespace, keep=keep)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        ids = ":".join(map(str, (user.uid, user.gid, *user.additional_gids)))
+        raise ContainerError(
+            f"process.user: not all of {ids} exist in the container's user namespace",
+            hint="see linux.uidMappings and gidMappings",
+            where="process.user",
+        ) from None
+    os.umask(_umask(user))
+
+
+def _set_ids(user: User, *, user_namespace: bool, keep: bool) -> None:
+    try:
         os.setgroups(user.additional_gids)
+    except PermissionError:
+        # One user's own namespace: he may not drop his groups (CVE-2014-8989), so it has them still.
+        if not user_namespace or user.additional_gids:
+            raise
     if keep and user.uid:
         linux.prctl(linux.PR_SET_KEEPCAPS, 1)
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
-    os.umask(_umask(user))
 
 
 def _capability_step(capabilities: Capabilities) -> Step:

@@ -1,94 +1,75 @@
-"""The container's root: image layers under a writable one, the kernel's file systems, and the way from the old root to
-it.
+"""The container's root, and the way from the old root to it.
 
 Everything is mounted in the container's own mount namespace, so nothing is ever mounted on the node. The order is the
-defence: first the overlay becomes the root, then all else is mounted *below the new root*, where no link in an image
-leads back to the node. What must come from the node (device files, bind sources) is taken along as detached mounts,
-opened before:
+defence: first the root changes, then all else is mounted *below the new root*, where no link in an image leads back to
+the node (`inside` says how). What must come from the node (bind sources, device files) is taken along as detached
+mounts:
 
-    overlay → open_tree(/dev/null …) → pivot_root(".", ".") → /proc /dev /sys … → masks → groups → detach the old root
+    sources → root → pivot_root(".", ".") → /proc /dev /sys … → devices → groups → hooks → detach the old root → masks
 """
 
 # Plain system calls: a path object costs a forked child copied pages, and hides which call it is.
-# ruff: noqa: PTH102, PTH103, PTH110, PTH112, PTH118, PTH211
+# ruff: noqa: PTH103, PTH118
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import stat
-from collections.abc import Callable
 from functools import partial
 
-from vmcontainer_kernel.container import linux, overlay
+from vmcontainer_kernel.container import devices, inside, linux, mounts, overlay
 from vmcontainer_kernel.container.spec import Mount, Spec
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError
 
-__all__ = [
-    "closing_steps",
-    "group_steps",
-    "mount_data",
-    "mount_steps",
-    "protection_steps",
-    "root_steps",
-]
+__all__ = ["closing_steps", "detach_step", "group_steps", "mount_steps", "pivot_step", "return_step", "root_steps"]
 
-_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
-_LINKS = (
-    ("/proc/self/fd", "/dev/fd"),
-    ("/proc/self/fd/0", "/dev/stdin"),
-    ("/proc/self/fd/1", "/dev/stdout"),
-    ("/proc/self/fd/2", "/dev/stderr"),
-    ("pts/ptmx", "/dev/ptmx"),
-)
-_FLAGS = {
-    "ro": linux.MS_RDONLY,
-    "nosuid": linux.MS_NOSUID,
-    "nodev": linux.MS_NODEV,
-    "noexec": linux.MS_NOEXEC,
-    "noatime": linux.MS_NOATIME,
-    "nodiratime": linux.MS_NODIRATIME,
-    "relatime": linux.MS_RELATIME,
-    "strictatime": linux.MS_STRICTATIME,
-}
-_ATTRIBUTES = {
-    "ro": linux.MOUNT_ATTR_RDONLY,
-    "nosuid": linux.MOUNT_ATTR_NOSUID,
-    "nodev": linux.MOUNT_ATTR_NODEV,
-    "noexec": linux.MOUNT_ATTR_NOEXEC,
-}
-_IGNORED = ("rw", "suid", "dev", "exec", "atime", "bind", "rbind", "defaults", "private", "rprivate")
+_GROUP_TYPES = ("cgroup", "cgroup2")
 
 
-def mount_data(options: tuple[str, ...]) -> tuple[int, str]:
-    """Split mount options into MS_* flags and the text for the file system (mount(8), mount(2))."""
-    flags = sum({_FLAGS[one] for one in options if one in _FLAGS})
-    return flags, ",".join(one for one in options if one not in _FLAGS and one not in _IGNORED)
-
-
-def root_steps(spec: Spec, bundle: str, layers: tuple[str, ...]) -> list[Step]:
-    """Return the steps that make the overlay and step over to it."""
+def root_steps(spec: Spec, bundle: str, layers: tuple[str, ...], *, tty: bool) -> list[Step]:
+    """Return the steps that make the root and step over to it; without `layers` the root is the specification's own
+    folder.
+    """
     root = os.path.join(bundle, spec.root.path)
-    sources = _sources(spec)
-    return [
-        _overlay_step(spec, bundle, root, layers) if layers else _bind_root_step(root),
-        Step(
-            "sources",
-            "open_tree(AT_FDCWD, " + ", ".join(sources) + ", OPEN_TREE_CLONE)",
-            "device files come from the node one by one; others do not work (nodev), so mknod gives no disk",
-            "open_tree(2)",
-            partial(_open_sources, sources),
-        ),
-        Step(
-            "pivot_root",
-            'pivot_root(".", ".")',
-            "the overlay becomes /; the old root lies on top of it until it is detached",
-            "pivot_root(2)",
-            _pivot,
-        ),
-    ]
+    sources = mounts.sources(spec, bundle)
+    steps = [_source_step(sources, tty=tty)] if sources or tty else []
+    if layers:
+        steps += [_private_step(), _overlay_step(spec, bundle, root, layers)]
+    else:
+        steps += [_folder_step(root, spec.linux.rootfs_propagation), _private_step()]
+    return [*steps, pivot_step()]
+
+
+def _source_step(sources: dict[str, tuple[str, bool, int]], *, tty: bool) -> Step:
+    paths = [path for path, _, _ in sources.values()] + ["the terminal"] * tty
+    return Step(
+        "sources",
+        f"open_tree(AT_FDCWD, {', '.join(paths)}, OPEN_TREE_CLONE)",
+        "what comes from the node is taken along as mounts that are nowhere yet; afterwards no path leads to it",
+        "open_tree(2)",
+        partial(_open_sources, sources, tty=tty),
+    )
+
+
+def _open_sources(sources: dict[str, tuple[str, bool, int]], scene: Scene, *, tty: bool) -> None:
+    for where, (path, recursive, spread) in sources.items():
+        scene.sources[where] = mounts.open_source(path, where, spread, recursive=recursive)
+    if tty:
+        # By its path: the descriptor itself belongs to the node's mount namespace, of which nothing can be cloned here.
+        with contextlib.suppress(OSError):
+            scene.sources["terminal"] = linux.open_tree(linux.AT_FDCWD, os.ttyname(0))
+
+
+def _private_step() -> Step:
+    return Step(
+        "private",
+        'mount(NULL, "/", NULL, MS_REC|MS_PRIVATE)',
+        "mounts of the container must not appear on the node, nor the node's new ones in the container",
+        "mount_namespaces(7)",
+        lambda _: linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE),
+    )
 
 
 def _overlay_step(spec: Spec, bundle: str, root: str, layers: tuple[str, ...]) -> Step:
@@ -102,249 +83,187 @@ def _overlay_step(spec: Spec, bundle: str, root: str, layers: tuple[str, ...]) -
     )
 
 
-def _bind_root_step(root: str) -> Step:
+def _folder_step(root: str, propagation: str) -> Step:
     return Step(
         "root",
-        f'mount("{root}", "{root}", NULL, MS_BIND|MS_REC)',
-        "pivot_root takes a mount point only, and a bundle's root is a folder: bound onto itself it is one",
-        "pivot_root(2)",
-        partial(_bind_root, root),
+        f'open_tree(AT_FDCWD, "{root}", OPEN_TREE_CLONE|AT_RECURSIVE)',
+        "pivot_root takes a mount point only, and a bundle's root is a folder: a copy of its mount is one",
+        "pivot_root(2), open_tree(2)",
+        partial(_open_root, root, linux.MS_SLAVE if propagation.endswith("slave") else 0),
     )
 
 
-def _bind_root(root: str, scene: Scene) -> None:
-    linux.mount(root, root, None, linux.MS_BIND | linux.MS_REC)
+def _open_root(root: str, spread: int, scene: Scene) -> None:
+    try:
+        place = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise ContainerError(
+            f"root.path: {root} is no folder: {error.strerror}",
+            hint="a link is not followed" if error.errno in (errno.ENOTDIR, errno.ELOOP) else "",
+            where="root.path",
+        ) from None
+    tree = linux.open_tree(place, "", linux.OPEN_TREE_CLONE | linux.AT_RECURSIVE | linux.AT_EMPTY_PATH)
+    mounts.limit_spread(tree, spread)
+    scene.sources["root"] = tree
+    scene.sources["place"] = place
     scene.root = root
 
 
-def _sources(spec: Spec) -> dict[str, bool]:
-    """Return the paths of the node the container needs, and whether with the mounts below them."""
-    has_dev = any(one.destination == "/dev" and one.type == "tmpfs" for one in spec.mounts)
-    devices = {f"/dev/{name}": False for name in _DEVICES} if has_dev else {}
-    mounts = [_fitting(one, spec) for one in spec.mounts]
-    return devices | {one.source: "rbind" in one.options for one in mounts if one.type == "bind"}
-
-
-def _open_sources(sources: dict[str, bool], scene: Scene) -> None:
-    for path, recursive in sources.items():
-        flags = linux.OPEN_TREE_CLONE | (linux.AT_RECURSIVE if recursive else 0)
-        scene.sources[path] = linux.open_tree(linux.AT_FDCWD, path, flags)
-    # By its path: the descriptor itself belongs to the node's mount namespace, of which nothing can be cloned here.
-    with contextlib.suppress(OSError):
-        scene.sources["terminal"] = linux.open_tree(linux.AT_FDCWD, os.ttyname(0))
+def pivot_step() -> Step:
+    """Return the step that changes the root."""
+    return Step(
+        "pivot_root",
+        'pivot_root(".", ".")',
+        "the new root becomes /; the old one lies on top of it until it is detached",
+        "pivot_root(2)",
+        _pivot,
+    )
 
 
 def _pivot(scene: Scene) -> None:
     scene.old_root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.chdir(scene.root)
+    tree = scene.sources.pop("root", -1)
+    if tree < 0:
+        os.chdir(scene.root)
+    else:
+        place = scene.sources.pop("place")
+        linux.move_mount(tree, place)
+        os.fchdir(tree)
+        os.close(place)
+        os.close(tree)
     linux.pivot_root(".", ".")
     os.chdir("/")
 
 
-def _fitting(mount: Mount, spec: Spec) -> Mount:
-    """Replace what a user namespace may not mount by the node's own (user_namespaces(7): it must own the pid or network
-    namespace too).
+def return_step() -> Step:
+    """Return the step that makes the node's root / again, with the container's at its place: what hooks before
+    pivot_root are promised to see.
     """
-    kinds = spec.linux.kinds
-    needed = {"proc": "pid", "sysfs": "network"}.get(mount.type)
-    if "user" not in kinds or needed is None or needed in kinds:
-        return mount
-    return Mount(mount.destination, "bind", mount.destination, ("rbind", *mount.options))
+    return Step(
+        "pivot back",
+        "pivot_root(the node's root, the container's at its place in it)",
+        "hooks run in the container's namespaces before its root changes, and may mount below the bundle's root",
+        "config.md, createContainer Hooks",
+        _pivot_back,
+    )
+
+
+def _pivot_back(scene: Scene) -> None:
+    os.fchdir(scene.old_root_fd)
+    os.close(scene.old_root_fd)
+    linux.pivot_root(".", scene.root.lstrip("/"))
+    os.chdir("/")
 
 
 def mount_steps(spec: Spec) -> list[Step]:
     """Return a step for each mount of the specification but the control groups, and the devices once /dev is there."""
-    steps = []
-    for original in spec.mounts:
-        one = _fitting(original, spec)
-        if one.type == "cgroup":
+    steps, dev = [], False
+    for where, original in mounts.named(spec):
+        one = mounts.fitting(original, spec)
+        if one.type in _GROUP_TYPES and not mounts.is_bind(one):
             continue
-        steps.append(_bind_step(one) if one.type == "bind" else _plain_step(one))
-        if one.destination == "/dev" and one.type == "tmpfs":
-            steps.append(_device_step())
-    return steps
+        steps.append(mounts.mount_step(one, where))
+        if one.destination == "/dev":
+            dev = True
+            steps += [] if mounts.is_bind(one) else [devices.default_step()]
+    if not dev:
+        steps.append(devices.default_step())
+    return [*steps, *devices.device_steps(spec)]
 
 
 def group_steps(spec: Spec, groups: dict[str, str]) -> list[Step]:
     """Return the steps that show the control groups; `groups`: folder below /sys/fs/cgroup → folder of the node to show
-    there.
+    there, none: all of the node's.
     """
-    return [_cgroup_step(groups, one) for one in spec.mounts if one.type == "cgroup"]
+    found = [one for one in spec.mounts if one.type in _GROUP_TYPES and not mounts.is_bind(one)]
+    return [_group_step(groups, one) for one in found]
 
 
-def _plain_step(one: Mount) -> Step:
-    flags, data = mount_data(one.options)
-    action = partial(linux.mount, one.source or one.type, one.destination, one.type, flags, data or None)
-    attach = _attach_new if one.destination.startswith("/dev/") else _attach
+def _group_step(groups: dict[str, str], one: Mount) -> Step:
+    readonly = "ro" in one.options
+    why = "shows its own limits and counters" if groups else "no group of its own: shows the node's"
     return Step(
         one.destination,
-        f'mount("{one.type}", "{one.destination}", "{one.type}", {",".join(one.options)})',
-        _WHY.get(one.type, "asked for"),
-        _SOURCE.get(one.type, "mount(2)"),
-        lambda _: attach(one.destination, action),
-    )
-
-
-_WHY = {
-    "proc": "shows the processes of this pid namespace, not the node's",
-    "tmpfs": "a file system in memory that vanishes with the container",
-    "devpts": "terminals of its own, which the node's cannot be reached through",
-    "mqueue": "message queues of this IPC namespace",
-    "sysfs": "shows the devices of this network namespace; read-only, as it also changes the node's",
-}
-_SOURCE = {"proc": "proc(5)", "tmpfs": "tmpfs(5)", "devpts": "pts(4)", "mqueue": "mq_overview(7)", "sysfs": "sysfs(5)"}
-
-
-def _attach_new(path: str, action: Callable[[], None]) -> None:
-    """Make the folder, then mount: in a /dev that was empty a moment ago it cannot be there (unless two mounts have one
-    place).
-    """
-    try:
-        os.mkdir(path, 0o755)
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        os.makedirs(path, 0o755)
-    action()
-
-
-def _attach(path: str, action: Callable[[], None]) -> None:
-    """Mount; make the folder first if the image lacks it."""
-    try:
-        action()
-    except FileNotFoundError:
-        os.makedirs(path, 0o755, exist_ok=True)
-        action()
-
-
-def _bind_step(one: Mount) -> Step:
-    return Step(
-        one.destination,
-        f'move_mount(open_tree("{one.source}"), "{one.destination}")',
-        "shows a part of the node in the container",
-        "move_mount(2)",
-        partial(_bind, one),
-    )
-
-
-def _bind(one: Mount, scene: Scene) -> None:
-    tree = scene.sources[one.source]
-    attributes = sum({_ATTRIBUTES[option] for option in one.options if option in _ATTRIBUTES})
-    if attributes:
-        linux.mount_setattr(tree, "", attributes, recursive="rbind" in one.options)
-    if stat.S_ISDIR(os.fstat(tree).st_mode):
-        _attach(one.destination, partial(linux.move_mount, tree, one.destination))
-    else:
-        os.close(os.open(one.destination, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o644))
-        linux.move_mount(tree, one.destination)
-
-
-def _device_step() -> Step:
-    return Step(
-        "devices",
-        f"move_mount(…) for /dev/{' '.join(_DEVICES)}; symlink(…) for fd, stdin…, ptmx; /dev/console for a terminal",
-        "the devices every program expects (config-linux.md, Default Devices), and no others",
-        "null(4), random(4), tty(4)",
-        _devices,
-    )
-
-
-def _devices(scene: Scene) -> None:
-    for name, numbers in _DEVICES.items():
-        tree, path = scene.sources[f"/dev/{name}"], f"/dev/{name}"
-        found = os.fstat(tree).st_rdev
-        # A false /dev/null would later "mask" files by showing another one (CVE-2025-31133).
-        if (os.major(found), os.minor(found)) != numbers:
-            raise ContainerError(f"{path} of this node is not device {numbers[0]}:{numbers[1]}", where="devices")
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
-        linux.move_mount(tree, path)
-        os.close(tree)
-    if (terminal := scene.sources.get("terminal")) is not None:  # so that tty(1) and ttyname(3) find it by a name
-        os.close(os.open("/dev/console", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY, 0o600))
-        linux.move_mount(terminal, "/dev/console")
-        os.close(terminal)
-    for target, path in _LINKS:
-        os.symlink(target, path)
-
-
-def _cgroup_step(groups: dict[str, str], one: Mount) -> Step:
-    return Step(
-        one.destination,
-        f'move_mount(open_tree("{next(iter(groups.values()), "")}"), "{one.destination}"), read-only',
-        "shows its own limits and counters; writable it would be a way out (CVE-2022-0492)",
+        f'move_mount(open_tree("{next(iter(groups.values()), "/sys/fs/cgroup")}"), "{one.destination}")'
+        + (", read-only" if readonly else ""),
+        f"{why}; writable it would be a way out (CVE-2022-0492)" if readonly else f"{why}, writable as asked",
         "cgroups(7)",
-        partial(_show_groups, groups, one.destination),
+        partial(_show_groups, groups, one.destination, mounts.read_options(one.options)),
     )
 
 
-def _show_groups(groups: dict[str, str], destination: str, scene: Scene) -> None:
-    if "" not in groups:  # version 1: a folder for each controller, which sysfs does not let us make
-        linux.mount(
-            "tmpfs", destination, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC, "mode=755,size=64k"
-        )
-    for name, path in groups.items():
-        tree = linux.open_tree(scene.old_root_fd, path.lstrip("/"))
-        locked = linux.MOUNT_ATTR_RDONLY | linux.MOUNT_ATTR_NOSUID | linux.MOUNT_ATTR_NODEV | linux.MOUNT_ATTR_NOEXEC
-        linux.mount_setattr(tree, "", locked)
-        target = f"{destination}/{name}" if name else destination
-        if name:
-            os.mkdir(target, 0o755)
-        linux.move_mount(tree, target)
-        os.close(tree)
-    if "" not in groups:
-        linux.mount_setattr(linux.AT_FDCWD, destination, linux.MOUNT_ATTR_RDONLY)
+def _show_groups(groups: dict[str, str], destination: str, options: mounts.Options, scene: Scene) -> None:
+    place = inside.folder(destination)
+    if not groups:
+        _show(scene, "/sys/fs/cgroup", (place, ""), options.added, recursive=True)
+    elif "" in groups:
+        _show(scene, groups[""], (place, ""), options.added)
+    else:  # version 1: a folder for each controller, which sysfs does not let us make
+        os.fchdir(place)
+        flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
+        linux.mount("tmpfs", ".", "tmpfs", flags, "mode=755,size=64k")
+        above = inside.find(destination)
+        for name, path in groups.items():
+            os.mkdir(name, 0o755, dir_fd=above)
+            _show(scene, path, (above, name), options.added)
+        if options.added & linux.MOUNT_ATTR_RDONLY:
+            linux.mount_setattr(above, "", linux.MOUNT_ATTR_RDONLY)
+        os.close(above)
+    os.close(place)
 
 
-def protection_steps(spec: Spec) -> list[Step]:
-    """Return the steps that close what the kernel's file systems leave open."""
-    steps = []
-    if spec.linux.masked_paths:
-        steps.append(
-            Step(
-                "mask",
-                f"mount /dev/null or an empty tmpfs over {' '.join(spec.linux.masked_paths)}",
-                "these show or change the whole node; no namespace divides them",
-                "config-linux.md, Masked Paths",
-                partial(_mask, spec.linux.masked_paths),
-            )
-        )
-    if spec.linux.readonly_paths:
-        steps.append(
-            Step(
-                "read-only paths",
-                f"mount_setattr(…, MOUNT_ATTR_RDONLY) on {' '.join(spec.linux.readonly_paths)}",
-                "root may write here, and these settings are the node's",
-                "config-linux.md, Readonly Paths",
-                partial(_protect, spec.linux.readonly_paths),
-            )
-        )
-    return steps
+def _show(scene: Scene, path: str, place: tuple[int, str], attributes: int, *, recursive: bool = False) -> None:
+    flags = linux.OPEN_TREE_CLONE | (linux.AT_RECURSIVE if recursive else 0)
+    tree = linux.open_tree(scene.old_root_fd, path.lstrip("/"), flags)
+    if attributes:
+        linux.mount_setattr(tree, "", attributes, recursive=recursive)
+    linux.move_mount(tree, *place)
+    os.close(tree)
+
+
+def detach_step() -> Step:
+    """Return the step after which the old root is gone."""
+    return Step(
+        "detach",
+        'umount2(".", MNT_DETACH)',
+        "from here on no path leads to the node's files",
+        "pivot_root(2)",
+        _detach,
+    )
 
 
 def closing_steps(spec: Spec) -> list[Step]:
-    """Return the steps after the last mount: the old root goes, and the new one may become read-only."""
-    steps = [
-        Step(
-            "detach",
-            'umount2(".", MNT_DETACH)',
-            "from here on no path leads to the node's files",
-            "pivot_root(2)",
-            _detach,
-        )
-    ]
+    """Return the steps after the last mount: the program's folder, and what the new root is like."""
+    steps = []
     if spec.process.cwd != "/":
         steps.append(_workdir_step(spec.process.cwd))
     if spec.root.readonly:
-        steps.append(
-            Step(
-                "read-only root",
-                'mount_setattr(AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY)',
-                "asked for: only /dev/shm and what is mounted can be written",
-                "mount_setattr(2)",
-                lambda _: linux.mount_setattr(linux.AT_FDCWD, "/", linux.MOUNT_ATTR_RDONLY),
-            )
-        )
+        steps.append(_readonly_step())
+    if spec.linux.rootfs_propagation not in ("", "private", "rprivate"):
+        steps.append(_spread_step(spec.linux.rootfs_propagation))
     return steps
+
+
+def _readonly_step() -> Step:
+    return Step(
+        "read-only root",
+        'mount_setattr(AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY)',
+        "asked for: only /dev/shm and what is mounted can be written",
+        "mount_setattr(2)",
+        lambda _: linux.mount_setattr(linux.AT_FDCWD, "/", linux.MOUNT_ATTR_RDONLY),
+    )
+
+
+def _spread_step(propagation: str) -> Step:
+    options = mounts.read_options((propagation,))
+    flags = options.spread or options.all_spread | linux.MS_REC
+    return Step(
+        "propagation",
+        f'mount(NULL, "/", NULL, {propagation})',
+        "how mounts made later spread between this root and copies of it; never to the node",
+        "mount_namespaces(7); config-linux.md, Rootfs Mount Propagation",
+        lambda _: linux.mount(None, "/", None, flags),
+    )
 
 
 def _workdir_step(path: str) -> Step:
@@ -362,41 +281,3 @@ def _detach(scene: Scene) -> None:
     linux.umount(".", linux.MNT_DETACH)
     os.chdir("/")
     os.close(scene.old_root_fd)
-
-
-def _mask(paths: tuple[str, ...], _: Scene) -> None:
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if os.path.isdir(path):
-                linux.mount(
-                    "tmpfs",
-                    path,
-                    "tmpfs",
-                    linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC,
-                    "size=0,mode=555",
-                )
-            elif os.path.exists(path):
-                _mask_file(path)
-
-
-def _mask_file(path: str) -> None:
-    null = linux.open_tree(linux.AT_FDCWD, "/dev/null")
-    try:
-        if os.fstat(null).st_rdev != os.makedev(*_DEVICES["null"]):
-            raise ContainerError("/dev/null in the container is not the null device", where="mask")
-        linux.move_mount(null, path)
-    finally:
-        os.close(null)
-
-
-def _protect(paths: tuple[str, ...], _: Scene) -> None:
-    for path in paths:
-        try:
-            tree = linux.open_tree(linux.AT_FDCWD, path, linux.OPEN_TREE_CLONE | linux.AT_RECURSIVE)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                continue
-            raise
-        linux.mount_setattr(tree, "", linux.MOUNT_ATTR_RDONLY, recursive=True)
-        linux.move_mount(tree, path)
-        os.close(tree)

@@ -15,21 +15,22 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vmcontainer_kernel.container import container as observed
-from vmcontainer_kernel.container import files, linux, namespaces, process, signals, spares
+from vmcontainer_kernel.container import files, hooks, linux, namespaces, process, signals, spares
+from vmcontainer_kernel.container.birth import bear
 from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
 from vmcontainer_kernel.container.checks import check_options
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.launch import (
+    Gate,
     Launch,
     Report,
     Stdio,
-    clone_child,
     enter_child,
     has_executed,
     read_report,
@@ -37,7 +38,7 @@ from vmcontainer_kernel.container.launch import (
 from vmcontainer_kernel.container.limits import resources
 from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
-from vmcontainer_kernel.container.planning import plan, surroundings
+from vmcontainer_kernel.container.planning import before_clone, plan, surroundings
 from vmcontainer_kernel.container.preparing import Preparer
 from vmcontainer_kernel.container.seccomp.install import seccomp_steps
 from vmcontainer_kernel.container.spares import Spare
@@ -133,14 +134,8 @@ class Runtime:
     def explain(self, name: str, options: Options) -> Sequence[dict[str, Any]]:
         """Return what `create` and `start` would do, in order: step, call, why, source."""
         container = self._preparer.prepare(name, options)
-        kinds = tuple(kind for kind in container.spec.linux.kinds if kind != "cgroup")
-        clone = {
-            "step": "clone",
-            "call": f"clone({namespaces.flag_text(kinds)}|SIGCHLD)",
-            "why": "one call makes the process and its namespaces; all further steps are the new process's own",
-            "source": "clone(2), namespaces(7)",
-        }
-        return [clone, *(step.describe() for step in container.steps)]
+        clone = namespaces.clone_step(container.spec)
+        return [step.describe() for step in (*before_clone(container.spec), clone, *container.steps)]
 
     # -- running
 
@@ -205,24 +200,24 @@ class Runtime:
             self.remove(spare.container, force=True)
 
     def _clone(self, container: Container, steps: Sequence[Step], stdio: Stdio) -> tuple[Launch, int]:
-        flags, group = namespaces.clone_flags(container.spec), container.cgroup
+        spec, bundle, group = container.spec, str(container.bundle), container.cgroup
         born_inside = group is not None and group.has_version_2
         if born_inside:
             self._make_group(container)
         group_fd = group.open_for_birth() if group and born_inside else -1
 
-        def set_up(pid: int, go: Callable[[], None]) -> None:
+        def set_up(pid: int, gate: Gate) -> None:
             """Do the parent's part while the child mounts."""
-            if "user" in container.spec.linux.kinds:
-                namespaces.write_maps(pid, container.spec.linux)
-                go()
             if group:
                 if not born_inside:
                     self._make_group(container)
-                go()
+                gate()
+            hooks.answer(
+                spec.hooks, gate, lambda: {**observed.state(container), "status": "creating", "pid": pid}, bundle
+            )
 
         try:
-            return clone_child(flags, steps, stdio, group_fd, set_up)
+            return bear(spec, bundle, steps, stdio, set_up, group_fd=group_fd)
         finally:
             if group_fd >= 0:
                 os.close(group_fd)

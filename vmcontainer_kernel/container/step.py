@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from vmcontainer_kernel.container.record import Record
 
 __all__ = ["Scene", "Step"]
 
@@ -16,18 +17,21 @@ __all__ = ["Scene", "Step"]
 class Scene:
     """The few descriptors the steps of one child share.
 
-    `report_fd`: where the report goes; `sync_fd`: the parent's go-aheads arrive here; `old_root_fd`: the node's root,
-    until it is detached; `sources`: what was opened of the node; `extra`: the
-    descriptors the caller handed over; `lines`: the report, one JSON object a line.
+    `report_fd`: where the report goes; `sync_fd`: the parent's go-aheads arrive here; `extra`: what the caller handed
+    over; `handed`: what the engine's own parent part did, by name: namespaces to join, mounts made ready;
+    `old_root_fd`: the node's root, until it is detached; `sources`: what was opened of the node; `state`: what hooks
+    are told; `lines`: the report, one JSON object a line.
     """
 
     def __init__(self, report_fd: int, sync_fd: int = -1, extra: tuple[int, ...] = ()) -> None:
         self.report_fd = report_fd
         self.sync_fd = sync_fd
         self.extra = extra
+        self.handed: dict[str, int] = {}
         self.old_root_fd = -1
         self.root = ""
         self.sources: dict[str, int] = {}
+        self.state = b""
         self.lines: list[str] = []
         self.told = False
 
@@ -44,14 +48,29 @@ class Scene:
             self.lines.append('{"ready": true}\n')
             self.flush()
 
+    def warn(self, text: str) -> None:
+        """Report something that is not as asked, and no reason to stop."""
+        quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+        self.lines.append(f'{{"warning": "{quoted}"}}\n')
+
     def await_parent(self) -> None:
         """Wait until the parent says go; if it failed or died instead, end quietly: it knows."""
         if os.read(self.sync_fd, 1) != b"+":
             os._exit(125)
 
+    def ask_parent(self) -> None:
+        """Tell the parent that its hooks may run, and wait for what hooks here are to be told: a length, then text."""
+        os.write(self.sync_fd, b"?")
+        self.await_parent()
+        wanted = int.from_bytes(os.read(self.sync_fd, 4), "big")
+        while len(self.state) < wanted:
+            part = os.read(self.sync_fd, wanted - len(self.state))
+            if not part:
+                os._exit(125)
+            self.state += part
 
-@dataclass(frozen=True)
-class Step:
+
+class Step(Record):
     """One thing done on the way to a container: the system call as text, why it is needed, and where that is
     documented.
     """

@@ -1,0 +1,101 @@
+"""The parent's part of a container's birth, for whoever asks for it: what must be opened or made in the node's own
+namespaces is opened here and handed to the child, which could not do so from within its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from vmcontainer_kernel.container import linux, mappings, mounts, namespaces
+from vmcontainer_kernel.container.launch import Entry, Gate, Launch, Stdio, clone_child
+from vmcontainer_kernel.container.spec import Linux, Mount, Spec
+from vmcontainer_kernel.container.step import Step
+from vmcontainer_kernel.errors import HostError
+
+__all__ = ["bear"]
+
+
+def bear(
+    spec: Spec,
+    bundle: str,
+    steps: Sequence[Step],
+    stdio: Stdio,
+    set_up: Callable[[int, Gate], None],
+    *,
+    group_fd: int = -1,
+    extra: Sequence[int] = (),
+) -> tuple[Launch, int]:
+    """Start the process of a container that executes `steps` of `planning.plan`; as `launch.clone_child`.
+
+    New user namespaces get their ids before `set_up(pid, gate)` is called: it makes the groups (one go-ahead, if the
+    plan has a group) and answers hooks.
+    """
+    handed: dict[str, int] = {}
+    try:
+        handed |= namespaces.open_joined(spec.linux)
+        for where, one in mounts.named(spec):
+            if mounts.is_id_mapped(one):
+                handed[where] = _open_id_mapped(one, where, bundle, spec.linux)
+        map_ids = partial(mappings.write_maps, config=spec.linux) if "user" in spec.linux.new_kinds else None
+        entry = Entry(tuple(namespaces.entry_steps(spec)), tuple(handed.items()), map_ids)
+        return clone_child(namespaces.clone_flags(spec), steps, stdio, group_fd, set_up, extra, entry)
+    finally:
+        for fd in handed.values():
+            os.close(fd)
+
+
+def _open_id_mapped(one: Mount, where: str, bundle: str, config: Linux) -> int:
+    """Return a detached mount whose files have other owners (mount_setattr(2), "ID-mapped mounts"): only who is
+    privileged where its file system is mounted may make one.
+    """
+    path, recursive, spread = mounts.source(one, bundle)
+    tree = mounts.open_source(path, where, spread, recursive=recursive)
+    own = config.replace(uid_mappings=one.uid_mappings, gid_mappings=one.gid_mappings) if one.uid_mappings else config
+    user_namespace = _open_user_namespace(own)
+    try:
+        linux.mount_setattr(
+            tree, "", linux.MOUNT_ATTR_IDMAP, idmap_fd=user_namespace, recursive="ridmap" in one.options
+        )
+    except OSError as error:
+        os.close(tree)
+        hints = {
+            errno.EINVAL: "its file system cannot do that with this kernel, or is mapped already",
+            errno.EPERM: "only root of the node may; run it in a guest: --on vm",
+        }
+        raise HostError(
+            f"{where}: {path} cannot be shown with other owners: {error.strerror}",
+            hint=hints.get(error.errno or 0, ""),
+            where=where,
+        ) from None
+    finally:
+        os.close(user_namespace)
+    return tree
+
+
+def _open_user_namespace(config: Linux) -> int:
+    """Return a user namespace with these mappings; it lives as long as the descriptor."""
+    ready_r, ready_w = os.pipe2(os.O_CLOEXEC)
+    wait_r, wait_w = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(wait_w)
+            linux.unshare(linux.CLONE_NEWUSER)
+            os.write(ready_w, b"+")
+            os.read(wait_r, 1)
+        finally:
+            os._exit(0)
+    try:
+        os.close(ready_w)
+        os.close(wait_r)
+        if os.read(ready_r, 1) != b"+":
+            raise HostError("this node allows no more user namespaces", hint="see /proc/sys/user/max_user_namespaces")
+        mappings.write_maps(pid, config)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready_r)
+        os.close(wait_w)
+        os.waitpid(pid, 0)
