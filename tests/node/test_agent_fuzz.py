@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
+import re
 import select
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import vmcontainer_kernel
 from vmcontainer_kernel.agent.protocol import (
     MAX_CHUNK,
     PROTOCOL,
@@ -27,6 +30,9 @@ from vmcontainer_kernel.agent.protocol import (
     encode_credit,
     encode_json,
 )
+from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.images.busybox import build_busybox
+from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.node import agent_command
 
 LIMIT_S = 20.0
@@ -102,7 +108,7 @@ class Agent:
         return self.answer(request)
 
     def alive(self) -> bool:
-        return self.call(2**32 - 1, "container.list") == {"containers": []}
+        return "containers" in (self.call(2**32 - 1, "container.list") or {})
 
     def children(self) -> list[str]:
         pid = self.process.pid
@@ -207,18 +213,41 @@ MEMBERS = {
     "spawn": ("argv", "log", "fds"),
     "signal": ("request", "signal"),
     "get": ("path",),
+    "put": ("mode",),
     "view": ("notebook_pid", "node"),
     "container.run": ("name", "options", "stdin", "detach"),
-    "container.exec": ("name", "options", "stdin"),
+    "container.create": ("name", "options"),
+    "container.start": ("name", "attach", "stdin"),
+    "container.exec": ("name", "options", "stdin", "detach"),
     "container.kill": ("name", "signal"),
+    "container.stop": ("name", "timeout_s"),
+    "container.restart": ("name", "timeout_s"),
+    "container.wait": ("name",),
+    "container.pause": ("name",),
+    "container.resume": ("name",),
     "container.remove": ("name", "force"),
+    "container.list": (),
     "container.inspect": ("name",),
-    "container.logs": ("name",),
+    "container.logs": ("name", "follow", "tail", "since_s"),
+    "container.attach": ("name", "replay", "stdin"),
+    "container.detach": ("request",),
+    "container.stats": ("names",),
+    "container.top": ("name",),
+    "container.update": ("name", "options"),
     "container.explain": ("name", "options"),
-    "put": ("mode",),
-    "no.such.verb": (),
+    "volume.create": ("name", "labels"),
+    "volume.inspect": ("name",),
+    "volume.list": (),
+    "volume.remove": ("name",),
 }
+OF_A_GUEST = {"renew", "settle", "poweroff"}
 RIGHT: dict[str, Any] = {"argv": ["true"], "options": {"argv": ["true"]}, "name": "x", "signal": 9, "request": 1}
+
+
+def test_every_verb_is_tried_here() -> None:
+    sources = Path(vmcontainer_kernel.__file__).parent.glob("agent/*.py")
+    tables = (table for path in sources for table in re.findall(r"verbs \|= \{([^}]*)\}", path.read_text()))
+    assert {verb for table in tables for verb in re.findall(r'"([a-z.]+)":', table)} - OF_A_GUEST == set(MEMBERS)
 
 
 def test_every_argument_of_every_verb_may_be_anything(agent: Agent, tmp_path: Path) -> None:
@@ -281,3 +310,44 @@ def test_a_log_that_is_a_pipe_without_a_reader_holds_nothing_up(agent: Agent, tm
 def test_hello_a_hundred_times(agent: Agent) -> None:
     agent.send(HELLO * 100)
     assert agent.alive()
+
+
+@pytest.mark.needs("containers-on-host")
+class TestContainers:
+    """The same with containers, which can be started, and must not stay."""
+
+    @pytest.fixture
+    def agent(self, agent: Agent, tmp_path: Path) -> Agent:
+        build_busybox(Store(tmp_path / "images"))
+        return agent
+
+    def test_every_argument_of_every_verb_to_a_running_container(self, agent: Agent) -> None:
+        before, number = agent.descriptors(), 0
+        for verb, members in MEMBERS.items():
+            for member, value in itertools.product(members, VALUES) if verb.startswith("container.") else ():
+                number += 3
+                agent.call(number, "container.run", name="x", options={"argv": ["sleep", "1000"]}, detach=True)
+                arguments = {name: RIGHT[name] for name in members if name in RIGHT} | {"timeout_s": 0, member: value}
+                agent.send(encode_json(Kind.CALL, number + 1, {"verb": verb, **arguments}))
+                assert agent.alive(), agent.said()  # some verbs answer later: when the container has ended
+        agent.send(HELLO)
+        assert agent.answer(0)
+        self.emptied(agent, before)
+
+    def test_every_option_of_a_container_may_be_anything(self, agent: Agent) -> None:
+        before = agent.descriptors()
+        for number, (option, value) in enumerate(itertools.product(Options._fields, VALUES), 1):
+            answer = agent.call(number, "container.run", options={"argv": ["true"], option: value})
+            assert answer is not None, (option, value, agent.said())
+        self.emptied(agent, before)
+
+    def emptied(self, agent: Agent, descriptors: int) -> None:
+        listed = (agent.call(1, "container.list") or {})["containers"]
+        for number, one in enumerate(listed, 2):
+            assert agent.call(number, "container.remove", name=one["name"], force=True) == {}
+        assert agent.call(1, "container.list") == {"containers": []}
+        deadline = time.monotonic() + LIMIT_S
+        while (agent.children() or agent.descriptors() != descriptors) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert agent.children() == []
+        assert agent.descriptors() == descriptors

@@ -169,6 +169,12 @@ def test_typed_getters_name_the_attribute(getter: Any, right: Any, wrong: list[A
         getter({}, "key")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -(2**63), 10**400])
+def test_a_number_beyond_reason_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match="'timeout_s' must be a number"):
+        protocol.get_number({"timeout_s": value}, "timeout_s")
+
+
 @pytest.mark.parametrize(("getter", "right", "wrong"), GETTERS)
 def test_typed_getters_take_a_default_for_what_is_missing_only(getter: Any, right: Any, wrong: list[Any]) -> None:
     assert getter({}, "key", right) == right

@@ -133,6 +133,7 @@ class ContainerVerbs:
         """Run one more process in a running container: name, options, stdin, detach."""
         kept = self._keeper.get(get_str(call.arguments, "name"))
         options = ExecOptions.from_json(get_map(call.arguments, "options"))
+        detach, name = get_bool(call.arguments, "detach", False), kept.container.name
         stdio = Stdio.make(tty=options.tty, stdin=get_bool(call.arguments, "stdin", False))
         try:
             launch = self._runtime.exec(kept.container, options, stdio.child, controlling_tty=options.tty)
@@ -141,7 +142,6 @@ class ContainerVerbs:
             raise
         finally:
             stdio.close_child()
-        detach, name = get_bool(call.arguments, "detach", False), kept.container.name
         send = self._server.send
         self._server.add(Job(call.request, launch, stdio, send, log=kept.log, watches=name, detach=detach))
 

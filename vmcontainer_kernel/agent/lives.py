@@ -49,8 +49,9 @@ class Lives:
         if kept.container.status != "running":
             self._quit(kept)
             return self._state(kept)
+        grace_s = self._grace_s(kept, call)
         kept.ended.append(lambda _: self._server.reply(call.request, self._state(kept)))
-        self._ask_to_end(kept, call)
+        self._ask_to_end(kept, grace_s)
         return None
 
     def restart(self, call: Call) -> None:
@@ -63,21 +64,25 @@ class Lives:
             except (LabError, OSError) as error:
                 self._server.fail(call.request, error)
 
+        grace_s = self._grace_s(kept, call)
         kept.container.restarts = 0
         if kept.container.status != "running":
             again({})
             return
         kept.ended.append(again)
-        self._ask_to_end(kept, call)
+        self._ask_to_end(kept, grace_s)
 
-    def _ask_to_end(self, kept: Kept, call: Call) -> None:
+    @staticmethod
+    def _grace_s(kept: Kept, call: Call) -> float:
+        own_s = kept.container.options.stop_timeout_s
+        return get_number(call.arguments, "timeout_s", GRACE_S if own_s is None else own_s)
+
+    def _ask_to_end(self, kept: Kept, grace_s: float) -> None:
         container = kept.container
         self.expect_end(kept)
         if container.paused:
             self._runtime.resume(container)
         options, image = container.options, container.image.config.get("config") or {}
-        grace_s = GRACE_S if options.stop_timeout_s is None else options.stop_timeout_s
-        grace_s = get_number(call.arguments, "timeout_s", grace_s)
         self._runtime.kill(container, number_of(options.stop_signal or str(image.get("StopSignal") or "SIGTERM")))
         kept.set_timer("kill", self._server.timers.after(grace_s, lambda: self._kill(kept)))
 

@@ -185,6 +185,7 @@ def _typed(document: Mapping[str, Any], key: str, kinds: type | tuple[type, ...]
 
 
 _REQUIRED: Final = object()
+_BEYOND: Final = 10**15
 
 
 def get_str(document: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> str:
@@ -200,8 +201,10 @@ def get_int(document: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> 
 
 
 def get_number(document: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> float:
-    """Return a numeric attribute."""
+    """Return a numeric attribute; one that no clock or size can have, such as JSON's NaN, is refused."""
     value: float = _typed(document, key, (int, float), default, "a number")
+    if value is not default and not abs(value) < _BEYOND:
+        raise UserError(f"'{key}' must be a number of less than sixteen digits")
     return value
 
 

@@ -29,6 +29,7 @@ __all__ = ["Call", "Server"]
 
 _LIMIT_CHECK_S = 0.25
 _IDLE_AFTER_S = 0.1
+_LONGEST_WAIT_S = 3600.0  # epoll_wait(2) counts milliseconds in 31 bits
 
 
 class Call:
@@ -92,7 +93,8 @@ class Server:
             waits.append(max(0.0, self._idle_due_s - time.monotonic()))
         elif any(job.watches and not job.detach for job in self.jobs.values()):
             waits.append(_LIMIT_CHECK_S)
-        return min((wait for wait in waits if wait is not None), default=None)
+        wait = min((wait for wait in waits if wait is not None), default=None)
+        return None if wait is None else min(wait, _LONGEST_WAIT_S)
 
     def _watch(self, fd: int, callback: Callable[[int], None], *, read: bool = True, write: bool = False) -> None:
         """Watch `fd` for what is wanted now; epoll_ctl(2) only when that changed."""
