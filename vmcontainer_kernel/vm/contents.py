@@ -7,7 +7,19 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["BOOT_MODULES", "CONFIGURATION", "FOLDERS", "MODULES", "OPTIONAL_MODULES", "OUR_FILES", "PROOF", "UNUSED"]
+__all__ = [
+    "BOOT_MODULES",
+    "CONFIGURATION",
+    "FOLDERS",
+    "LIBRARY",
+    "LIBRARY_PARTS",
+    "LIBRARY_PROOF",
+    "MODULES",
+    "OPTIONAL_MODULES",
+    "OUR_FILES",
+    "PROOF",
+    "UNUSED",
+]
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -36,6 +48,14 @@ MODULES: Final = (
 
 # The part of this package that runs in a guest: standard library only (docs/architecture.md, "Layers").
 OUR_FILES: Final = ("__init__.py", "errors.py", "paths.py", "agent/**/*.py", "container/**/*.py")
+
+# The library that makes networks (container/network/), by those of its parts which that takes. Its own front, which
+# would import all of it and so SQLite, is left out: under emulation it would be most of what the first network costs.
+LIBRARY: Final = "pyroute2"
+LIBRARY_PARTS: Final = _words("common.py process.py statsd.py config iproute netlink netns nftables protocols requests")
+LIBRARY_PROOF: Final = (
+    "import asyncio, sys; sys.modules['ssl'] = sys; import pyroute2.iproute.linux, pyroute2.nftables.main"
+)
 
 # What neither the agent nor a lesson needs, and extension modules whose libraries are not in the guest.
 _LIBRARY = _words(

@@ -172,6 +172,7 @@ def _build_base(debs: Sequence[Path], folder: Path, report: Report) -> None:
     tree.link_busybox(root, applets)
     python = next((root / "usr/lib").glob("python3.*")).name
     tree.compile_python(root, f"usr/lib/{python}", seen_as=f"/usr/lib/{python}")
+    tree.add_library(root)
 
 
 def _build_kernel(root: Path, folder: Path, report: Report) -> None:
@@ -245,6 +246,8 @@ def _key(packages: Sequence[Package]) -> tuple[str, str]:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         if path.stem in BUILDERS:
             base.update(path.read_bytes())
+    for path in tree.library_files():  # by size: a new version is never the same in all of them
+        base.update(f"{path.name} {path.stat().st_size}\0".encode())
     image = base.copy()
     for path in tree.our_files(PACKAGE):
         image.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())

@@ -19,10 +19,11 @@ from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from ..container.network.proxy import bind
 from ..errors import LabError, MachineError
 from . import observe, qemu
 from .console import Console
-from .qemu import MachineConfig, Wiring
+from .qemu import NETDEV, MachineConfig, Wiring
 from .qmp import Monitor
 
 __all__ = ["Launcher", "Machine", "Spawned"]
@@ -128,6 +129,26 @@ class Machine:
         if self.gone.is_set():
             return "gone"
         return str((await self.execute("query-status"))["status"])
+
+    async def publish(self, protocol: str, host_ip: str, host_port: int, guest_port: int) -> int:
+        """Let this computer's programs reach a port of the guest, whatever its way out is; return the host's port.
+
+        QEMU itself listens (``hostfwd_add``) and speaks to the guest's address in its user network. `host_port` 0 is
+        any free one. Raises UserError for a port that is taken.
+        """
+        with bind(protocol, host_ip, host_port) as sock:  # QEMU would not say why it cannot have one
+            port = int(sock.getsockname()[1])
+        await self._forward(f"hostfwd_add {NETDEV} {protocol}:{host_ip}:{port}-:{guest_port}")
+        return port
+
+    async def unpublish(self, protocol: str, host_ip: str, host_port: int) -> None:
+        """End what `publish` began."""
+        await self._forward(f"hostfwd_remove {NETDEV} {protocol}:{host_ip}:{host_port}")
+
+    async def _forward(self, command: str) -> None:
+        told = str(await self.execute("human-monitor-command", command_line=command)).strip()
+        if told and not told.endswith("removed"):
+            raise self.error(f"QEMU refused {command}: {told}", "QEMU publishes on IPv4 addresses of this computer")
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """End QEMU: wait `grace_s` for a guest that was asked to power off, then ``quit``, then SIGKILL.

@@ -26,6 +26,7 @@ __all__ = [
     "CONSOLE_FD",
     "DEVICES",
     "FIRST_FD",
+    "NETDEV",
     "PROGRAM",
     "QMP_FD",
     "MachineConfig",
@@ -41,6 +42,8 @@ FIRST_FD: Final = 10
 QMP_FD: Final = FIRST_FD
 AGENT_FD: Final = FIRST_FD + 1
 CONSOLE_FD: Final = FIRST_FD + 2
+
+NETDEV: Final = "net0"
 
 MIB: Final = 1 << 20
 MEMORY_MIN_BYTES: Final = 96 * MIB
@@ -201,10 +204,10 @@ def network(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
         return ()
     restrict = "on" if config.restricted else "off"
     return (
-        *("-netdev", f"user,id=net0,restrict={restrict}"),
+        *("-netdev", f"user,id={NETDEV},restrict={restrict}"),
         # No option ROM: a guest never boots from the network. No announcement: a clone that wakes would first greet
         # neighbours that it does not have.
-        *("-device", f"virtio-net-pci,netdev=net0,mac={config.mac},romfile=,guest_announce=off,id=net"),
+        *("-device", f"virtio-net-pci,netdev={NETDEV},mac={config.mac},romfile=,guest_announce=off,id=net"),
     )
 
 

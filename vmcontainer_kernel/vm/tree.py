@@ -6,6 +6,7 @@ runs on the build machine through its own dynamic loader, to compile its library
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,15 +15,17 @@ from pathlib import Path
 
 from ..errors import HostError, MachineError
 from . import modules as kernel_modules
-from .contents import CONFIGURATION, FOLDERS, OUR_FILES, PROOF, UNUSED
+from .contents import CONFIGURATION, FOLDERS, LIBRARY, LIBRARY_PARTS, LIBRARY_PROOF, OUR_FILES, PROOF, UNUSED
 from .initrd import INIT
 from .modules import Module
 
 __all__ = [
+    "add_library",
     "add_ours",
     "compile_python",
     "dress",
     "install_modules",
+    "library_files",
     "link_busybox",
     "our_files",
     "run",
@@ -90,8 +93,8 @@ def python_argv(tree: Path, *arguments: str) -> list[str]:
     return [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries), str(program), "-S", *arguments]
 
 
-def compile_python(tree: Path, folder: str, *, seen_as: str, exclude: str = "^$") -> None:
-    """Compile the Python files below `folder` with the guest's own Python, as if they lay in `seen_as`.
+def compile_python(tree: Path, folder: str, *, seen_as: str, exclude: str = "^$", proof: str = PROOF) -> None:
+    """Compile the Python files below `folder` with the guest's own Python, as if they lay in `seen_as`; then `proof`.
 
     "Unchecked" hashes: the guest never compares a source file with its compiled one (PEP 552), and the same source
     gives the same bytes whatever its times are.
@@ -100,7 +103,7 @@ def compile_python(tree: Path, folder: str, *, seen_as: str, exclude: str = "^$"
     compiler += ["-s", str(tree / folder), "-p", seen_as, str(tree / folder)]
     environment = {"PYTHONHOME": str(tree / "usr"), "PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1"}
     run(python_argv(tree, *compiler), environment)
-    run(python_argv(tree, "-c", PROOF), environment)
+    run(python_argv(tree, "-c", proof), environment | {"PYTHONPATH": str(tree / folder)})
 
 
 def add_ours(tree: Path, package: Path) -> None:
@@ -110,6 +113,31 @@ def add_ours(tree: Path, package: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     compile_python(tree, OUR_FOLDER, seen_as="/" + OUR_FOLDER)
+
+
+def add_library(tree: Path) -> None:
+    """Copy the installed library for networks into the tree, beside where our own files will be, and compile it."""
+    target = tree / OUR_FOLDER
+    for path in library_files():
+        copy = target / LIBRARY / path.relative_to(_library_folder())
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    (target / LIBRARY / "__init__.py").touch()
+    compile_python(tree, OUR_FOLDER, seen_as="/" + OUR_FOLDER, proof=LIBRARY_PROOF)
+
+
+def library_files() -> list[Path]:
+    """List the files of that library which a guest gets."""
+    folder = _library_folder()
+    parts = [folder / name for name in LIBRARY_PARTS if (folder / name).exists()]
+    return sorted(file for part in parts for file in ([part] if part.is_file() else part.rglob("*.py")))
+
+
+def _library_folder() -> Path:
+    found = importlib.util.find_spec(LIBRARY)
+    if found is None or found.origin is None:
+        raise HostError(f"{LIBRARY} is not installed, which guests need too", hint=f"pip install {LIBRARY}")
+    return Path(found.origin).parent
 
 
 def our_files(package: Path) -> list[Path]:

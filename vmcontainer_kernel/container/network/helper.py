@@ -20,6 +20,7 @@ import selectors
 import signal
 import socket
 import sys
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,7 @@ class Helper:
 
     def do_switch(self) -> Outcome:
         """Make the network namespace of the bridges and stay in it."""
+        _do_without_ssl()
         from vmcontainer_kernel.container.network import links
 
         try:
@@ -140,6 +142,7 @@ class Helper:
 
         `before`: what forwarding is set to at the end; it may be on already by that helper.
         """
+        _do_without_ssl()
         from vmcontainer_kernel.container.network import firewall, links
 
         self._links = links.Links()
@@ -201,6 +204,19 @@ class Helper:
         fd, undo = self._links.tap(bridge, peer)
         self._answer_fds.append(fd)
         return {}, undo
+
+
+def _do_without_ssl() -> None:
+    """Let pyroute2 import an empty `ssl` in a guest, whose Python has no OpenSSL: it needs it for probes we never send.
+
+    asyncio is first, as it finds out for itself that there is none.
+    """
+    import asyncio  # noqa: F401
+
+    try:
+        import ssl  # noqa: F401
+    except ImportError:
+        sys.modules["ssl"] = types.ModuleType("ssl")
 
 
 def _told(error: Exception) -> LabError:
