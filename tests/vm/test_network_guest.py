@@ -82,7 +82,7 @@ class Conversation:
         self._rest = b""
         self.errors = b""
         argv = ["/usr/bin/python3", "-S", "-c", script]
-        self.request = node.start("exec", {"argv": argv}, on_data=self._take)
+        self.request = node.start("exec", {"argv": argv, "stdin": True}, on_data=self._take)
 
     def _take(self, stream: int, data: bytes) -> None:
         self.request.consumed(stream, len(data))
