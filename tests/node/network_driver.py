@@ -19,7 +19,7 @@ from typing import Any
 
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.network.networks import Networks
-from vmcontainer_kernel.container.network.publish import parse_publish
+from vmcontainer_kernel.container.network.publish import read_publish
 from vmcontainer_kernel.errors import LabError, to_json
 
 
@@ -95,11 +95,11 @@ class Driver:
 
     def attach(self, name: str, network: str, publish: Any = (), aliases: Any = ()) -> Any:
         pid = self.processes[name].pid
-        ports = [parse_publish(one) for one in publish]
+        ports = [read_publish(one) for one in publish]
         return self.networks.attach(name, pid, network, aliases=aliases, publish=ports)
 
     def explain(self, name: str, network: str, publish: Any = ()) -> Any:
-        return [*self.networks.explain(name, network, publish=[parse_publish(one) for one in publish])]
+        return [*self.networks.explain(name, network, publish=[read_publish(one) for one in publish])]
 
     def detach(self, name: str) -> None:
         self.networks.detach(name)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vmcontainer_kernel.container.network import names, plan
 from vmcontainer_kernel.container.network.plan import Endpoint, Subnet
-from vmcontainer_kernel.container.network.publish import Publish, parse_publish
+from vmcontainer_kernel.container.network.publish import Publish, read_publish
 from vmcontainer_kernel.errors import HostError, SpecError, UserError
 
 ROUTES = """Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
@@ -32,7 +32,7 @@ eth0	0002A8C0	00000000	0001	0	0	0	00FFFFFF	0	0	0
     ],
 )
 def test_ports_are_read_as_docker_reads_them(text: str, expected: Publish) -> None:
-    assert parse_publish(text) == expected
+    assert read_publish(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_ports_are_read_as_docker_reads_them(text: str, expected: Publish) -> No
 )
 def test_a_wrong_port_is_an_error_that_says_what_is_wrong(text: str, problem: str) -> None:
     with pytest.raises(SpecError, match=problem) as caught:
-        parse_publish(text)
+        read_publish(text)
     assert caught.value.where == "publish"
 
 
 @given(st.text(alphabet="0123456789:/.[]tcpud \n") | st.text())
 def test_any_text_is_a_port_or_an_error(text: str) -> None:
     try:
-        port = parse_publish(text)
+        port = read_publish(text)
     except SpecError:
         return
     assert 1 <= port.container_port <= 65535
@@ -184,4 +184,5 @@ def test_only_the_first_network_that_leads_out_is_the_default_route() -> None:
 def test_hosts_names_oneself_and_neighbours() -> None:
     text = names.hosts_text("app-host", [endpoint("app", 2)], [endpoint("db", 3, aliases=("sql", "db"))])
     assert text.splitlines()[2:] == ["10.1.2.2 app-host app", "10.1.2.3 db sql"]
+    assert names.hosts_text("a", [], [], [("1.2.3.4", "other")]).splitlines()[-1] == "1.2.3.4 other"
     assert names.hosts_text("alone", [], []).splitlines()[-1] == "127.0.1.1 alone"

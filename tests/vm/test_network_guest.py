@@ -22,7 +22,7 @@ sys.path.insert(0, "/usr/lib/vmcontainer")
 from pathlib import Path
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.network.networks import Networks
-from vmcontainer_kernel.container.network.publish import parse_publish
+from vmcontainer_kernel.container.network.publish import read_publish
 
 def container(program):
     """Fork a process with a network namespace of its own, which runs `program` when told."""
@@ -49,7 +49,7 @@ networks.create("web")
 first_s = time.monotonic() - start
 server, begin = container(["busybox", "nc", "-ll", "-p", "80", "-e", "echo", "hello from the guest"])
 start = time.monotonic()
-made = networks.attach("server", server, "web", publish=[parse_publish("8080:80")])
+made = networks.attach("server", server, "web", publish=[read_publish("8080:80")])
 attach_s = time.monotonic() - start
 os.write(begin, b"x")
 seen = ""

@@ -8,11 +8,11 @@ from __future__ import annotations
 from vmcontainer_kernel.container import requests
 from vmcontainer_kernel.container.fields import Fields
 from vmcontainer_kernel.container.linux import CAPABILITIES
+from vmcontainer_kernel.container.network.publish import Publish, read_publish
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.requests import (
     DeviceRequest,
     Health,
-    Port,
     Restart,
     SecurityOptions,
     Throttle,
@@ -60,7 +60,7 @@ class Options(Record):
     labels: tuple[tuple[str, str], ...] = ()
 
     network: str = "none"
-    publish: tuple[Port, ...] = ()
+    publish: tuple[Publish, ...] = ()
     add_host: tuple[tuple[str, str], ...] = ()
     pid: str = ""
     ipc: str = ""
@@ -226,7 +226,7 @@ _READERS: dict[str, Callable[[Fields, str], Any]] = {
     "env": _texts_map,
     "labels": _items(requests.read_label),
     "network": _network,
-    "publish": _items(requests.read_port),
+    "publish": _items(read_publish),
     "add_host": _items(requests.read_host),
     **dict.fromkeys(("pid", "ipc"), _shared("", "host", "private")),
     **dict.fromkeys(("uts", "userns", "cgroupns"), _shared("", "host", "private")),

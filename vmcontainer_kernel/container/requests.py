@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = [
     "DeviceRequest",
     "Health",
-    "Port",
     "Restart",
     "SecurityOptions",
     "Throttle",
@@ -26,7 +25,6 @@ __all__ = [
     "read_health",
     "read_host",
     "read_label",
-    "read_port",
     "read_restart",
     "read_security",
     "read_sysctl",
@@ -104,15 +102,6 @@ class Health(Record):
     timeout_s: float = 30.0
     start_period_s: float = 0.0
     retries: int = 3
-
-
-class Port(Record):
-    """A port of the node that leads to one of the container; host 0 is any free one."""
-
-    host_ip: str
-    host: int
-    container: int
-    protocol: str = "tcp"
 
 
 class SecurityOptions(Record):
@@ -224,19 +213,6 @@ def read_health(value: Any, where: str) -> Health:
     if not health.argv:
         raise SpecError(f"{where}.argv must name a command", where=where)
     return Health() if health.argv == ("NONE",) else health
-
-
-def read_port(value: Any, where: str) -> Port:
-    """Read ``[[IP:]HOST:]CONTAINER[/tcp|udp]`` of ``--publish``."""
-    text = check_text(value, where)
-    numbers, _, protocol = text.partition("/")
-    parts = numbers.split(":")
-    ip = parts[0] if len(parts) == 3 else ""
-    host, inside = ("0", parts[0]) if len(parts) == 1 else (parts[-2] or "0", parts[-1])
-    right = len(parts) <= 3 and host.isdecimal() and inside.isdecimal() and protocol in ("", "tcp", "udp")
-    if not right or not 0 < int(inside) < 65536 or not int(host) < 65536:
-        raise _error(where, text, "must be [[IP:]HOST:]CONTAINER[/tcp|/udp] with ports below 65536")
-    return Port(ip, int(host), int(inside), protocol or "tcp")
 
 
 def read_sysctl(value: Any, where: str) -> tuple[str, str]:

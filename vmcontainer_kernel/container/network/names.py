@@ -18,10 +18,13 @@ _LOCAL = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 _FILES = ("hosts", "resolv.conf", "hostname")
 
 
-def hosts_text(hostname: str, own: Sequence[Endpoint], others: Iterable[Endpoint]) -> str:
-    """Return hosts(5): itself, then `others`, which are the members of its networks."""
+def hosts_text(
+    hostname: str, own: Sequence[Endpoint], others: Iterable[Endpoint], extra: Sequence[tuple[str, str]] = ()
+) -> str:
+    """Return hosts(5): itself, `others`, which are the members of its networks, and `extra` (address, name)."""
     lines = [f"{one.ip} {' '.join(dict.fromkeys((hostname, one.container, *one.aliases)))}\n" for one in own]
     lines += [f"{one.ip} {' '.join(dict.fromkeys((one.container, *one.aliases)))}\n" for one in others]
+    lines += [f"{address} {name}\n" for address, name in extra]
     return _LOCAL + ("" if own else f"127.0.1.1 {hostname}\n") + "".join(lines)
 
 

@@ -39,6 +39,7 @@ class _Member(Record):
 
     hostname: str
     endpoints: tuple[Endpoint, ...] = ()
+    extra_hosts: tuple[tuple[str, str], ...] = ()
 
 
 class Networks:
@@ -117,9 +118,14 @@ class Networks:
             operations = [*makes, *self._attach_operations(known, endpoint)]
         return [one.describe() for one in operations]
 
-    def prepare(self, container: str, hostname: str, network: str) -> Sequence[dict[str, Any]]:
-        """Write a container's /etc/hosts, resolv.conf and hostname; return the OCI mounts that bind them into it."""
-        self._members[container] = _Member(hostname)
+    def prepare(
+        self, container: str, hostname: str, network: str, *, extra_hosts: Sequence[tuple[str, str]] = ()
+    ) -> Sequence[dict[str, Any]]:
+        """Write a container's /etc/hosts, resolv.conf and hostname; return the OCI mounts that bind them into it.
+
+        `extra_hosts`: (address, name) pairs of ``--add-host``.
+        """
+        self._members[container] = _Member(hostname, extra_hosts=tuple(extra_hosts))
         internal = network in self._networks and self._networks[network].internal
         servers = [] if internal or network in ("none", "host") else [slirp.NAME_SERVER]
         folder = self._folder / container
@@ -199,7 +205,7 @@ class Networks:
         member = self._members[container]
         mine = {one.network for one in member.endpoints if one.network != SLIRP}
         others = [one for name in mine for one in self._endpoints(name) if one.container != container]
-        return names.hosts_text(member.hostname, member.endpoints, others)
+        return names.hosts_text(member.hostname, member.endpoints, others, member.extra_hosts)
 
     def close(self) -> None:
         """Remove everything."""

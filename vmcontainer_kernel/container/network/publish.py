@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+from vmcontainer_kernel.container.fields import check_text
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.errors import SpecError
 
-__all__ = ["Publish", "parse_publish"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-_WHERE = "publish"
+__all__ = ["Publish", "read_publish"]
+
 _HINT = "write [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/tcp|/udp], such as 8080:80"
 
 
@@ -25,48 +29,46 @@ class Publish(Record):
     host_ip: str = "127.0.0.1"
     protocol: str = "tcp"
 
-    @property
-    def text(self) -> str:
-        """As docker-port(1) shows it: ``127.0.0.1:8080->80/tcp``."""
-        host = f"[{self.host_ip}]" if ":" in self.host_ip else self.host_ip
-        return f"{host}:{self.host_port}->{self.container_port}/{self.protocol}"
+
+def read_publish(value: Any, where: str = "publish") -> Publish:
+    """Read one ``--publish``; raises `SpecError` that says which part is wrong, and `where`."""
+    text = check_text(value, where)
+    try:
+        return _parse(text)
+    except ValueError as error:
+        raise SpecError(f"{where}: {text!r}: {error}", hint=_HINT, where=where) from None
 
 
-def parse_publish(text: str) -> Publish:
-    """Read one ``--publish``; raises `SpecError` that says which part is wrong."""
+def _parse(text: str) -> Publish:
     ports, slash, protocol = text.partition("/")
     if slash and protocol not in ("tcp", "udp"):
-        raise _error(text, f"{protocol!r} is neither tcp nor udp")
+        raise ValueError(f"{protocol!r} is neither tcp nor udp")
     rest, _, container = ports.rpartition(":")
     host_ip, colon, host = rest.rpartition(":")
     if not rest and ":" in ports:
-        raise _error(text, "the host's port is missing")
+        raise ValueError("the host's port is missing")
     if colon and not host_ip:
-        raise _error(text, "the host's address is missing")
+        raise ValueError("the host's address is missing")
     return Publish(
-        container_port=_port(text, container, lowest=1),
-        host_port=_port(text, host, lowest=0) if host else 0,
-        host_ip=_address(text, host_ip) if host_ip else Publish.host_ip,
+        container_port=_port(container, lowest=1),
+        host_port=_port(host, lowest=0) if host else 0,
+        host_ip=_address(host_ip) if host_ip else Publish.host_ip,
         protocol=protocol or "tcp",
     )
 
 
-def _port(text: str, port: str, lowest: int) -> int:
+def _port(port: str, lowest: int) -> int:
     # isdecimal alone lets through digits of other scripts.
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and lowest <= int(port) <= 65535):
-        raise _error(text, f"{port!r} is no port from {lowest} to 65535")
+        raise ValueError(f"{port!r} is no port from {lowest} to 65535")
     return int(port)
 
 
-def _address(text: str, address: str) -> str:
+def _address(address: str) -> str:
     import ipaddress
 
     bare = address[1:-1] if address.startswith("[") and address.endswith("]") else address
     try:
         return str(ipaddress.ip_address(bare))
     except ValueError:
-        raise _error(text, f"{bare!r} is no IP address") from None
-
-
-def _error(text: str, problem: str) -> SpecError:
-    return SpecError(f"{_WHERE} {text!r}: {problem}", hint=_HINT, where=_WHERE)
+        raise ValueError(f"{bare!r} is no IP address") from None
