@@ -19,7 +19,7 @@ from typing import Any
 
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.network.networks import Networks
-from vmcontainer_kernel.container.network.publish import read_publish
+from vmcontainer_kernel.container.publish import read_publish
 from vmcontainer_kernel.errors import LabError, to_json
 
 

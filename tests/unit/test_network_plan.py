@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vmcontainer_kernel.container.network import names, plan
 from vmcontainer_kernel.container.network.plan import Endpoint, Subnet
-from vmcontainer_kernel.container.network.publish import Publish, read_publish
+from vmcontainer_kernel.container.publish import Publish, read_publish
 from vmcontainer_kernel.errors import HostError, SpecError, UserError
 
 ROUTES = """Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT

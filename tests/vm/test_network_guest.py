@@ -22,7 +22,7 @@ sys.path.insert(0, "/usr/lib/vmcontainer")
 from pathlib import Path
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.network.networks import Networks
-from vmcontainer_kernel.container.network.publish import read_publish
+from vmcontainer_kernel.container.publish import read_publish
 
 def container(program):
     """Fork a process with a network namespace of its own, which runs `program` when told."""

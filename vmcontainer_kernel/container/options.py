@@ -8,7 +8,7 @@ from __future__ import annotations
 from vmcontainer_kernel.container import requests
 from vmcontainer_kernel.container.fields import Fields
 from vmcontainer_kernel.container.linux import CAPABILITIES
-from vmcontainer_kernel.container.network.publish import Publish, read_publish
+from vmcontainer_kernel.container.publish import Publish, read_publish
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.requests import (
     DeviceRequest,

@@ -21,7 +21,7 @@ from vmcontainer_kernel.container.files import remove_tree
 from vmcontainer_kernel.container.network import names, plan, slirp
 from vmcontainer_kernel.container.network.client import Client
 from vmcontainer_kernel.container.network.plan import Endpoint, Network, Operation
-from vmcontainer_kernel.container.network.publish import Publish
+from vmcontainer_kernel.container.publish import Publish
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.errors import HostError, NotFound, UserError
 

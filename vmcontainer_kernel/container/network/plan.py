@@ -12,7 +12,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vmcontainer_kernel.container.network.publish import Publish
+from vmcontainer_kernel.container.publish import Publish
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.errors import HostError, UserError
 
