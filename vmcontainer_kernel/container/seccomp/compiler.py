@@ -107,9 +107,9 @@ def _ranges(abi: Abi, seccomp: Seccomp, verdicts: list[int], default: int) -> li
     highest = -1
     for rule, verdict in zip(seccomp.rules, verdicts, strict=True):
         for name in rule.names:
-            highest = max(highest, table.get(name, -1))
-            if verdict != default:
-                for number, conditions in _meant(abi, table, name, rule, verdict, default):
+            for number, conditions in _meant(abi, table, name, rule, verdict, default):
+                highest = max(highest, number)
+                if verdict != default:
                     rules.setdefault(number, []).append((conditions, verdict))
     leaves = {bit | number: _leaf(found, default) for number, found in rules.items()}
     # A call newer than the profile is one its author has not thought of: libraries take ENOSYS as "use the older one",
