@@ -89,7 +89,12 @@ _CONTAINER = (
     argument("--read-only", action="store_true", help="the root file system cannot be written"),
     argument("--cap-add", metavar="CAP", action="append", default=[], help="a capability more"),
     argument("--cap-drop", metavar="CAP", action="append", default=[], help="a capability less"),
-    argument("--without", metavar="KIND,…", default="", help="leave out pid uts ipc net cgroup caps no-new-privs mask"),
+    argument(
+        "--without",
+        metavar="KIND,…",
+        default="",
+        help="leave out pid uts ipc net cgroup caps no-new-privs mask seccomp",
+    ),
 )
 
 

@@ -11,6 +11,7 @@ from vmcontainer_kernel.container.limits import DeviceNumbers
 from vmcontainer_kernel.container.linux import CAPABILITIES
 from vmcontainer_kernel.container.options import NAMESPACES, Options
 from vmcontainer_kernel.container.record import Record
+from vmcontainer_kernel.container.seccomp.profile import default_profile
 from vmcontainer_kernel.container.spec import User
 from vmcontainer_kernel.errors import UserError
 
@@ -154,6 +155,9 @@ def _linux(options: Options, around: Surroundings, kinds: list[str], cgroups_pat
         linux["devices"] = limits.devices(options, around.devices)
     if options.sysctls:
         linux["sysctl"] = dict(options.sysctls)
+    if not (options.privileged or "seccomp" in options.without or options.security.seccomp == "unconfined"):
+        held = CAPABILITIES if "caps" in options.without else _capabilities(options, User())["bounding"]
+        linux["seccomp"] = default_profile(held)
     return linux
 
 

@@ -105,7 +105,7 @@ class Health(Record):
 
 
 class SecurityOptions(Record):
-    """All ``--security-opt`` together; None is "not said". `seccomp`: a profile, or ``unconfined``."""
+    """All ``--security-opt`` together; None is "not said". `seccomp`: ``builtin`` or ``unconfined``."""
 
     no_new_privileges: bool | None = None
     seccomp: str = ""
@@ -249,11 +249,11 @@ def read_security(values: tuple[str, ...], where: str) -> SecurityOptions:
         key, _, value = text.replace("=", ":", 1).partition(":")
         if key in ("no-new-privileges", "no_new_privileges") and value in ("", "true", "false"):
             found = found.replace(no_new_privileges=value != "false")
-        elif key == "seccomp" and value:
+        elif key == "seccomp" and value in ("unconfined", "builtin"):
             found = found.replace(seccomp=value)
         elif key == "systempaths" and value == "unconfined":
             found = found.replace(unmasked=True)
         elif (key, value) not in (("apparmor", "unconfined"), ("label", "disable")):
-            hint = "there are no-new-privileges[:false], seccomp=unconfined|PROFILE, systempaths=unconfined"
+            hint = "there are no-new-privileges[:false], seccomp=unconfined, systempaths=unconfined"
             raise SpecError(f"{where}: {text!r} is not known here", hint=hint, where=where)
     return found
