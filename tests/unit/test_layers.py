@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmcontainer_kernel.container.images.unpack import Unpacked, is_opaque, unpack
+from vmcontainer_kernel.container.images.tree import is_opaque
+from vmcontainer_kernel.container.images.unpack import Unpacked, unpack
 from vmcontainer_kernel.errors import ImageError
 
 TAR, GZIP = "layer.v1.tar", "layer.v1.tar+gzip"

@@ -15,16 +15,18 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from vmcontainer_kernel.container.images.unpack import is_opaque, unpack
+from vmcontainer_kernel.container.images.tree import is_opaque
+from vmcontainer_kernel.container.images.unpack import unpack
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.spec import User
 from vmcontainer_kernel.errors import ImageError, NotFound
 
-__all__ = ["LAYER_TYPE", "REF_NAME", "Blob", "Image", "Store"]
+__all__ = ["LAYER_TYPE", "REF_NAME", "Blob", "Image", "NewBlob", "Store", "descriptor"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -68,8 +70,7 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the names of all images."""
-        entries = [one.get("annotations") or {} for one in self._index()]
-        return sorted(str(entry[REF_NAME]) for entry in entries if REF_NAME in entry)
+        return sorted(name for one in self.index() if (name := _name(one)))
 
     def resolve(self, reference: str) -> Image:
         """Return the image of a name, ``name:tag`` or ``sha256:…``; no tag means ``latest``; raise `NotFound` with what
@@ -89,7 +90,8 @@ class Store:
             self._stamp = stamp
             self._cache.clear()
 
-    def _index(self) -> list[dict[str, Any]]:
+    def index(self) -> list[dict[str, Any]]:
+        """Return the descriptors of all images (image-spec, image-index.md); an annotation holds the name."""
         try:
             document = json.loads((self.path / "index.json").read_bytes())
         except FileNotFoundError:
@@ -103,8 +105,8 @@ class Store:
 
     def _resolve(self, reference: str) -> Image:
         tagged = reference if ":" in reference.rpartition("/")[2] else f"{reference}:latest"
-        for entry in self._index():
-            name = (entry.get("annotations") or {}).get(REF_NAME)
+        for entry in self.index():
+            name = _name(entry)
             if name in (reference, tagged) or entry.get("digest") == reference:
                 return self._read(str(name or reference), _blob(entry))
         known = ", ".join(self.names())
@@ -165,6 +167,14 @@ class Store:
         if not isinstance(document, dict):
             raise ImageError(f"{blob.digest} is no JSON object", hint=_REPAIR, where=str(self.path))
         return document
+
+    def read_json(self, digest: str) -> dict[str, Any]:
+        """Return a manifest, index or configuration."""
+        try:
+            size_bytes = self.blob_path(digest).stat().st_size
+        except FileNotFoundError as error:
+            raise ImageError(f"blob {digest} is missing", hint=_REPAIR, where=str(self.path)) from error
+        return self._document(Blob("", digest, size_bytes))
 
     @contextlib.contextmanager
     def open_blob(self, blob: Blob) -> Iterator[Any]:
@@ -246,6 +256,17 @@ class Store:
             files.remove_tree(unfinished)
             raise
 
+    def forget_layer(self, diff_id: str) -> None:
+        """Remove an unpacked layer, if there is one; the caller holds the lock."""
+        from vmcontainer_kernel.container import files
+
+        path = self.path / "unpacked" / "sha256" / diff_id.partition(":")[2]
+        unfinished = path.parent / f".{path.name}.tmp"
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(unfinished)
+            files.remove_tree(unfinished)
+        (self.path / self._note(path.name)).unlink(missing_ok=True)
+
     def left_out(self, image: Image) -> list[str]:
         """Return what could not be kept of an image's unpacked layers, such as attributes that only root may set."""
         notes = [self.path / self._note(path.name) for path in self.layer_paths(image)]
@@ -260,16 +281,46 @@ class Store:
         manifest = {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
-            "config": _descriptor(config_blob),
-            "layers": [_descriptor(layer) for layer in layers],
+            "config": descriptor(config_blob),
+            "layers": [descriptor(layer) for layer in layers],
         }
         blob = self.put(_canonical(manifest), MANIFEST_TYPE)
+        return self.name(name, blob)
+
+    def name(self, name: str, blob: Blob) -> Image:
+        """Let `name` mean the image of a manifest; what it meant before stays, by its digest."""
         with self.locked():
-            others = [one for one in self._index() if (one.get("annotations") or {}).get(REF_NAME) != name]
-            entries = [*others, _descriptor(blob) | {"annotations": {REF_NAME: name}}]
-            self._replace("oci-layout", _canonical({"imageLayoutVersion": "1.0.0"}))
-            self._replace("index.json", _canonical({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}))
-        return self.resolve(name)
+            image = self._read(name, blob)
+            for layer in image.layers:
+                if not self.blob_path(layer.digest).exists():
+                    raise ImageError(f"blob {layer.digest} is missing", hint="it was removed meanwhile: try again")
+            index = self.index()
+            others = [one for one in index if _name(one) not in (None, name)]
+            known = {blob.digest, *(one.get("digest") for one in others)}
+            for one in index:
+                if _name(one) in (None, name) and one.get("digest") not in known:
+                    others.append({key: value for key, value in one.items() if key != "annotations"})
+                    known.add(one.get("digest"))
+            self.write_index([*others, descriptor(blob) | {"annotations": {REF_NAME: name}}])
+        return image
+
+    def write_index(self, entries: list[dict[str, Any]]) -> None:
+        """Replace the index; the caller holds the lock."""
+        self._replace("oci-layout", _canonical({"imageLayoutVersion": "1.0.0"}))
+        self._replace("index.json", _canonical({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}))
+
+    @contextlib.contextmanager
+    def new_blob(self, media_type: str) -> Iterator[NewBlob]:
+        """Give what a blob can be written to piece by piece; afterwards its `blob` says which it became."""
+        (self.path / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+        path = self.path / "blobs" / f".new-{os.getpid()}-{threading.get_ident()}"
+        try:
+            with path.open("wb") as file:
+                new = NewBlob(file, media_type)
+                yield new
+            path.replace(self.blob_path(new.blob.digest))
+        finally:
+            path.unlink(missing_ok=True)
 
     def put(self, data: bytes, media_type: str) -> Blob:
         """Write a blob under its digest."""
@@ -302,6 +353,31 @@ class Store:
         return users.find_user(self.rootfs_layers(image), text)
 
 
+class NewBlob:
+    """A blob being written."""
+
+    def __init__(self, file: IO[bytes], media_type: str) -> None:
+        import hashlib
+
+        self._file, self._media_type = file, media_type
+        self._digest, self._size_bytes = hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        """Add the next bytes."""
+        self._digest.update(data)
+        self._size_bytes += len(data)
+        return self._file.write(data)
+
+    @property
+    def blob(self) -> Blob:
+        """What was written until now."""
+        return Blob(self._media_type, f"sha256:{self._digest.hexdigest()}", self._size_bytes)
+
+
+def _name(entry: dict[str, Any]) -> str | None:
+    return (entry.get("annotations") or {}).get(REF_NAME)
+
+
 def _blob(entry: Any) -> Blob:
     try:
         blob = Blob(str(entry.get("mediaType", "")), entry["digest"], entry["size"])
@@ -312,7 +388,8 @@ def _blob(entry: Any) -> Blob:
     return blob
 
 
-def _descriptor(blob: Blob) -> dict[str, Any]:
+def descriptor(blob: Blob) -> dict[str, Any]:
+    """Write a descriptor as manifests have it."""
     return {"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size_bytes}
 
 

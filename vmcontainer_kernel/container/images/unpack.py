@@ -14,7 +14,6 @@ devices from its configuration, never from an image.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -23,22 +22,18 @@ from typing import IO
 
 from vmcontainer_kernel.container.images.compression import uncompressed
 from vmcontainer_kernel.container.images.tarball import Data, Entry, Tape, entries, refusal
+from vmcontainer_kernel.container.images.tree import FOLDER, Parts, is_whiteout, open_beneath, set_opaque
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.errors import ImageError
 
-__all__ = ["MAX_ENTRIES", "MAX_UNPACKED_BYTES", "OPAQUE_XATTRS", "Unpacked", "is_opaque", "unpack"]
+__all__ = ["MAX_ENTRIES", "MAX_UNPACKED_BYTES", "Unpacked", "unpack"]
 
 MAX_UNPACKED_BYTES = 64 << 30
 MAX_ENTRIES = 2_000_000
-OPAQUE_XATTRS = ("trusted.overlay.opaque", "user.overlay.opaque")
-"""The overlay reads the first; with the option userxattr, so in a user namespace, the second."""
-
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
 _NAME_BYTES = 4095  # a path longer than PATH_MAX could not be named in the container
 _TOLD = 100
-Parts = tuple[bytes, ...]
 
 
 class Unpacked(Record):
@@ -62,7 +57,7 @@ def unpack(
     import hashlib
 
     digest = hashlib.sha256()
-    top = os.open(folder, _FOLDER)
+    top = os.open(folder, FOLDER)
     tree = _Tree(top, max_entries)
     try:
         with uncompressed(stream, media_type, max_bytes, digest) as chunks:
@@ -143,22 +138,18 @@ class _Tree:
         self._parts, self._parent = parts, fd
         return fd
 
-    def _walk(self, start: int, parts: Parts, entry: Entry | None = None) -> int:
-        """Walk down one name at a time, never through a link (O_NOFOLLOW); for an entry make the folders that the
-        archive did not list.
-        """
+    def _walk(self, start: int, parts: Parts, entry: Entry) -> int:
+        """Walk down as `open_beneath` does, and make the folders that the archive did not list."""
         fd = os.dup(start)
         for part in parts:
             try:
-                below = os.open(part, _FOLDER, dir_fd=fd)
+                below = os.open(part, FOLDER, dir_fd=fd)
             except FileNotFoundError:
-                if entry is None:
-                    raise
                 self._implied -= 1
                 if self._implied < 0:
                     raise refusal(entry.name, "needs too many folders") from None
                 os.mkdir(part, dir_fd=fd)
-                below = os.open(part, _FOLDER, dir_fd=fd)
+                below = os.open(part, FOLDER, dir_fd=fd)
                 os.fchmod(below, 0o755)  # whatever the umask
             finally:
                 os.close(fd)
@@ -209,13 +200,13 @@ class _Tree:
                 return
             os.unlink(name, dir_fd=parent)
             os.mkdir(name, 0o755, dir_fd=parent)
-            if _is_whiteout(status):
+            if is_whiteout(status):
                 self._make_opaque(parent, name)
 
     def _link(self, entry: Entry, parent: int, name: bytes) -> None:
         parts = _parts(entry.link, entry)
         try:
-            folder = self._walk(self._top, parts[:-1])
+            folder = open_beneath(self._top, parts[:-1])
         except FileNotFoundError:
             folder = -1
         try:
@@ -235,7 +226,7 @@ class _Tree:
         directories"). It hides what is in the layers below, not what this layer has, before it or after.
         """
         if name == _OPAQUE:
-            _set_opaque(parent)
+            set_opaque(parent)
             return
         hidden = name.removeprefix(_WHITEOUT)
         if hidden in (b"", b".", b"..") or hidden.startswith(_WHITEOUT):
@@ -247,9 +238,9 @@ class _Tree:
             os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
 
     def _make_opaque(self, parent: int, name: bytes) -> None:
-        fd = os.open(name, _FOLDER, dir_fd=parent)
+        fd = os.open(name, FOLDER, dir_fd=parent)
         try:
-            _set_opaque(fd)
+            set_opaque(fd)
         finally:
             os.close(fd)
 
@@ -274,7 +265,7 @@ class _Tree:
 
     def _finish_folder(self, parts: Parts, entry: Entry) -> None:
         try:
-            fd = self._walk(self._top, parts)
+            fd = open_beneath(self._top, parts)
         except (FileNotFoundError, NotADirectoryError):  # replaced by a later entry
             return
         try:
@@ -342,32 +333,8 @@ def _copy(data: Data, fd: int, offset: int, length: int) -> int:
     return copied
 
 
-def _set_opaque(fd: int) -> None:
-    refused = None
-    for key in OPAQUE_XATTRS:
-        try:
-            os.setxattr(fd, key, b"y")
-        except OSError as error:  # trusted.* is root's; user.* is not on every file system
-            if refused:
-                raise
-            refused = error
-
-
-def _is_whiteout(status: os.stat_result) -> bool:
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-
-
 def _kind(folder: int, name: bytes) -> int:
     try:
         return stat.S_IFMT(os.lstat(name, dir_fd=folder).st_mode)
     except FileNotFoundError:
         return 0
-
-
-def is_opaque(folder: str | os.PathLike[str]) -> bool:
-    """Tell whether a folder hides what the layers below have in it."""
-    for key in OPAQUE_XATTRS:
-        with contextlib.suppress(OSError):
-            if os.getxattr(folder, key, follow_symlinks=False) == b"y":
-                return True
-    return False

@@ -1,0 +1,71 @@
+"""A registry of our own on loopback: Debian's docker-registry with its own configuration and data folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+CONFIG = """\
+version: 0.1
+log: {{level: error, accesslog: {{disabled: true}}}}
+storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+class Registry:
+    """A running registry; `place` is ``127.0.0.1:PORT``, `data` its folder."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self.place, self.data = folder, f"127.0.0.1:{port}", folder / "data"
+
+    def push(self, store: Path, name: str, target: str) -> None:
+        subprocess.run(
+            [
+                "skopeo",
+                "copy",
+                "-q",
+                "--dest-tls-verify=false",
+                f"oci:{store}:{name}",
+                f"docker://{self.place}/{target}",
+            ],
+            check=True,
+            timeout=60,
+        )
+
+    def blob(self, digest: str) -> Path:
+        value = digest.partition(":")[2]
+        return self.data / f"docker/registry/v2/blobs/sha256/{value[:2]}/{value}/data"
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Registry]:
+    """Start a registry and wait until it answers; it ends with the block."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    (folder / "config.yml").write_text(CONFIG.format(folder=folder, port=port))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "OTEL_TRACES_EXPORTER": "none"}
+    with subprocess.Popen(
+        ["docker-registry", "serve", folder / "config.yml"], env=environment, stderr=(folder / "log").open("wb")
+    ) as process:
+        try:
+            wait_for(port, process)
+            yield Registry(folder, port)
+        finally:
+            process.kill()
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    end_s = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert process.poll() is None and time.monotonic() < end_s
+            time.sleep(0.05)
