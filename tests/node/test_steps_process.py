@@ -83,7 +83,7 @@ def test_a_pod_shares_its_user_namespace_and_what_it_owns(bundle: Bundle, other:
         ("network", "/proc/self/ns/uts", "is not a network namespace"),
         ("network", "/etc/passwd", "is not a network namespace"),
         ("ipc", "/no/such", "cannot be opened"),
-        ("mount", "/proc/self/ns/mnt", "needs a new mount namespace"),
+        ("mount", "/proc/self/ns/mnt", "a new mount namespace"),
     ],
 )
 def test_a_path_that_leads_to_no_such_namespace(bundle: Bundle, kind: str, path: str, words: str) -> None:

@@ -22,7 +22,6 @@ from vmcontainer_kernel.errors import ContainerError, SpecError
 
 __all__ = [
     "cgroup_steps",
-    "check",
     "clone_flags",
     "clone_step",
     "content_steps",
@@ -34,16 +33,6 @@ __all__ = [
 
 _LATER = ("cgroup", "time")
 _TIME_OFFSETS = "/proc/self/timens_offsets"
-
-
-def check(spec: Spec) -> None:
-    """Raise `SpecError` if the mount namespace is not the container's own."""
-    if "mount" not in spec.linux.new_kinds:
-        raise SpecError(
-            "linux.namespaces needs a new mount namespace: in another's, or the node's, every mount would stay",
-            hint='add {"type": "mount"}, without a path',
-            where="linux.namespaces",
-        )
 
 
 def _has_helper(config: Linux) -> bool:

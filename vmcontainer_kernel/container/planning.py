@@ -33,7 +33,6 @@ def surroundings(
     spec: Spec, bundle: str, layers: tuple[str, ...], group: Cgroup | None, *, tty: bool = False
 ) -> list[Step]:
     """Return the steps that make what is around the process: all that does not depend on which program it runs."""
-    namespaces.check(spec)
     return [
         *settings.first_steps(spec),
         *namespaces.first_steps(spec),
