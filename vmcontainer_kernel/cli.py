@@ -18,7 +18,12 @@ Report = Callable[[str, float], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 after an error (it is told), 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:1] == ["runtime"]:
+        from .container.oci.command import main as runtime
+
+        return runtime(words[1:])
+    options = _parser().parse_args(words)
     try:
         status: int = options.run(options)
     except LabError as error:
@@ -44,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
 
     setup = commands.add_parser("setup", help="build what is missing: container image, guest image, template")
     setup.set_defaults(run=_setup)
+
+    # Its options are Go's, as callers of runc write them, and it is read before any of this.
+    commands.add_parser("runtime", help="containers by the OCI specification, as runc has them: runtime --help")
 
     kernel = commands.add_parser("kernel", help="the notebook kernel")
     install = kernel.add_subparsers(required=True, metavar="COMMAND").add_parser("install", help="tell Jupyter of it")

@@ -27,6 +27,7 @@ __all__ = [
     "NOT_FOUND",
     "SETUP_FAILED",
     "capability_names",
+    "check_program",
     "granted",
     "identity_steps",
     "reset_signals",
@@ -358,9 +359,7 @@ def _exec(process: Process, scene: Scene) -> None:
     scene.ready()
     environment = dict(one.split("=", 1) for one in process.env)
     name, denied = process.args[0], False
-    folders = [""] if "/" in name else environment.get("PATH", "").split(":")
-    for folder in folders:
-        path = f"{folder}/{name}" if folder else name
+    for path in _candidates(process):
         try:
             os.execve(path, process.args, environment)
         except (FileNotFoundError, NotADirectoryError):
@@ -370,9 +369,27 @@ def _exec(process: Process, scene: Scene) -> None:
             denied = True
         except OSError as error:
             raise _cannot_run(path, error) from None
+    raise _no_program(name, denied=denied)
+
+
+def _candidates(process: Process) -> list[str]:
+    """Return the paths at which the program may be, in the order of its own PATH."""
+    name = process.args[0]
+    path = next((one[5:] for one in process.env if one.startswith("PATH=")), "")
+    return [name] if "/" in name else [f"{folder}/{name}" if folder else name for folder in path.split(":")]
+
+
+def check_program(process: Process) -> None:
+    """Raise what `_exec` would if there is no such program or it may not be run, without running it."""
+    found = [path for path in _candidates(process) if os.path.isfile(path)]
+    if not any(os.access(path, os.X_OK) for path in found):
+        raise _no_program(process.args[0], denied=bool(found))
+
+
+def _no_program(name: str, *, denied: bool) -> ContainerError:
     if denied:
-        raise _cannot_run(name, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
-    raise ContainerError(
+        return _cannot_run(name, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    return ContainerError(
         f"no such program {name} in the image", hint="ls /bin shows what there is", where="exec: ENOENT"
     )
 

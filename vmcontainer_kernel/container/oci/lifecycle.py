@@ -1,0 +1,362 @@
+"""The operations of the specification (runtime.md, "Operations"), each for one container.
+
+    create ──▶ created ──start──▶ running ──exited──▶ stopped ──delete──▶ (gone)
+       └─ creating                   └─ pause ⇄ resume: paused
+
+Whatever fails, and wherever the runtime is killed: what it had made is found again by the folder (`state`), the pid in
+it and the groups, and `delete --force` takes all of it away.
+"""
+
+from __future__ import annotations
+
+import os
+
+from vmcontainer_kernel.container import jsontext, namespaces
+from vmcontainer_kernel.container.launch import Launch, clone_child
+from vmcontainer_kernel.container.oci import gate, groups
+from vmcontainer_kernel.container.oci.state import Folder, Process, Saved, now
+from vmcontainer_kernel.container.parsing import parse
+from vmcontainer_kernel.container.planning import surroundings
+from vmcontainer_kernel.container.process import identity_steps
+from vmcontainer_kernel.container.record import Record
+from vmcontainer_kernel.container.spec import Spec
+from vmcontainer_kernel.container.step import Step
+from vmcontainer_kernel.errors import ContainerError, HostError, LabError, NotFound, SpecError, UserError, from_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from vmcontainer_kernel.container.cgroups import Cgroup
+
+__all__ = [
+    "Request",
+    "create",
+    "delete",
+    "find_failure",
+    "load_spec",
+    "pause",
+    "resume",
+    "send_signal",
+    "start",
+    "state",
+    "status_of",
+    "wants_terminal",
+]
+
+_SIGKILL = 9
+_END_S = 10.0
+
+
+class Request(Record):
+    """What `create` and `run` were told; `console_fd`: a socket for the terminal's master, -1 for none; `preserve_fds`:
+    how many descriptors from 3 on the program gets; `gated`: it waits for `start`.
+    """
+
+    id: str
+    bundle: str
+    console_fd: int = -1
+    preserve_fds: int = 0
+    keyring: bool = True
+    gated: bool = True
+
+
+def load_spec(folder: Folder) -> Spec:
+    """Return the configuration a container was made with."""
+    return parse(jsontext.loads(folder.read("config.json")))
+
+
+def _read_config(bundle: str) -> tuple[str, Spec]:
+    path = f"{bundle}/config.json"
+    try:
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+    except OSError as error:
+        raise UserError(
+            f"no configuration: {error.strerror}", hint="--bundle names a folder with config.json", where=path
+        ) from error
+    try:
+        return text, parse(jsontext.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"config.json is no JSON document: {error}", where=path) from error
+
+
+def wants_terminal(bundle: str) -> bool:
+    """Tell whether the configuration of a bundle asks for a terminal."""
+    return _read_config(bundle)[1].process.terminal
+
+
+# -- create
+
+
+def create(root: str, request: Request) -> int:
+    """Make a container and return its pid; its process waits, or, if not `gated`, is the program."""
+    bundle = os.path.realpath(request.bundle)
+    text, spec = _read_config(bundle)
+    _check(spec, bundle, request)
+    saved = Saved(
+        id=request.id,
+        bundle=bundle,
+        created=now(),
+        owner=os.geteuid(),
+        maker=Process.look(os.getpid()),
+        cgroup=groups.path_of(spec, request.id),
+    )
+    with Folder.make(root, request.id) as folder:
+        try:
+            folder.save(saved)
+            folder.write("config.json", text)
+            pid = _launch(folder, saved, spec, request)
+        except BaseException:
+            saved = folder.load() or saved
+            _end(saved)
+            _tidy(folder, saved)
+            raise
+    return pid
+
+
+def _check(spec: Spec, bundle: str, request: Request) -> None:
+    root = os.path.join(bundle, spec.root.path)
+    if not os.path.isdir(root):
+        raise UserError("the root of the container is no folder", hint="root.path names it", where=root)
+    if spec.process.terminal and request.console_fd < 0:
+        raise UserError(
+            "a terminal needs somebody who shows it", hint="give --console-socket", where="process.terminal"
+        )
+    if request.console_fd >= 0 and not spec.process.terminal:
+        raise UserError("a console socket is given, but process.terminal is false", where="process.terminal")
+
+
+def _launch(folder: Folder, saved: Saved, spec: Spec, request: Request) -> int:
+    group = groups.find(saved.cgroup)
+    extra = list(gate.make_gate(folder.path)) if request.gated else []
+    steps = _steps(spec, saved.bundle, group, request)
+    if request.console_fd >= 0:
+        extra.append(request.console_fd)
+
+    def set_up(pid: int, go: Callable[[], None]) -> None:
+        """Do the parent's part while the child mounts."""
+        nonlocal saved
+        saved = saved.replace(init=Process.look(pid))
+        if "user" in spec.linux.new_kinds:
+            namespaces.write_maps(pid, spec.linux)
+            go()
+        if group:
+            groups.make(saved.cgroup, spec.linux.resources)
+            go()
+        folder.save(saved)
+        go()
+
+    stdio = tuple(range(3 + request.preserve_fds))
+    try:
+        launch, sync_fd = clone_child(namespaces.clone_flags(spec), steps, stdio, -1, set_up, extra)
+    finally:
+        for fd in extra:
+            os.close(fd)
+    os.close(sync_fd)
+    _await_set_up(launch, gated=request.gated)
+    folder.save(saved.replace(complete=True))
+    return launch.pid
+
+
+def _steps(spec: Spec, bundle: str, group: Cgroup | None, request: Request) -> list[Step]:
+    gated = gate.gate_steps(spec.process, 0) if request.gated else []
+    shown = []
+    if request.console_fd >= 0:
+        from vmcontainer_kernel.container.oci.console import terminal_step
+
+        shown.append(terminal_step(spec.process, len(gated)))
+    identity = identity_steps(
+        spec.process,
+        user_namespace="user" in spec.linux.kinds,
+        tty=spec.process.terminal,
+        keyring=request.keyring,
+        mortal=False,
+        last=[gate.recorded_step(), *gated],
+    )
+    return [*surroundings(spec, bundle, (), group), *shown, *identity]
+
+
+def _await_set_up(launch: Launch, *, gated: bool) -> None:
+    """Read the child's report until it waits at the gate, or its pipe closes as it becomes the program."""
+    data = b""
+    while chunk := os.read(launch.report_fd, 65536):
+        data += chunk
+        if gated and data.endswith(gate.CREATED.encode()):
+            break
+    os.close(launch.report_fd)
+    if error := find_failure(data.decode()):
+        raise error
+    if gated and not data.endswith(gate.CREATED.encode()):
+        raise ContainerError(
+            "the container's process was killed while it was set up", hint="is the memory limit too small?"
+        )
+
+
+def find_failure(report: str) -> LabError | None:
+    """Return the error in a child's report, if there is one."""
+    for line in report.splitlines():
+        if line.startswith('{"error"'):
+            return from_json(jsontext.loads(line)["error"])
+    return None
+
+
+# -- start, kill, pause
+
+
+def start(folder: Folder) -> None:
+    """Let a created container run its program; raise if the program could not be executed."""
+    with folder:
+        saved = folder.load()
+        status = folder.status(saved)
+        if saved is None or status != "created":
+            raise UserError(f"container {folder.name!r} cannot be started: it is {status}, not created")
+        gate_fd = folder.open_gate()
+        if gate_fd >= 0:
+            gate.open_gate(gate_fd)
+            os.close(gate_fd)
+        if error := find_failure(folder.read("failed")):
+            raise error
+
+
+def send_signal(folder: Folder, signum: int, *, everything: bool) -> None:
+    """Signal a container's first process, or all of its processes; a `UserError` if it is neither created nor running.
+
+    The specification wants an error for a stopped container; with `everything`, what is left in its group is signalled.
+    """
+    saved = folder.load()
+    status = folder.status(saved)
+    group = groups.find(saved.cgroup) if saved else None
+    if saved is None or (status not in ("created", "running") and not everything):
+        raise UserError(f"container not running: {folder.name!r} is {status}")
+    if everything and group:
+        group.kill() if signum == _SIGKILL else group.signal(signum)
+    if saved.init.alive:
+        _signal(saved.init, signum)
+    if signum == _SIGKILL and group:
+        groups.thaw(group)  # a frozen version 1 task takes its SIGKILL only when thawed
+
+
+def _signal(process: Process, signum: int) -> None:
+    """Signal a process that cannot be another one: its descriptor is opened before it is looked at again."""
+    import _signal  # type: ignore[import-not-found]
+
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        if process.alive:
+            _signal.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def pause(folder: Folder) -> None:
+    """Freeze every process of a container."""
+    with folder:
+        _freezer_of(folder, "pause", ("created", "running")).freeze()
+
+
+def resume(folder: Folder) -> None:
+    """Let the processes of a paused container go on."""
+    with folder:
+        _freezer_of(folder, "resume", ("paused",)).thaw()
+
+
+def _freezer_of(folder: Folder, verb: str, allowed: tuple[str, ...]) -> Cgroup:
+    saved = folder.load()
+    status = status_of(folder, saved)
+    if saved is None or status not in allowed:
+        raise UserError(f"container {folder.name!r} cannot {verb}: it is {status}")
+    group = groups.find(saved.cgroup)
+    if group is None:
+        raise HostError("the container has no control group, so it cannot be paused")
+    return group
+
+
+def status_of(folder: Folder, saved: Saved | None) -> str:
+    """Return the status as the command line tells it: the specification's, and paused."""
+    status = folder.status(saved)
+    if saved and saved.cgroup and status in ("created", "running"):
+        group = groups.find(saved.cgroup)
+        return "paused" if group and groups.is_frozen(group) else status
+    return status
+
+
+def state(folder: Folder) -> dict[str, Any]:
+    """Return the state (runtime.md, "State"), with the fields runc adds."""
+    saved = folder.load()
+    if saved is None:
+        return {"ociVersion": "1.2.0", "id": folder.name, "status": "stopped", "pid": 0, "bundle": ""}
+    document = jsontext.loads(folder.read("config.json") or "{}")
+    status = status_of(folder, saved)
+    root = (document.get("root") or {}).get("path", "rootfs")
+    return {
+        "ociVersion": "1.2.0",
+        "id": saved.id,
+        "pid": 0 if status == "stopped" else saved.init.pid,
+        "status": status,
+        "bundle": saved.bundle,
+        "rootfs": os.path.join(saved.bundle, root),
+        "created": saved.created,
+        "annotations": document.get("annotations") or {},
+        "owner": str(saved.owner),
+    }
+
+
+# -- delete
+
+
+def delete(folder: Folder, *, force: bool) -> None:
+    """Remove a stopped container and what was made for it; with `force` any container, whatever is left of it.
+
+    With `force` it is no error if there is none, as callers clean up after a `create` that failed.
+    """
+    try:
+        with folder:
+            saved = folder.load()
+            status = status_of(folder, saved)
+            if status != "stopped" and not force:
+                raise UserError(
+                    f"cannot delete container {folder.name!r} that is not stopped: {status}",
+                    hint="kill it first, or use --force",
+                )
+            if saved:
+                _end(saved)
+            _tidy(folder, saved)
+    except NotFound:
+        if not force:
+            raise
+
+
+def _end(saved: Saved) -> None:
+    """End every process of a container and wait for the first."""
+    import select
+
+    group = groups.find(saved.cgroup)
+    if group:
+        group.kill()
+    try:
+        pidfd = os.pidfd_open(saved.init.pid) if saved.init.pid else -1
+    except ProcessLookupError:
+        return
+    if pidfd < 0:
+        return
+    if saved.init.alive:
+        _signal(saved.init, _SIGKILL)
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        if not poller.poll(_END_S * 1000):
+            raise ContainerError("the container's process does not die of SIGKILL", where=f"/proc/{saved.init.pid}")
+    os.close(pidfd)
+
+
+def _tidy(folder: Folder, saved: Saved | None) -> None:
+    group = groups.find(saved.cgroup) if saved else None
+    if group:
+        group.remove()
+    folder.remove()
