@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from vmcontainer_kernel.container.oci import log
 from vmcontainer_kernel.container.oci.arguments import Arguments, Command, read
 from vmcontainer_kernel.container.oci.state import Folder, default_root
 from vmcontainer_kernel.errors import LabError, UserError
@@ -147,16 +148,13 @@ class Context:
     """What the options before the command say."""
 
     def __init__(self, options: Arguments) -> None:
-        self.log = options.text("log")
-        self.log_format = options.text("log-format", "text")
-        self.debug = options.flag("debug")
         self._root = options.text("root")
         if options.flag("systemd-cgroup"):
             raise UserError(
                 "groups are not made through systemd", hint="leave out --systemd-cgroup (engines: cgroupfs driver)"
             )
-        if self.log_format not in ("text", "json"):
-            raise UserError(f"--log-format is text or json, not {self.log_format!r}")
+        if (form := options.text("log-format", "text")) not in ("text", "json"):
+            raise UserError(f"--log-format is text or json, not {form!r}")
 
     @property
     def root(self) -> str:
@@ -170,9 +168,10 @@ class Context:
 
 def main(words: list[str]) -> int:
     """Run one command and return its exit status: its program's, or 1 after an error, which is told."""
-    options, context = Arguments({}, []), None
+    options = Arguments({}, [])
     try:
         options = read(GLOBAL, words, program=PROGRAM)
+        log.aim(options.text("log"), options.text("log-format", "text"))
         context = Context(options)
         return _run(context, options)
     except (LabError, OSError) as error:
@@ -180,9 +179,7 @@ def main(words: list[str]) -> int:
             import traceback
 
             traceback.print_exc()
-        from vmcontainer_kernel.container.oci.log import tell
-
-        tell(error, options.text("log"), options.text("log-format", "text"))
+        log.tell(error)
         return 1
 
 

@@ -81,8 +81,6 @@ def _make(scene: Scene, process: Process, socket_fd: int, *, console: bool) -> N
         ) from error
     fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
     slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    if process.console_size:
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", *process.console_size, 0, 0))
     if console:
         number = struct.unpack("i", fcntl.ioctl(master, _TIOCGPTN, b"\0" * 4))[0]
         _show_console(f"/dev/pts/{number}")
@@ -95,11 +93,14 @@ def _make(scene: Scene, process: Process, socket_fd: int, *, console: bool) -> N
 
 
 def _show_console(path: str) -> None:
+    """Show the terminal as /dev/console; a link that an image has there is not followed (CVE-2025-52565)."""
     tree = linux.open_tree(linux.AT_FDCWD, path)
+    at = os.open("/dev", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
-    os.close(os.open("/dev/console", flags, 0o600))
-    linux.move_mount(tree, "/dev/console")
+    os.close(os.open("console", flags, 0o600, dir_fd=at))
+    linux.move_mount(tree, at, "console")
     os.close(tree)
+    os.close(at)
 
 
 def _send(socket_fd: int, master: int) -> None:

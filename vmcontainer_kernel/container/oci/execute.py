@@ -6,12 +6,13 @@ import os
 
 from vmcontainer_kernel.container import jsontext, linux
 from vmcontainer_kernel.container.launch import enter_child
-from vmcontainer_kernel.container.oci import groups
+from vmcontainer_kernel.container.oci import groups, log
 from vmcontainer_kernel.container.oci.lifecycle import find_failure, load_spec, status_of
 from vmcontainer_kernel.container.oci.state import Folder, Saved
-from vmcontainer_kernel.container.parsing import parse
+from vmcontainer_kernel.container.parsing import parse_process
 from vmcontainer_kernel.container.process import identity_steps
 from vmcontainer_kernel.container.record import Record
+from vmcontainer_kernel.container.seccomp.install import seccomp_steps
 from vmcontainer_kernel.container.spec import Process, Spec
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import SpecError, UserError
@@ -38,6 +39,7 @@ class Changes(Record):
 
 def process_of(folder: Folder, file: str, changes: Changes) -> Process:
     """Return the process to execute: from a file (``--process``), or the container's own, changed."""
+    folder.load()  # whether it exists is said before anything else
     if file:
         try:
             with open(file, encoding="utf-8") as stream:
@@ -48,7 +50,7 @@ def process_of(folder: Folder, file: str, changes: Changes) -> Process:
             raise SpecError(f"this is no JSON document: {error}", where=file) from error
     else:
         document = _changed(jsontext.loads(folder.read("config.json"))["process"], changes)
-    return parse(jsontext.loads(folder.read("config.json")) | {"process": document}).process
+    return parse_process(document)
 
 
 def _changed(document: dict[str, Any], changes: Changes) -> dict[str, Any]:
@@ -113,6 +115,7 @@ def _enter(saved: Saved, spec: Spec, process: Process, console_fd: int, preserve
     if error := find_failure(data.decode()):
         os.waitpid(launch.pid, 0)
         raise error
+    log.pass_on(data.decode())
     return launch.pid
 
 
@@ -120,5 +123,12 @@ def _steps(spec: Spec, process: Process) -> list[Step]:
     from vmcontainer_kernel.container.oci.console import terminal_step
 
     shown = [terminal_step(process, 0, console=False)] if process.terminal else []
-    user_namespace = "user" in spec.linux.kinds
-    return [*shown, *identity_steps(process, user_namespace=user_namespace, tty=process.terminal, mortal=False)]
+    identity = identity_steps(
+        process,
+        user_namespace="user" in spec.linux.kinds,
+        tty=process.terminal,
+        mortal=False,
+        seccomp=seccomp_steps(spec.linux.seccomp),
+        personality=spec.linux.personality,
+    )
+    return [*shown, *identity]

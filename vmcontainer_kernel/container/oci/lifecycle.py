@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import os
 
-from vmcontainer_kernel.container import jsontext, namespaces
-from vmcontainer_kernel.container.launch import Launch, clone_child
-from vmcontainer_kernel.container.oci import gate, groups
+from vmcontainer_kernel.container import hooks, jsontext
+from vmcontainer_kernel.container.birth import bear
+from vmcontainer_kernel.container.launch import Gate, Launch
+from vmcontainer_kernel.container.oci import gate, groups, log
 from vmcontainer_kernel.container.oci.state import Folder, Process, Saved, now
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import surroundings
 from vmcontainer_kernel.container.process import identity_steps
 from vmcontainer_kernel.container.record import Record
-from vmcontainer_kernel.container.spec import Spec
+from vmcontainer_kernel.container.seccomp.install import seccomp_steps
+from vmcontainer_kernel.container.spec import Hook, Spec
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, NotFound, SpecError, UserError, from_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from vmcontainer_kernel.container.cgroups import Cgroup
@@ -64,7 +65,7 @@ class Request(Record):
 
 def load_spec(folder: Folder) -> Spec:
     """Return the configuration a container was made with."""
-    return parse(jsontext.loads(folder.read("config.json")))
+    return parse(jsontext.loads(folder.read("config.json")), [])  # its warnings were told when it was made
 
 
 def _read_config(bundle: str) -> tuple[str, Spec]:
@@ -77,14 +78,22 @@ def _read_config(bundle: str) -> tuple[str, Spec]:
             f"no configuration: {error.strerror}", hint="--bundle names a folder with config.json", where=path
         ) from error
     try:
-        return text, parse(jsontext.loads(text))
+        warnings: list[str] = []
+        spec = parse(jsontext.loads(text), warnings)
+        for warning in warnings:
+            log.warn(warning)
+        return text, spec
     except (ValueError, RecursionError) as error:
         raise SpecError(f"config.json is no JSON document: {error}", where=path) from error
 
 
 def wants_terminal(bundle: str) -> bool:
-    """Tell whether the configuration of a bundle asks for a terminal."""
-    return _read_config(bundle)[1].process.terminal
+    """Tell whether the configuration of a bundle asks for a terminal; what is wrong with it is `create`'s to say."""
+    try:
+        with open(f"{bundle}/config.json", encoding="utf-8") as stream:
+            return bool(jsontext.loads(stream.read())["process"]["terminal"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 # -- create
@@ -101,10 +110,10 @@ def create(root: str, request: Request) -> int:
         created=now(),
         owner=os.geteuid(),
         maker=Process.look(os.getpid()),
-        cgroup=groups.path_of(spec, request.id),
     )
     with Folder.make(root, request.id) as folder:
         try:
+            saved = saved.replace(cgroup=groups.path_of(spec, request.id))
             folder.save(saved)
             folder.write("config.json", text)
             pid = _launch(folder, saved, spec, request)
@@ -113,7 +122,18 @@ def create(root: str, request: Request) -> int:
             _end(saved)
             _tidy(folder, saved)
             raise
+        if not request.gated:
+            _run_hooks(folder, spec.hooks.poststart, "poststart", saved.bundle)
     return pid
+
+
+def _run_hooks(folder: Folder, wanted: tuple[Hook, ...], where: str, bundle: str, **changes: str) -> None:
+    """Run hooks whose failure changes nothing any more (runtime.md, "Lifecycle"): it is a warning."""
+    if not wanted:
+        return
+    text = jsontext.dumps(state(folder) | changes).encode()
+    for error in hooks.run_all(wanted, where, text, bundle if os.path.isdir(bundle) else "/"):
+        log.warn(str(error))
 
 
 def _check(spec: Spec, bundle: str, request: Request) -> None:
@@ -135,25 +155,30 @@ def _launch(folder: Folder, saved: Saved, spec: Spec, request: Request) -> int:
     if request.console_fd >= 0:
         extra.append(request.console_fd)
 
-    def set_up(pid: int, go: Callable[[], None]) -> None:
+    born_inside = group is not None and group.has_version_2
+    if group and born_inside:
+        groups.make(saved.cgroup, spec.linux.resources)
+    group_fd = group.open_for_birth() if group and born_inside else -1
+
+    def set_up(pid: int, go: Gate) -> None:
         """Do the parent's part while the child mounts."""
         nonlocal saved
         saved = saved.replace(init=Process.look(pid))
-        if "user" in spec.linux.new_kinds:
-            namespaces.write_maps(pid, spec.linux)
-            go()
-        if group:
-            groups.make(saved.cgroup, spec.linux.resources)
-            go()
         folder.save(saved)
+        if group:
+            if not born_inside:
+                groups.make(saved.cgroup, spec.linux.resources)
+            go()
+        hooks.answer(spec.hooks, go, lambda: state(folder), saved.bundle)
         go()
 
     stdio = tuple(range(3 + request.preserve_fds))
     try:
-        launch, sync_fd = clone_child(namespaces.clone_flags(spec), steps, stdio, -1, set_up, extra)
+        launch, sync_fd = bear(spec, saved.bundle, steps, stdio, set_up, group_fd=group_fd, extra=extra)
     finally:
-        for fd in extra:
-            os.close(fd)
+        for fd in (*extra, group_fd):
+            if fd >= 0:
+                os.close(fd)
     os.close(sync_fd)
     _await_set_up(launch, gated=request.gated)
     folder.save(saved.replace(complete=True))
@@ -173,7 +198,9 @@ def _steps(spec: Spec, bundle: str, group: Cgroup | None, request: Request) -> l
         tty=spec.process.terminal,
         keyring=request.keyring,
         mortal=False,
-        last=[gate.recorded_step(), *gated],
+        last=[gate.recorded_step(), *gated, *hooks.start_steps(spec.hooks)],
+        seccomp=seccomp_steps(spec.linux.seccomp),
+        personality=spec.linux.personality,
     )
     return [*surroundings(spec, bundle, (), group), *shown, *identity]
 
@@ -186,8 +213,10 @@ def _await_set_up(launch: Launch, *, gated: bool) -> None:
         if gated and data.endswith(gate.CREATED.encode()):
             break
     os.close(launch.report_fd)
-    if error := find_failure(data.decode()):
+    report = data.decode()
+    if error := find_failure(report):
         raise error
+    log.pass_on(report)
     if gated and not data.endswith(gate.CREATED.encode()):
         raise ContainerError(
             "the container's process was killed while it was set up", hint="is the memory limit too small?"
@@ -218,6 +247,7 @@ def start(folder: Folder) -> None:
             os.close(gate_fd)
         if error := find_failure(folder.read("failed")):
             raise error
+        _run_hooks(folder, load_spec(folder).hooks.poststart, "poststart", saved.bundle)
 
 
 def send_signal(folder: Folder, signum: int, *, everything: bool) -> None:
@@ -359,4 +389,14 @@ def _tidy(folder: Folder, saved: Saved | None) -> None:
     group = groups.find(saved.cgroup) if saved else None
     if group:
         group.remove()
+    if saved and (wanted := _stop_hooks(folder)):
+        _run_hooks(folder, wanted, "poststop", saved.bundle, status="stopped")
     folder.remove()
+
+
+def _stop_hooks(folder: Folder) -> tuple[Hook, ...]:
+    """Return the hooks for the end; none if the configuration was not even written or read."""
+    try:
+        return load_spec(folder).hooks.poststop
+    except (LabError, ValueError):
+        return ()

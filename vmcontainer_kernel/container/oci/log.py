@@ -8,7 +8,15 @@ from vmcontainer_kernel.container import jsontext
 from vmcontainer_kernel.container.oci.state import now
 from vmcontainer_kernel.errors import LabError
 
-__all__ = ["describe", "tell"]
+__all__ = ["aim", "describe", "pass_on", "tell", "warn"]
+
+_target = ("", "text")
+
+
+def aim(path: str, form: str) -> None:
+    """Say where the log is ("": none) and in which form, text or json; once for a command."""
+    global _target  # noqa: PLW0603 - one command, one log
+    _target = (path, form)
 
 
 def describe(error: BaseException) -> str:
@@ -22,22 +30,39 @@ def describe(error: BaseException) -> str:
     return text if isinstance(error, LabError) else f"{type(error).__name__}: {text}"
 
 
-def tell(error: BaseException, log: str, form: str) -> None:
+def tell(error: BaseException) -> None:
     """Print an error, and add it to the log if there is one."""
-    text = describe(error)
-    print(f"vmcontainer runtime: {text}", file=sys.stderr)
-    if log:
-        add(log, form, "error", text)
+    _tell("error", describe(error))
 
 
-def add(log: str, form: str, level: str, text: str) -> None:
+def warn(text: str) -> None:
+    """Print what is not as asked and no reason to stop, and add it to the log."""
+    _tell("warning", text)
+
+
+def pass_on(report: str) -> None:
+    """Warn of what a child's report warns of."""
+    for line in report.splitlines():
+        if line.startswith('{"warning"'):
+            warn(str(jsontext.loads(line)["warning"]))
+
+
+def _tell(level: str, text: str) -> None:
+    mark = "" if level == "error" else f"{level}: "
+    print(f"vmcontainer runtime: {mark}{text}", file=sys.stderr)
+    path, form = _target
+    if path:
+        _add(path, form, level, text)
+
+
+def _add(path: str, form: str, level: str, text: str) -> None:
     """Add a line to a log, in the form containerd's shim and conmon read (one JSON object a line) or as logfmt."""
     if form == "json":
         line = jsontext.dumps({"level": level, "msg": text, "time": now()})
     else:
         line = f"time={jsontext.dumps(now())} level={level} msg={jsontext.dumps(text)}"
     try:
-        with open(log, "a", encoding="utf-8") as stream:
+        with open(path, "a", encoding="utf-8") as stream:
             stream.write(line + "\n")
     except OSError as error:
-        print(f"vmcontainer runtime: no log can be written to {log}: {error.strerror}", file=sys.stderr)
+        print(f"vmcontainer runtime: no log can be written to {path}: {error.strerror}", file=sys.stderr)
