@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +20,7 @@ from vmcontainer_kernel.vm.guest import ensure_guest
 
 pytestmark = pytest.mark.needs("qemu")
 
+ROOT = Path(__file__).parents[2]
 SCRIPT = '''
 import json, os, subprocess, sys, time
 sys.path.insert(0, "/usr/lib/vmcontainer")
@@ -128,3 +133,13 @@ def test_containers_in_a_guest_find_each_other_and_nothing_is_left(bench: Bench)
             node.detach()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.needs("containers-on-host", "slirp4netns")
+def test_a_container_and_a_machine_meet_on_one_bridge(tmp_path: Path) -> None:
+    root = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
+    command = [*root, sys.executable, "-m", "tests.vm.network_machine", str(tmp_path)]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=180
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..container import linux
-from ..errors import ProtocolError
+from ..errors import NodeError, ProtocolError
 from .protocol import PORT_NAME, get_number, get_str
 from .server import Call, Server
 from .verbs import GUEST_ENVIRONMENT
@@ -32,6 +32,7 @@ _SIOCSIFHWADDR: Final = 0x8924  # linux/sockios.h
 _ARPHRD_ETHER: Final = 1
 _RB_POWER_OFF: Final = 0x4321FEDC  # linux/reboot.h
 _REST_S: Final = 0.5
+_PLUG_S: Final = 10.0
 _NIC: Final = "eth0"
 _ADDRESS: Final = "10.0.2.15/24"  # what QEMU's user network expects, qemu-system-x86_64(1) -netdev user
 _GATEWAY: Final = "10.0.2.2"
@@ -75,8 +76,18 @@ def set_up() -> None:
         _run("ip", "route", "add", "default", "via", _GATEWAY)
 
 
-def _run(*argv: str) -> None:
-    os.spawnvp(os.P_WAIT, argv[0], argv)
+def _run(*argv: str) -> int:
+    return os.spawnvp(os.P_WAIT, argv[0], argv)
+
+
+def _interface_of(mac: str, deadline_s: float) -> str:
+    """Return the interface with a MAC address; its driver may still be at work."""
+    while time.monotonic() < deadline_s:
+        for path in Path("/sys/class/net").iterdir():
+            if (path / "address").read_text().strip() == mac:
+                return path.name
+        time.sleep(0.01)
+    raise NodeError(f"no card with address {mac} appeared in this guest", hint="see its kernel's words: %vm logs")
 
 
 def open_port(patience_s: float = 10.0) -> int:
@@ -91,7 +102,7 @@ def open_port(patience_s: float = 10.0) -> int:
 
 
 class GuestVerbs:
-    """``renew``, ``settle`` and ``poweroff``."""
+    """``renew``, ``settle``, ``join`` and ``poweroff``."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -101,7 +112,7 @@ class GuestVerbs:
         self._control: socket.socket | None = None
         if Path("/sys/class/net", _NIC).exists():
             self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        server.verbs |= {"renew": self.renew, "settle": self.settle, "poweroff": self.poweroff}
+        server.verbs |= {"renew": self.renew, "settle": self.settle, "join": self.join, "poweroff": self.poweroff}
 
     def settle(self, call: Call) -> dict[str, Any]:
         """Make ready for being saved as a template: nothing is left to be written out or to be collected."""
@@ -129,6 +140,17 @@ class GuestVerbs:
         if mac and self._control:
             _set_mac(self._control, _NIC, bytes.fromhex(mac.replace(":", "")))
         return {}
+
+    def join(self, call: Call) -> dict[str, Any]:
+        """Use the card with address `mac`, which was just plugged in: give it `address`, such as ``10.1.2.3/24``.
+
+        Returns the interface's name.
+        """
+        mac, address = get_str(call.arguments, "mac"), get_str(call.arguments, "address")
+        name = _interface_of(mac, time.monotonic() + _PLUG_S)
+        if _run("ip", "address", "add", address, "dev", name) or _run("ip", "link", "set", name, "up"):
+            raise NodeError(f"the card {name} does not take the address {address}")
+        return {"interface": name}
 
     def poweroff(self, call: Call) -> dict[str, Any]:
         """End every process and switch off; the answer goes out first."""

@@ -23,7 +23,7 @@ from ..container.network.proxy import bind
 from ..errors import LabError, MachineError
 from . import observe, qemu
 from .console import Console
-from .qemu import NETDEV, MachineConfig, Wiring
+from .qemu import NETDEV, SLOT, MachineConfig, Wiring
 from .qmp import Monitor
 
 __all__ = ["Launcher", "Machine", "Spawned"]
@@ -144,6 +144,17 @@ class Machine:
     async def unpublish(self, protocol: str, host_ip: str, host_port: int) -> None:
         """End what `publish` began."""
         await self._forward(f"hostfwd_remove {NETDEV} {protocol}:{host_ip}:{host_port}")
+
+    async def plug_card(self, descriptor: int, mac: str) -> None:
+        """Give the machine a second card, whose cable is a tap device's descriptor; the caller closes its own copy.
+
+        The guest finds it within a second or so, as its next ``ethN``, without an address.
+        """
+        name = f"card-{mac.replace(':', '')}"
+        await self.monitor.give(descriptor, name)
+        await self.execute("netdev_add", type="tap", id=name, fd=name)
+        card = {"netdev": name, "mac": mac, "romfile": "", "bus": SLOT}
+        await self.execute("device_add", driver="virtio-net-pci", id=f"{name}-card", **card)
 
     async def _forward(self, command: str) -> None:
         told = str(await self.execute("human-monitor-command", command_line=command)).strip()

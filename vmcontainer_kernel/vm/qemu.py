@@ -29,6 +29,7 @@ __all__ = [
     "NETDEV",
     "PROGRAM",
     "QMP_FD",
+    "SLOT",
     "MachineConfig",
     "Wiring",
     "argv",
@@ -44,6 +45,7 @@ AGENT_FD: Final = FIRST_FD + 1
 CONSOLE_FD: Final = FIRST_FD + 2
 
 NETDEV: Final = "net0"
+SLOT: Final = "port1"
 
 MIB: Final = 1 << 20
 MEMORY_MIN_BYTES: Final = 96 * MIB
@@ -211,6 +213,11 @@ def network(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     )
 
 
+def slot(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
+    """An empty slot for a second card, which a machine gets while it runs: PCI Express's own bus takes none."""
+    return ("-device", f"pcie-root-port,id={SLOT},chassis=1") if config.network else ()
+
+
 def small_devices(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """Randomness from the host, a bell for the guest's panic, and a balloon that gives memory back and counts it."""
     return (
@@ -244,6 +251,7 @@ DEVICES: Final[tuple[Device, ...]] = (
     console,
     root_disk,
     network,
+    slot,
     small_devices,
     endings,
     incoming,
