@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="as a JSON document")
     doctor.set_defaults(run=_doctor)
 
-    setup = commands.add_parser("setup", help="build what is missing: container image, guest image, template")
+    setup = commands.add_parser("setup", help="build what is missing: container images, guest image, template")
     setup.set_defaults(run=_setup)
 
     # Its options are Go's, as callers of runc write them, and it is read before any of this.
@@ -83,7 +83,12 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _setup(options: argparse.Namespace) -> int:
-    steps = (("container image", _build_image), ("guest image", _build_guest), ("template", _build_template))
+    steps = (
+        ("container image", _build_image),
+        ("guest image", _build_guest),
+        ("template", _build_template),
+        ("python image", _build_python),
+    )
     for name, build in steps:
         progress = Progress(name)
         build(progress.report)
@@ -113,6 +118,14 @@ def _build_template(report: Report) -> None:
         session.prepare(report)
     finally:
         session.close()
+
+
+def _build_python(report: Report) -> None:
+    from .container.images import Store
+    from .paths import cache_dir
+    from .python_image import build_python
+
+    build_python(Store(cache_dir("images")), report)
 
 
 class Progress:

@@ -19,7 +19,20 @@ from pathlib import Path
 
 from ..errors import HostError, MachineError
 
-__all__ = ["Apt", "Package", "Wanted", "fetch", "names_for", "os_release", "resolve", "unpack", "update"]
+__all__ = [
+    "Apt",
+    "Package",
+    "Wanted",
+    "dependencies",
+    "fetch",
+    "follow",
+    "names_for",
+    "os_release",
+    "parse_record",
+    "resolve",
+    "unpack",
+    "update",
+]
 
 Run = Callable[[Sequence[str]], str]
 
@@ -95,14 +108,15 @@ def resolve(wanted: Wanted, show: Callable[[str], str]) -> list[Package]:
     ``linux-modules-RELEASE``; ``python3-minimal`` leads to ``python3.N-minimal`` and its library.
     """
     names = list(wanted.plain)
-    names += _follow(wanted.kernel_meta, r"linux-(image|modules|binary)-\d.*", show)
-    python = _follow(wanted.python_meta, r"(lib)?python3\.\d+-minimal", show)
+    names += follow(wanted.kernel_meta, r"linux-(image|modules|binary)-\d.*", show)
+    python = follow(wanted.python_meta, r"(lib)?python3\.\d+-minimal", show)
     names += python
     names += [name.replace("-minimal", "-stdlib") for name in python if name.startswith("lib")]
     return sorted((parse_record(show(name)) for name in dict.fromkeys(names)), key=lambda package: package.name)
 
 
-def _follow(name: str, pattern: str, show: Callable[[str], str]) -> list[str]:
+def follow(name: str, pattern: str, show: Callable[[str], str]) -> list[str]:
+    """Return the names like `pattern` that dependencies lead to from `name`, through others like it."""
     found: list[str] = []
     todo = [name]
     while todo:

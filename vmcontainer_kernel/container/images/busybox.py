@@ -15,7 +15,7 @@ from vmcontainer_kernel.container.config import DEFAULT_PATH
 from vmcontainer_kernel.container.images.store import LAYER_TYPE, Image, Store
 from vmcontainer_kernel.errors import HostError, ImageError
 
-__all__ = ["build_busybox", "find_busybox"]
+__all__ = ["FILES", "applets_of", "build_busybox", "find_busybox"]
 
 NAME = "busybox:latest"
 _PLACES = ("/bin/busybox", "/usr/bin/busybox", "/usr/lib/initramfs-tools/bin/busybox", "/bin/busybox.static")
@@ -23,7 +23,7 @@ _MACHINES = {62: "amd64", 183: "arm64"}  # elf.h: EM_X86_64, EM_AARCH64
 _PT_INTERP = 3
 _TIME = "1970-01-01T00:00:00Z"
 
-_FILES = {
+FILES = {
     "etc/group": "root:x:0:\ndaemon:x:1:\ntty:x:5:\nusers:x:100:guest\nguest:x:1000:\nnogroup:x:65534:\n",
     "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
@@ -35,7 +35,7 @@ _FILES = {
         "nobody:x:65534:65534:nobody:/:/bin/false\n"
     ),
 }
-_FOLDERS = {
+FOLDERS = {
     **dict.fromkeys(("", "bin", "dev", "etc", "home", "proc", "sys", "usr", "usr/bin", "var"), (0o755, 0)),
     **{"home/guest": (0o755, 1000), "root": (0o700, 0), "tmp": (0o1777, 0), "var/tmp": (0o1777, 0)},
 }
@@ -82,7 +82,7 @@ def build_busybox(store: Store, busybox_path: Path | str | None = None) -> Image
 
     path = find_busybox(busybox_path)
     program = path.read_bytes()
-    layer = _layer(program, _applets(path))
+    layer = _layer(program, applets_of(path))
     config: dict[str, Any] = {
         "architecture": _architecture(program[:4096]),
         "os": "linux",
@@ -96,7 +96,8 @@ def build_busybox(store: Store, busybox_path: Path | str | None = None) -> Image
     return image
 
 
-def _applets(path: Path) -> list[str]:
+def applets_of(path: Path) -> list[str]:
+    """Return the names a busybox has programs for."""
     import subprocess
 
     try:
@@ -124,9 +125,9 @@ def _layer(program: bytes, applets: list[str]) -> bytes:
             entry.uid = entry.gid = owner
             archive.addfile(entry, io.BytesIO(data))
 
-        for name, (mode, owner) in sorted(_FOLDERS.items()):
+        for name, (mode, owner) in sorted(FOLDERS.items()):
             add(f"./{name}", tarfile.DIRTYPE, mode, owner=owner)
-        for name, text in sorted(_FILES.items()):
+        for name, text in sorted(FILES.items()):
             add(f"./{name}", tarfile.REGTYPE, 0o644, text.encode())
         add("./bin/busybox", tarfile.REGTYPE, 0o755, program)
         for name in applets:
