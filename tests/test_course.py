@@ -238,7 +238,7 @@ def test_every_reply_is_ok_and_in_time(lesson, run_folder):
 def test_a_lesson_stays_true_where_containers_run_in_a_guest(run_folder):
     notebook = _notebook("03-first-container", build.SOURCE_LANGUAGE)
     here = next(cell for cell in notebook.cells if cell.source.endswith("node = lab.default_node"))
-    here.source = "from vmcontainer_kernel import verbs\nverbs._default_node = 'vm'\n" + here.source
+    here.source = "from vmcontainer_kernel.verbs import nodes\nnodes._default_node = 'vm'\n" + here.source
     _run(notebook)
     table = next(cell for cell in notebook.cells if cell.source.startswith("PROBE = "))
     assert "".join(output.text for output in table.outputs).endswith("the node's    the node's    its own\n")

@@ -18,7 +18,20 @@ from .options import container_options, process_options, vm_cpus
 from .run import STDERR, STDOUT, Captured, Run, dropped_marker
 from .session import Session
 
-__all__ = ["Background", "Printer", "container_start", "finish", "follow", "require_text", "run_cell", "vm_start"]
+__all__ = [
+    "Background",
+    "Printer",
+    "container_run",
+    "container_start",
+    "finish",
+    "follow",
+    "require_text",
+    "run_cell",
+    "shell_words",
+    "start_detached",
+    "vm_start",
+    "watch",
+]
 
 SHOW_LIMIT_BYTES = 1 << 20  # the server drops messages beyond 1 MB/s, and no reader wants more
 CAPTURE_LIMIT_BYTES = 256 << 20
@@ -89,19 +102,55 @@ def container_start(
     session: Session, options: argparse.Namespace, text: str, find_node: Callable[[], Coroutine[Any, Any, Node]]
 ) -> Start:
     """Return what runs `text` in a container: a new one, or one that stays and has a name."""
+    if not options.name:
+        return container_run(session, options, shell_words(text), find_node)
     description, process = container_options(options), process_options(options)
-    argv = ["/bin/sh", "-c", text] if text.strip() else []
+    argv = shell_words(text)
 
     async def start(run: Run) -> Request:
         node = await find_node()
-        if not options.name:
-            arguments = {"options": {**description, **process, "argv": argv}}
-            return await session.start_on(node, "container.run", arguments, run)
         await session.hold(node, options.name, description)
         arguments = {"name": options.name, "options": {**process, "argv": argv}}
         return await session.start_on(node, "container.exec", arguments, run)
 
     return start
+
+
+def shell_words(text: str) -> list[str]:
+    """Return the command that runs a cell's text; none for an empty one: the image's own command."""
+    return ["/bin/sh", "-c", text] if text.strip() else []
+
+
+def container_run(
+    session: Session, options: argparse.Namespace, argv: list[str], find_node: Callable[[], Coroutine[Any, Any, Node]]
+) -> Start:
+    """Return what runs `argv` as the first process of a new container, which is removed if it has no name."""
+    described = {**container_options(options), **process_options(options), "argv": argv}
+
+    async def start(run: Run) -> Request:
+        node = await find_node()
+        if options.name and not options.rm:
+            session.note_container(node, options.name, container_options(options))
+        arguments = {"name": options.name, "options": described, "remove": options.rm}
+        return await session.start_on(node, "container.run", arguments, run)
+
+    return start
+
+
+def start_detached(
+    session: Session, options: argparse.Namespace, argv: list[str], find_node: Callable[[], Coroutine[Any, Any, Node]]
+) -> str:
+    """Start a container that runs on, and return its name."""
+    described = {**container_options(options), **process_options(options), "argv": argv}
+
+    async def start() -> str:
+        node = await find_node()
+        arguments = {"name": options.name, "options": described, "remove": options.rm, "detach": True}
+        name = str((await node.call("container.run", **arguments))["container"])
+        session.note_container(node, name, container_options(options))
+        return name
+
+    return session.wait(start())
 
 
 # -- running it
@@ -134,7 +183,31 @@ def run_cell(
             elif name:
                 variables[name] = sink.text()
     variables["_exit_code"] = answer["status"]
+    if getattr(options, "timings", False):
+        show_timings(run)
     finish(run, answer, raise_error=not options.no_raise_error)
+
+
+def show_timings(run: Run) -> None:
+    """Show how long each step of the start took."""
+    from .display import show, times_table
+
+    steps = [event["steps"] for event in run.events if event.get("event") == "started"]
+    show(times_table(steps[0] if steps else []))
+
+
+def watch(run: Run, sinks: dict[int, Printer]) -> dict[str, Any]:
+    """Show a container's streams until they end; an interrupt lets go of them, and the container does not notice."""
+    while True:
+        try:
+            for chunk in run.chunks(FLUSH_S):
+                if chunk:
+                    sinks[chunk[0]].add(chunk[1])
+                for sink in sinks.values():
+                    sink.flush(time.monotonic())
+            return {} if run.answer.cancelled() else run.answer.result()
+        except KeyboardInterrupt:
+            run.detach()
 
 
 def _sinks(options: argparse.Namespace) -> dict[int, Printer | Captured]:

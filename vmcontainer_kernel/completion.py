@@ -12,11 +12,7 @@ from .options import container_arguments, vm_arguments
 
 __all__ = ["match"]
 
-VERBS = {
-    "vm": ("ls", "stop", "rm", "pause", "resume", "reset", "logs", "inspect", "view"),
-    "container": ("ls", "stop", "rm", "logs", "inspect", "view", "images"),
-    "lab": ("doctor", "view", "reset"),
-}
+VOLUME_ACTIONS = ["create", "inspect", "ls", "prune", "rm"]
 _LINE = re.compile(r"(%{1,2})(vm|container|lab)\s+(.*)$")
 
 
@@ -41,7 +37,22 @@ def _candidates(percent: str, kind: str, rest: str, token: str) -> list[str]:
         return _option_names(vm_arguments if kind == "vm" else container_arguments)
     if percent == "%%":
         return ["host", *_names("vm")] if rest.split()[-2:-1] == ["--on"] or rest.endswith("--on ") else _names(kind)
-    return list(VERBS[kind]) if " " not in rest else _names(kind)
+    return _line_candidates(kind, rest, token)
+
+
+def _line_candidates(kind: str, rest: str, token: str) -> list[str]:
+    from .verbs import VERBS
+
+    verb, space, words = rest.partition(" ")
+    if not space:
+        return list(VERBS[kind])
+    if verb not in VERBS[kind]:
+        return []
+    if token.startswith("-"):
+        return VERBS[kind][verb].options()
+    if words.split()[-1:] == ["--on"] or words.split()[-2:-1] == ["--on"]:
+        return ["host", *_names("vm")]
+    return VOLUME_ACTIONS if verb == "volume" and " " not in words else _names(kind)
 
 
 @context_matcher()  # type: ignore[untyped-decorator]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Progress", "Table", "show", "size_text", "steps_table"]
+__all__ = ["Progress", "Table", "show", "size_text", "steps_table", "times_table"]
 
 
 def show(value: Any) -> None:
@@ -62,6 +62,13 @@ def steps_table(steps: Sequence[dict[str, str]]) -> Table:
     """Return the plan of a container: what is done, by which call, and why."""
     rows = [(number, one["step"], one["call"], one["why"], one["source"]) for number, one in enumerate(steps, 1)]
     return Table(("", "step", "call", "why", "source"), rows)
+
+
+def times_table(steps: Sequence[tuple[str, float]]) -> Table:
+    """Return how long each step of a container's start took, in milliseconds, as its process measured it."""
+    rows: list[tuple[Any, ...]] = [(number, step, f"{ms:.3f}") for number, (step, ms) in enumerate(steps, 1)]
+    together = [("", "together", f"{sum(ms for _, ms in steps):.3f}")] if steps else []
+    return Table(("", "step", "ms"), [*rows, *together], "no steps are known: it was not started")
 
 
 class Progress:

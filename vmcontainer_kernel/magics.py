@@ -60,10 +60,17 @@ def container_cell(line: str, cell: str) -> None:
     if options.explain:
         _display(verbs.explain_container(session, node, options))
         return
+    if options.detach:
+        _display_name(cells.start_detached(session, options, cells.shell_words(cell), node))
+        return
     if options.name:
         cells.require_text(cell)
     where = f"container {options.name}" if options.name else "a container"
     _run(options, where, cells.container_start(session, options, cell, node), progress)
+
+
+def _display_name(name: str) -> None:
+    print(f"[lab] container {name} runs: %container logs {name}, %container stop {name}")
 
 
 def _run(options: argparse.Namespace, where: str, start: Any, progress: Any) -> None:
@@ -102,15 +109,24 @@ def vm_line(line: str) -> Any:
 
 
 def container_line(line: str) -> Any:
-    """Look at containers and change them: %container VERB [NAME] [--on NODE].
+    """Look at containers and change them: %container VERB [OPTIONS] [NAME] [--on NODE].
 
-    ls                      the containers of a node
-    stop NAME               end it (SIGTERM, then SIGKILL) and keep it, to look at
-    rm NAME                 end and remove it
-    logs NAME               the last output of what ran in it
-    inspect NAME            configuration, state, image, control groups: a JSON document
-    view [NAME]             a live picture of the node's kernel, with its containers
-    images                  the images there are
+    The verbs and their options are docker's; %container VERB --help shows them.
+
+    run | create IMAGE [COMMAND]     make one, and start it or not      start | stop | restart NAME
+    exec NAME COMMAND                one more command in it             kill [-s SIGNAL] | rm NAME
+    attach NAME [--stdin TEXT]       its output from now on             pause | unpause | wait NAME
+    logs NAME [-f] [--tail N]        what it has written                update NAME --memory 64m
+    cp NAME:/PATH HERE               copy files, both ways              prune    remove what has ended
+
+    ls | ps                          the containers of a node           top NAME      its processes
+    inspect NAME                     a JSON document                    port NAME     its published ports
+    stats [NAME] [--no-stream]       what they use                      steps NAME    times of its start
+    view [NAME]                      a live picture of the kernel       images        the images there are
+    volume ls|create|inspect|rm|prune [NAME]                            named volumes
+
+        %container run -d --name web --restart on-failure:3 busybox httpd -f -p 8080
+        %container logs -f web
     """
     from . import verbs
 

@@ -1,4 +1,4 @@
-"""What may be written behind ``%%vm`` and ``%%container``: names as `docker run` and IPython's ``%%script`` have them.
+"""From words to types: a magic's line parsed, checked, and put into the words of the engine and the node.
 
 Parsing ends here: what comes out is typed (bytes, CPUs, seconds), and what is wrong is a `UserError` that says which.
 """
@@ -13,34 +13,22 @@ from typing import Any, NoReturn
 
 from IPython.core import magic_arguments as ipython
 
+from . import arguments as words
+from .arguments import parse_duration, parse_number, parse_size
 from .errors import UserError
 
-__all__ = ["container_arguments", "container_options", "parse", "parse_size", "vm_arguments"]
+__all__ = [
+    "container_arguments",
+    "container_options",
+    "limit_options",
+    "parse",
+    "parse_size",
+    "process_options",
+    "vm_arguments",
+    "vm_cpus",
+]
 
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([bkmgt]?)(?:i?b)?", re.IGNORECASE)
-
-
-def parse_size(text: str) -> int:
-    """Return bytes for ``64m``, ``1g``, ``512KiB`` or a plain number; units are powers of 1024, as docker's are."""
-    match = _SIZE.fullmatch(text.strip())
-    size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
-    if not size:
-        raise UserError(f"{text!r} is no size", hint="write a number and a unit: 64m, 1g, 512k", where="--memory")
-    return size
-
-
-def _number(text: str | None, option: str, *, whole: bool = False) -> float | None:
-    if text is None:
-        return None
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < 1e9:
-        kind = "a whole number" if whole else "a number"
-        raise UserError(f"{option} {text}: this must be {kind} greater than 0", where=option)
-    return value
+_named: Any = ipython.magic_arguments
 
 
 def _stacked(*decorators: Any) -> Any:
@@ -52,60 +40,14 @@ def _stacked(*decorators: Any) -> Any:
     return decorate
 
 
-argument: Any = ipython.argument
-_named: Any = ipython.magic_arguments
-
-_RUN = (
-    argument("--out", metavar="VAR", help="put the standard output into this variable, and do not show it"),
-    argument("--err", metavar="VAR", help="put the standard error into this variable, and do not show it"),
-    argument("--proc", metavar="VAR", help="with --bg: put an object into this variable that waits, reads and kills"),
-    argument("--bg", action="store_true", help="go on at once; the command runs in the background"),
-    argument("--no-raise-error", action="store_true", help="a status other than 0 is no error; see _exit_code"),
-    argument("--timeout", metavar="SECONDS", help="end the command after so many seconds"),
-    argument("--explain", action="store_true", help="show what would be done, and do nothing"),
-    argument("-e", "--env", metavar="NAME=VALUE", action="append", default=[], help="set a variable"),
-    argument("-u", "--user", metavar="UID[:GID]", default="", help="run as this user, a number or a name"),
-    argument("-w", "--workdir", metavar="FOLDER", default="", help="run in this folder"),
-    argument("-t", "--tty", action="store_true", help="give the command a terminal (pty)"),
-)
-
-_VM = (
-    argument("name", nargs="?", default="", help="the machine; made if there is none of that name (default: vm)"),
-    argument("--name", dest="name_option", metavar="NAME", default="", help="the same, as an option"),
-    argument("-m", "--memory", metavar="SIZE", help="memory of a new machine, as 256m or 1g (default: 256m)"),
-    argument("--cpus", metavar="N", help="virtual CPUs of a new machine (default: 1)"),
-)
-
-_CONTAINER = (
-    argument("name", nargs="?", default="", help="a container that stays; later cells run inside it"),
-    argument("--name", dest="name_option", metavar="NAME", default="", help="the same, as an option"),
-    argument("--on", metavar="NODE", default="", help="the node whose kernel it shares: host, or a machine's name"),
-    argument("--image", default=None, help="the image (default: busybox)"),
-    argument("-m", "--memory", metavar="SIZE", help="memory limit, as 64m"),
-    argument("--cpus", metavar="N", help="CPU limit, as 0.5"),
-    argument("--pids-limit", metavar="N", help="how many processes there may be"),
-    argument("-h", "--hostname", metavar="NAME", help="host name inside"),
-    argument("--network", "--net", choices=("none", "host"), help="none: only lo (default); host: the node's"),
-    argument("--read-only", action="store_true", help="the root file system cannot be written"),
-    argument("--cap-add", metavar="CAP", action="append", default=[], help="a capability more"),
-    argument("--cap-drop", metavar="CAP", action="append", default=[], help="a capability less"),
-    argument(
-        "--without",
-        metavar="KIND,…",
-        default="",
-        help="leave out pid uts ipc net cgroup caps no-new-privs mask seccomp",
-    ),
-)
-
-
 def vm_arguments(name: str) -> Any:
     """Return the decorator that gives a function the options of ``%%vm``."""
-    return _stacked(_named(name), *_VM, *_RUN)
+    return _stacked(_named(name), *words.VM, *words.RUN)
 
 
 def container_arguments(name: str) -> Any:
     """Return the decorator that gives a function the options of ``%%container``."""
-    return _stacked(_named(name), *_CONTAINER, *_RUN)
+    return _stacked(_named(name), *words.CONTAINER, *words.RUN)
 
 
 def parse(magic: Any, line: str) -> argparse.Namespace:
@@ -120,18 +62,25 @@ def parse(magic: Any, line: str) -> argparse.Namespace:
 
     parser.error = refuse
     try:
-        words = shlex.split(line)  # as a shell does: IPython's own way leaves the quotes in
+        given = shlex.split(line)  # as a shell does: IPython's own way leaves the quotes in
     except ValueError as error:
         refuse(f"{line.strip()}: {error}")
-    options: argparse.Namespace = parser.parse_args(words)
+    return checked(parser.parse_args(given))
+
+
+def checked(options: argparse.Namespace) -> argparse.Namespace:
+    """Check what cells and ``%container run`` have in common, and give it types."""
     if options.name and options.name_option and options.name != options.name_option:
         raise UserError(f"two names: {options.name} and {options.name_option}")
     options.name = options.name or options.name_option
     if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,62})?", options.name):
         raise UserError(f"{options.name!r} cannot be a name", hint="use letters, digits, '-', '_' and '.'")
-    options.timeout_s = _number(options.timeout, "--timeout")
+    options.timeout_s = parse_number(options.timeout, "--timeout")
     options.memory_bytes = parse_size(options.memory) if options.memory is not None else None
-    options.env = dict(_variable(text) for text in options.env)
+    from_files = [words.read_variables(path) for path in getattr(options, "env_file", ())]
+    options.env = {name: value for some in from_files for name, value in some.items()} | dict(
+        _variable(text) for text in options.env
+    )
     _check_variables(options)
     return options
 
@@ -146,6 +95,9 @@ def _check_variables(options: argparse.Namespace) -> None:
     if options.bg and (options.out or options.err or options.timeout_s):
         hint = "with --bg --proc p: p.out, p.err, p.wait(timeout_s)"
         raise UserError("--out, --err and --timeout are for a command that is waited for", hint=hint)
+    if getattr(options, "detach", False) and (options.bg or options.out or options.err or options.timeout_s):
+        hint = "its output: %container logs NAME; to have it in a variable: --bg --proc p"
+        raise UserError("--detach goes with neither --bg, --out, --err nor --timeout", hint=hint)
 
 
 def _title(parser: argparse.ArgumentParser) -> str:
@@ -161,26 +113,128 @@ def _variable(text: str) -> tuple[str, str]:
 
 def vm_cpus(options: argparse.Namespace) -> int | None:
     """Return the number of virtual CPUs asked for."""
-    number = _number(options.cpus, "--cpus", whole=True)
+    return _whole(options.cpus, "--cpus")
+
+
+def _whole(text: str | None, option: str, low: float | None = None) -> int | None:
+    number = parse_number(text, option, whole=True, low=low)
     return None if number is None else int(number)
 
 
+def _size(text: str | None, option: str) -> int | None:
+    return None if text is None else parse_size(text, option)
+
+
+# -- into the words of `container.options.Options`; only what was given
+
+
 def container_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what describes the container itself, in the words of `container.options.Options`; only what was given."""
-    cpus, pids = _number(options.cpus, "--cpus"), _number(options.pids_limit, "--pids-limit", whole=True)
+    """Return what describes the container itself."""
     given = {
         "image": options.image,
-        "memory_bytes": options.memory_bytes,
-        "cpus": cpus,
-        "pids_limit": None if pids is None else int(pids),
+        "entrypoint": None if options.entrypoint is None else shlex.split(options.entrypoint),
+        "interactive": options.interactive,
         "hostname": options.hostname,
+        "domainname": options.domainname,
         "network": options.network,
-        "read_only": options.read_only or None,
-        "cap_add": options.cap_add or None,
-        "cap_drop": options.cap_drop or None,
-        "without": [word for word in options.without.replace(",", " ").split()] or None,
+        "publish": options.publish,
+        "add_host": options.add_host,
+        "group_add": options.group_add,
+        "labels": options.label,
+        **limit_options(options),
+        **_file_options(options),
+        **_wall_options(options),
+        **_life_options(options),
+    }
+    return {key: value for key, value in given.items() if value not in (None, "", [], False)}
+
+
+def limit_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the limits, which can be changed later too (``%container update``)."""
+    swap = options.memory_swap
+    given = {
+        "memory_bytes": _size(options.memory, "--memory"),
+        "memory_swap_bytes": -1 if swap == "-1" else _size(swap, "--memory-swap"),
+        "memory_reservation_bytes": _size(options.memory_reservation, "--memory-reservation"),
+        "cpus": parse_number(options.cpus, "--cpus"),
+        "cpu_shares": _whole(options.cpu_shares, "--cpu-shares"),
+        "cpuset_cpus": options.cpuset_cpus or None,
+        "cpuset_mems": options.cpuset_mems or None,
+        "pids_limit": _whole(options.pids_limit, "--pids-limit"),
+        "blkio_weight": _whole(options.blkio_weight, "--blkio-weight"),
     }
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _file_options(options: argparse.Namespace) -> dict[str, Any]:
+    mounts = [_mount(text) for text in options.mount]
+    rates = {
+        f"device_{what}_{unit}": [
+            words.parse_rate(text, f"--device-{what}-{unit}", sized=unit == "bps")
+            for text in getattr(options, f"device_{what}_{unit}")
+        ]
+        for what in ("read", "write")
+        for unit in ("bps", "iops")
+    }
+    return {
+        "volumes": [words.parse_volume(text) for text in options.volume]
+        + [text for kind, text in mounts if kind != "tmpfs"],
+        "tmpfs": options.tmpfs + [text for kind, text in mounts if kind == "tmpfs"],
+        "shm_size_bytes": _size(options.shm_size, "--shm-size"),
+        "devices": options.device,
+        "read_only": options.read_only,
+        **rates,
+    }
+
+
+def _mount(text: str) -> tuple[str, str]:
+    """Return what ``--volume`` or ``--tmpfs`` would say for ``type=bind,source=…,target=…,readonly``."""
+    pairs = dict(part.partition("=")[::2] for part in text.split(","))
+    kind = pairs.pop("type", "volume")
+    source = pairs.pop("source", pairs.pop("src", ""))
+    target = pairs.pop("target", pairs.pop("dst", pairs.pop("destination", "")))
+    read_only = any(pairs.pop(word, "false") in ("", "true", "1") for word in ("readonly", "ro"))
+    size = pairs.pop("tmpfs-size", "")
+    if pairs or not target or kind not in ("bind", "volume", "tmpfs") or (kind == "bind" and not source):
+        hint = "type=bind|volume|tmpfs,source=…,target=…[,readonly][,tmpfs-size=64m]"
+        raise UserError(f"--mount {text}: this is not understood", hint=hint, where="--mount")
+    if kind == "tmpfs":
+        return kind, f"{target}:size={parse_size(size, '--mount')}" if size else target
+    ending = ":ro" if read_only else ""
+    return kind, words.parse_volume(f"{source}:{target}{ending}") if source else f"{target}{ending}"
+
+
+def _wall_options(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "without": options.without.replace(",", " ").split(),
+        "privileged": options.privileged,
+        "cap_add": options.cap_add,
+        "cap_drop": options.cap_drop,
+        "security": [words.read_profile(text) for text in options.security_opt],
+        "ulimits": options.ulimit,
+        "sysctls": options.sysctl,
+        "oom_score_adj": _whole(options.oom_score_adj, "--oom-score-adj", -1000),
+        **{name: getattr(options, name) for name in ("pid", "ipc", "uts", "userns", "cgroupns")},
+    }
+
+
+def _life_options(options: argparse.Namespace) -> dict[str, Any]:
+    health: dict[str, Any] = {"argv": ["NONE"]} if options.no_healthcheck else {}
+    if options.health_cmd:
+        times = {name: getattr(options, f"health_{name}") for name in ("interval", "timeout", "start_period")}
+        health = {"argv": ["/bin/sh", "-c", options.health_cmd]} | {
+            f"{name}_s": parse_duration(text, f"--health-{name.replace('_', '-')}")
+            for name, text in times.items()
+            if text is not None
+        }
+        if options.health_retries is not None:
+            health["retries"] = _whole(options.health_retries, "--health-retries")
+    return {
+        "restart": options.restart,
+        "stop_signal": options.stop_signal,
+        "stop_timeout_s": parse_number(options.stop_timeout, "--stop-timeout", low=0),
+        "health": health or None,
+    }
 
 
 def process_options(options: argparse.Namespace) -> dict[str, Any]:

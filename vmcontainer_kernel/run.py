@@ -154,6 +154,18 @@ class Run:
         with contextlib.suppress(LabError):
             await self._request.node.signal(self._request, number)
 
+    def detach(self) -> None:
+        """End the request and leave what it follows alone (``container.detach``)."""
+        if self._request is None:
+            self.answer.cancel()
+        else:
+            asyncio.run_coroutine_threadsafe(self._detach(self._request), self._loop)
+
+    @staticmethod
+    async def _detach(request: Request) -> None:
+        with contextlib.suppress(LabError):
+            await request.node.call("container.detach", request=request.number)
+
     def interrupt(self) -> str:
         """Do what the interrupt button asks: SIGINT, then SIGKILL; return what was done, for the user."""
         self._signals += 1

@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import os
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -40,7 +39,6 @@ AGENT_BOOT_LIMIT_S = 60.0  # a cold boot under emulation on a busy computer; usu
 AGENT_WAKE_LIMIT_S = 15.0
 POWER_OFF_GRACE_S = 3.0
 REHEARSALS = 16
-STOP_GRACE_S = 2.0
 # PID 1 of a named container: it waits, reaps what is orphaned to it (wait), and ends at SIGTERM.
 HOLD = ("/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 86400 & wait $!; done")
 
@@ -308,16 +306,9 @@ class Session:
                 hint=f"remove it first (%container rm {name}), or leave the options out",
             )
 
-    async def stop_container(self, node: Node, name: str) -> None:
-        """Ask a container to end (SIGTERM), then kill it; it stays, to be looked at."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            deadline_s = time.monotonic() + STOP_GRACE_S
-            status = (await node.call("container.kill", name=name, signal=number))["status"]
-            while status == "running" and time.monotonic() < deadline_s:
-                await asyncio.sleep(0.02)
-                status = (await node.call("container.inspect", name=name))["state"]["status"]
-            if status != "running":
-                return
+    def note_container(self, node: Node, name: str, options: dict[str, Any]) -> None:
+        """Take note of a container that was made by name, so that cells run inside it."""
+        self.containers[node.name, name] = options
 
     async def remove_container(self, node: Node, name: str) -> None:
         """Kill and remove a container."""

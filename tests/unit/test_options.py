@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcontainer_kernel import magics, options
+from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.errors import UserError
 from vmcontainer_kernel.options import parse, parse_size
 
@@ -102,11 +104,6 @@ def test_options_of_containers_are_none_of_machines(line: str) -> None:
         vm(line)
 
 
-def test_a_network_that_is_none() -> None:
-    with pytest.raises(UserError, match="bridge"):
-        container("--network bridge")
-
-
 @pytest.mark.parametrize("line", ["--cpus 0", "--cpus -1", "--cpus nan", "--cpus inf", "--pids-limit 1.5"])
 def test_wrong_numbers(line: str) -> None:
     with pytest.raises(UserError, match=line.split(maxsplit=1)[0]):
@@ -138,6 +135,83 @@ def test_a_full_line_comes_out_typed() -> None:
         "without": ["pid", "net"],
     }
     assert options.process_options(found) == {"env": {"A": "1", "B": "x y"}, "workdir": "/tmp", "user": "1000:1000"}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--memory-swap -1", {"memory_swap_bytes": -1}),
+        (
+            "--memory-swap 1g --memory-reservation 32m",
+            {"memory_swap_bytes": 1 << 30, "memory_reservation_bytes": 32 << 20},
+        ),
+        ("-c 512 --cpuset-cpus 0-1", {"cpu_shares": 512, "cpuset_cpus": "0-1"}),
+        ("--device-read-bps /dev/vda:1mb", {"device_read_bps": ["/dev/vda:1048576"]}),
+        ("--device-write-iops /dev/vda:7", {"device_write_iops": ["/dev/vda:7"]}),
+        ("-v data:/data:ro -v /etc:/etc2", {"volumes": ["data:/data:ro", "/etc:/etc2"]}),
+        ("--mount type=bind,src=/etc,dst=/x,readonly", {"volumes": ["/etc:/x:ro"]}),
+        ("--mount type=tmpfs,target=/x,tmpfs-size=1m", {"tmpfs": ["/x:size=1048576"]}),
+        ("--mount source=data,target=/x", {"volumes": ["data:/x"]}),
+        ("--tmpfs /run:size=1m", {"tmpfs": ["/run:size=1m"]}),
+        ("--shm-size 1m --read-only", {"shm_size_bytes": 1 << 20, "read_only": True}),
+        ("--entrypoint 'sh -c'", {"entrypoint": ["sh", "-c"]}),
+        ("--security-opt seccomp=unconfined", {"security": ["seccomp=unconfined"]}),
+        ("--ulimit nofile=64:128 --sysctl net.a=1", {"ulimits": ["nofile=64:128"], "sysctls": ["net.a=1"]}),
+        ("--oom-score-adj -500", {"oom_score_adj": -500}),
+        ("--pid container:web --ipc host", {"pid": "container:web", "ipc": "host"}),
+        ("--restart on-failure:3 --stop-timeout 0", {"restart": "on-failure:3", "stop_timeout_s": 0.0}),
+        ("-p 8080:80 --add-host db:10.0.0.1", {"publish": ["8080:80"], "add_host": ["db:10.0.0.1"]}),
+        ("-l a=b --group-add 7", {"labels": ["a=b"], "group_add": ["7"]}),
+        ("--no-healthcheck", {"health": {"argv": ["NONE"]}}),
+        (
+            "--health-cmd 'test -e /x' --health-interval 1m30s --health-timeout 500ms --health-retries 2",
+            {
+                "health": {
+                    "argv": ["/bin/sh", "-c", "test -e /x"],
+                    "interval_s": 90.0,
+                    "timeout_s": 0.5,
+                    "retries": 2,
+                }
+            },
+        ),
+    ],
+)
+def test_the_words_of_docker(line: str, expected: dict[str, object]) -> None:
+    found = options.container_options(container(line))
+    assert found == expected
+    Options.from_json(found)  # and the engine understands them
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--health-cmd x --health-interval soon",
+        "--mount type=magic,target=/x",
+        "--mount target=",
+        "--device-read-bps /dev/vda:x",
+        "--stop-timeout -1",
+        "--oom-score-adj x",
+        "--shm-size 0",
+        "--env-file /no/such",
+        "--security-opt seccomp=/no/such",
+    ],
+)
+def test_wrong_words_of_docker(line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        options.container_options(container(line))
+    assert line.split()[-2] in caught.value.message + caught.value.where
+
+
+def test_variables_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("# comment\nA=1\nB=x y\n\n")
+    found = container(f"--env-file {tmp_path / 'file'} -e B=2")
+    assert found.env == {"A": "1", "B": "2"}
+
+
+def test_what_runs_detached_is_not_waited_for() -> None:
+    for line in ("--detach --bg", "--detach --out x", "--detach --timeout 3"):
+        with pytest.raises(UserError, match="--detach"):
+            container(line)
 
 
 def test_only_what_was_given_is_passed_on() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vmcontainer_kernel import doctor, verbs
-from vmcontainer_kernel.completion import VERBS
+from vmcontainer_kernel import doctor, magics, verbs
 from vmcontainer_kernel.errors import UserError
+from vmcontainer_kernel.verbs import nodes, words
 
 
 class Session:
@@ -29,7 +29,7 @@ class Session:
 @pytest.fixture
 def allowed(request: pytest.FixtureRequest, private_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = request.param
-    monkeypatch.setattr(verbs, "_default_node", "")
+    monkeypatch.setattr(nodes, "_default_node", "")
     monkeypatch.setattr(doctor, "check", lambda name: doctor.Check(name, verdict, "a reason"))
 
 
@@ -56,28 +56,51 @@ def test_a_node_that_is_named_is_never_made(allowed: None) -> None:
 
 def test_the_answer_is_asked_for_once(private_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(verbs, "_default_node", "")
+    monkeypatch.setattr(nodes, "_default_node", "")
     monkeypatch.setattr(doctor, "check", lambda name: asked.append(name) or doctor.Check(name, "no", ""))
     assert [verbs.default_node_name() for _ in range(3)] == ["vm"] * 3
     assert asked == ["containers-on-host"]
 
 
-def test_completion_knows_the_verbs_there_are() -> None:
-    assert {magic: set(names) for magic, names in VERBS.items()} == {
-        magic: set(table) for magic, table in verbs.VERBS.items()
-    }
+def parsed(line: str, magic: str = "container") -> Any:
+    chosen = words.choose(verbs.VERBS[magic], f"%{magic}", line, "ls")
+    return chosen if isinstance(chosen, str) else chosen[1]
+
+
+def test_words_behind_a_verb() -> None:
+    assert (parsed("").on, parsed("ls --on vm").on) == ("", "vm")
+    assert (parsed("rm a b --on vm").names, parsed("rm a b --on vm").on) == (["a", "b"], "vm")
+    assert (parsed("logs -f --tail 5 web").tail, parsed("logs -f web").follow) == ("5", True)
+    found = parsed("exec -w /tmp web ls -l --on")
+    assert (found.workdir, found.name, found.command) == ("/tmp", "web", ["ls", "-l", "--on"])
+    found = parsed("run -d --name web -p 8080:80 busybox httpd -f -p 80")
+    assert (found.detach, found.name_option, found.publish) == (True, "web", ["8080:80"])
+    assert (found.reference, found.command) == ("busybox", ["httpd", "-f", "-p", "80"])
 
 
 @pytest.mark.parametrize(
-    ("words", "name", "on"),
-    [([], "", ""), (["web"], "web", ""), (["--on", "vm"], "", "vm"), (["web", "--on", "vm"], "web", "vm")],
+    "line", ["rm", "rm --no a", "logs a b", "inspect", "ls --on", "rm 'x", "stop -t", "lsx", "update --memory"]
 )
-def test_words_behind_a_verb(words: list[str], name: str, on: str) -> None:
-    parsed = verbs._Words("container", "rm", words)
-    assert (parsed.name, parsed.on) == (name, on)
+def test_words_that_are_wrong(line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parsed(line)
+    assert caught.value.hint
 
 
-@pytest.mark.parametrize("words", [["a", "b"], ["--no"], ["a", "-x"], ["--on"]])
-def test_words_that_are_too_many(words: list[str]) -> None:
-    with pytest.raises(UserError):
-        verbs._Words("container", "rm", words)
+def test_the_nearest_verb_is_told() -> None:
+    with pytest.raises(UserError, match="no verb 'puase'") as caught:
+        parsed("puase web")
+    assert caught.value.hint == "did you mean %container pause?"
+
+
+def test_each_verb_explains_itself() -> None:
+    for magic, table in verbs.VERBS.items():
+        for name in table:
+            assert f"%{magic} {name}" in parsed(f"{name} --help", magic)
+        assert all(name in parsed("help", magic) for name in table)
+
+
+def test_help_names_every_verb() -> None:
+    for magic, function in magics._LINES.items():
+        missing = [name for name in verbs.VERBS[magic] if name not in (function.__doc__ or "")]
+        assert missing == []

@@ -65,13 +65,16 @@ class ContainerVerbs:
     # -- making and running
 
     def run(self, call: Call) -> None:
-        """Create and start: name (empty: one-shot), options, stdin, detach."""
+        """Create and start: name, options, stdin, detach (answer when it runs), remove (when it has ended).
+
+        Without a name, and not detached, it is removed too.
+        """
         options = Options.from_json(get_map(call.arguments, "options"))
         name, detach = get_str(call.arguments, "name", ""), get_bool(call.arguments, "detach", False)
-        one_shot = not name and not detach
+        one_shot = get_bool(call.arguments, "remove", False) or not (name or detach)
         stdio = Stdio.make(tty=options.tty, stdin=options.interactive or get_bool(call.arguments, "stdin", False))
         try:
-            spare = self._runtime.take_spare(options, stdio.child) if one_shot else None
+            spare = self._runtime.take_spare(options, stdio.child) if one_shot and not (name or detach) else None
             container, launch = spare or self._create_and_start(name or f"c{next(self._names)}", options, stdio)
         except BaseException:
             stdio.close_ours()
@@ -79,7 +82,7 @@ class ContainerVerbs:
         finally:
             stdio.close_child()
         kept = self._keeper.add(Kept(container, one_shot=one_shot, provisional=True))
-        if one_shot:
+        if not (name or detach):
             self._shape = shape_of(options)
         self._add(call.request, launch, stdio, kept, detach=detach)
 

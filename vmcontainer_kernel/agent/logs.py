@@ -123,7 +123,7 @@ class Follower(Transfer):
         self._position = position
         self._credit_bytes = WINDOW  # of both streams together
         self._end = None if follow else log.end
-        self._answer: dict[str, Any] = {"dropped_bytes": log.dropped_bytes}
+        self._answer: dict[str, Any] = {"status": 0, "dropped_bytes": log.dropped_bytes}
         self._feed_to = feed_to
         log.followers.append(self)
 

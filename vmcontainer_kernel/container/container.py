@@ -92,6 +92,10 @@ def inspect(container: Container) -> dict[str, Any]:
         "exit_status": None if container.wait_status is None else exit_status(container.wait_status),
         "restarts": container.restarts,
         "health": container.health or None,
+        "ports": [
+            {"host_ip": one.host_ip, "host": one.host, "container": one.container, "protocol": one.protocol}
+            for one in container.options.publish
+        ],
         "steps": [{"step": step, "ms": ms} for step, ms in container.steps_ms],
     }
 

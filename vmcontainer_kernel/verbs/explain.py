@@ -1,0 +1,37 @@
+"""What ``--explain`` shows: the plan of a container or a machine, without making it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..display import Table, steps_table
+from ..options import container_options, process_options, vm_cpus
+from ..session import Session
+from .nodes import FindNode
+
+__all__ = ["explain_container", "explain_machine"]
+
+
+def explain_container(session: Session, find: FindNode, options: argparse.Namespace) -> Table:
+    """Return the steps that a ``%%container`` cell would take."""
+
+    async def ask() -> dict[str, Any]:
+        description = {**container_options(options), **process_options(options), "argv": ["/bin/sh", "-c", "…"]}
+        return await (await find()).call("container.explain", name=options.name, options=description)
+
+    return steps_table(session.wait(ask())["steps"])
+
+
+def explain_machine(session: Session, name: str, options: argparse.Namespace) -> Table:
+    """Return QEMU's command line for a ``%%vm`` cell, part by part, each with what it is for."""
+    from ..vm import qemu
+
+    config = session.wait(session.config(name, options.memory_bytes, vm_cpus(options), lambda phase, fraction: None))
+    rows = []
+    for device in qemu.DEVICES:
+        words = device(config, qemu.Wiring(ram=Path("RAM")))
+        if words:
+            rows.append((device.__name__, " ".join(words), (device.__doc__ or "").splitlines()[0]))
+    return Table(("part", "options", "why"), rows)

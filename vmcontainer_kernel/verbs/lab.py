@@ -1,0 +1,41 @@
+"""``%lab``: everything at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..display import show
+from ..errors import NotFound
+from ..session import Session
+from .words import Verb, Words, word
+
+__all__ = ["VERBS"]
+
+
+def _doctor(session: Session, words: Words, language: str) -> Any:
+    from .. import doctor
+    from ..live import Rendered
+
+    checks = doctor.examine([words.name] if words.name else ())
+    if not checks:
+        raise NotFound(f"there is no check {words.name}", hint=f"there are: {' '.join(doctor.NAMES)}")
+    return Rendered(doctor.to_text(checks), doctor.to_html(checks))
+
+
+def _view(session: Session, words: Words, language: str) -> None:
+    from ..live import kernel_view, machine_view
+
+    show(kernel_view(session, "host", language))
+    for name in session.guests:
+        show(machine_view(session, name, language))
+
+
+def _reset(session: Session, words: Words, language: str) -> None:
+    session.close()
+
+
+VERBS: dict[str, Verb] = {
+    "doctor": Verb(_doctor, "what this computer can do, and why not", word("name", "one check", needed=False)),
+    "view": Verb(_view, "live pictures of the host's kernel and every machine"),
+    "reset": Verb(_reset, "end and remove everything this notebook started"),
+}

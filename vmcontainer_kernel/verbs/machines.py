@@ -1,0 +1,67 @@
+"""``%vm``: machines, looked at and changed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from ..cells import DEFAULT_MACHINE
+from ..display import Table, size_text
+from ..errors import LabError
+from ..session import Session
+from .words import NAME, Action, Verb, Words, word
+
+if TYPE_CHECKING:
+    from ..vm.machine import Machine
+
+__all__ = ["VERBS"]
+
+_STATE_LIMIT_S = 1.0
+
+
+def _ls(session: Session, words: Words, language: str) -> Table:
+    async def row(name: str, machine: Machine) -> tuple[Any, ...]:
+        try:
+            state = await asyncio.wait_for(machine.status(), _STATE_LIMIT_S)
+        except (LabError, TimeoutError):
+            state = "gone" if machine.gone.is_set() else "does not answer"
+        return name, state, machine.config.cpus, size_text(machine.config.memory_bytes), machine.pid
+
+    async def rows() -> list[tuple[Any, ...]]:
+        return await asyncio.gather(*(row(name, guest.machine) for name, guest in session.guests.items()))
+
+    return Table(("machine", "state", "CPUs", "memory", "QEMU's pid"), session.wait(rows()), "no machines")
+
+
+def _do(action: str) -> Action:
+    def do(session: Session, words: Words, language: str) -> None:
+        session.wait(getattr(session, action)(words.name))
+
+    return do
+
+
+def _logs(session: Session, words: Words, language: str) -> None:
+    print(session.guest(words.name).machine.console_tail(200))
+
+
+def _inspect(session: Session, words: Words, language: str) -> dict[str, Any]:
+    return session.wait(session.guest(words.name).machine.view())
+
+
+def _view(session: Session, words: Words, language: str) -> Any:
+    from ..live import machine_view
+
+    return machine_view(session, words.name or DEFAULT_MACHINE, language)
+
+
+VERBS: dict[str, Verb] = {
+    "ls": Verb(_ls, "the machines there are"),
+    "stop": Verb(_do("remove"), "power off and remove", NAME),
+    "rm": Verb(_do("remove"), "power off and remove", NAME),
+    "pause": Verb(_do("pause"), "stop the virtual CPUs", NAME),
+    "resume": Verb(_do("resume"), "let the virtual CPUs run on", NAME),
+    "reset": Verb(_do("reset"), "press the reset button", NAME),
+    "logs": Verb(_logs, "the guest's console", NAME),
+    "inspect": Verb(_inspect, "everything the hypervisor tells, as a JSON document", NAME),
+    "view": Verb(_view, "a live picture, with buttons", word("name", "a machine", needed=False)),
+}

@@ -1,0 +1,63 @@
+"""Which node serves a request, and how to ask it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ..cells import DEFAULT_MACHINE
+from ..node import Node
+from ..probe import remembered
+from ..session import Session
+
+__all__ = ["FindNode", "ask", "default_node_name", "finder", "node_finder"]
+
+FindNode = Callable[[], Coroutine[Any, Any, Node]]
+
+_default_node: str = ""
+
+
+def default_node_name() -> str:
+    """Return where containers run when nothing is said: the host where its kernel allows them, else a machine."""
+    global _default_node  # noqa: PLW0603 - the answer cannot change while this process lives
+    if not _default_node:
+        # `doctor` looks each time; a cell need not wait for what was found since this computer started.
+        allowed = remembered("containers-on-host", _host_allows_containers)
+        _default_node = "host" if allowed else DEFAULT_MACHINE
+    return _default_node
+
+
+def _host_allows_containers() -> bool:
+    from .. import doctor
+
+    return doctor.check("containers-on-host").verdict == "ok"
+
+
+def node_finder(session: Session, name: str, report: Callable[[str, float], None]) -> FindNode:
+    """Return what finds a node on the event loop; the default node is made if it is a machine that is not there."""
+    wanted = name or default_node_name()
+
+    async def find() -> Node:
+        if not name and wanted != "host":
+            guest = await session.ensure_guest(wanted, report=report)
+            report("", 1.0)
+            return guest.node
+        return await session.node(wanted)
+
+    return find
+
+
+def finder(session: Session, words: argparse.Namespace) -> FindNode:
+    """Return what finds the node of a line."""
+    return node_finder(session, words.on, lambda phase, fraction: None)
+
+
+def ask(session: Session, words: argparse.Namespace, verb: str, **arguments: Any) -> dict[str, Any]:
+    """Ask the node of a line and wait for its answer."""
+    find = finder(session, words)
+
+    async def answer() -> dict[str, Any]:
+        return await (await find()).call(verb, **arguments)
+
+    return session.wait(answer())

@@ -1,0 +1,129 @@
+"""The verbs of ``%container`` that run something, or follow what runs: run, create, exec, logs, attach, cp."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from .. import arguments, cells
+from ..errors import UserError
+from ..node import Request
+from ..options import checked, container_options, process_options
+from ..run import STDERR, STDOUT, Run
+from ..session import Session
+from .nodes import FindNode, finder
+from .words import Argument, Words, rest, word
+
+__all__ = ["EXEC_OPTIONS", "RUN_OPTIONS", "copy", "create", "execute", "follow", "run"]
+
+
+def _as_arguments(decorators: tuple[Any, ...]) -> tuple[Argument, ...]:
+    return tuple((one.args, one.kwds) for one in decorators)
+
+
+_PROCESS = _as_arguments(arguments.RUN)
+EXEC_OPTIONS: tuple[Argument, ...] = _PROCESS
+RUN_OPTIONS: tuple[Argument, ...] = (
+    *_as_arguments(arguments.CELL[1:]),
+    *_as_arguments(arguments.CREATE),
+    *_PROCESS,
+    word("reference", "the image"),
+    rest("command", "the command; the image's own if there is none"),
+)
+
+
+def _described(given: Words) -> argparse.Namespace:
+    given.name, given.image = "", given.reference
+    return checked(given)
+
+
+def run(session: Session, given: Words, language: str) -> Any:
+    """Carry out ``%container run [OPTIONS] IMAGE [COMMAND…]``, as docker-run(1)."""
+    options, find = _described(given), finder(session, given)
+    if options.explain:
+        from .explain import explain_container
+
+        return explain_container(session, find, options)
+    argv = list(given.command)
+    if options.detach:
+        print(cells.start_detached(session, options, argv, find))
+        return None
+    start = cells.container_run(session, options, argv, find)
+    where = f"container {options.name}" if options.name else "a container"
+    cells.run_cell(session, session.run(where, start), options, _variables(), lambda: None)
+    return None
+
+
+def create(session: Session, given: Words, language: str) -> str:
+    """Carry out ``%container create``; return the name."""
+    options, find = _described(given), finder(session, given)
+    described = {**container_options(options), **process_options(options), "argv": given.command}
+
+    async def make() -> str:
+        node = await find()
+        answer = await node.call("container.create", name=options.name, options=described)
+        session.note_container(node, answer["name"], container_options(options))
+        return str(answer["name"])
+
+    return session.wait(make())
+
+
+def execute(session: Session, find: FindNode, given: Words) -> None:
+    """Carry out ``%container exec NAME COMMAND…``."""
+    if not given.command:
+        raise UserError("%container exec: which command?", hint=f"as in: %container exec {given.name} ls /")
+    given.name_option = ""
+    options = checked(given)
+    described = {**process_options(options), "argv": list(given.command)}
+
+    async def start(run: Run) -> Request:
+        arguments = {"name": options.name, "options": described}
+        return await session.start_on(await find(), "container.exec", arguments, run)
+
+    cells.run_cell(session, session.run(f"container {options.name}", start), options, _variables(), lambda: None)
+
+
+def follow(
+    session: Session, find: FindNode, verb: str, arguments: dict[str, Any], *, stdin: str | None = None
+) -> dict[str, Any]:
+    """Show the streams of a request until it ends; an interrupt ends the request, not the container."""
+
+    async def start(run: Run) -> Request:
+        request = await session.start_on(await find(), verb, arguments, run)
+        if stdin is not None:
+            await request.feed(stdin.encode())
+        return request
+
+    run = session.run(f"container {arguments['name']}", start)
+    sinks = {STDOUT: cells.Printer(sys.stdout), STDERR: cells.Printer(sys.stderr)}
+    try:
+        return cells.watch(run, sinks)
+    finally:
+        for sink in sinks.values():
+            sink.end()
+
+
+def copy(session: Session, given: Words, language: str) -> None:
+    """Carry out ``%container cp SOURCE TARGET``; one of them is ``NAME:/PATH``."""
+    from .copying import copy_in, copy_out
+
+    find = finder(session, given)
+    from_name, from_colon, from_path = given.source.partition(":")
+    to_name, to_colon, to_path = given.target.partition(":")
+    if bool(from_colon) == bool(to_colon):
+        raise UserError(
+            "%container cp copies between a container and this computer",
+            hint="as in: %container cp web:/etc/hosts . (or: %container cp notes.txt web:/tmp)",
+        )
+    if from_colon:
+        copy_out(session, find, from_name, from_path, given.target)
+    else:
+        copy_in(session, find, given.source, to_name, to_path)
+
+
+def _variables() -> dict[str, Any]:
+    from IPython.core.getipython import get_ipython
+
+    shell: Any = get_ipython()
+    return {} if shell is None else shell.user_ns
