@@ -146,7 +146,9 @@ def container_options(options: argparse.Namespace) -> dict[str, Any]:
         **_wall_options(options),
         **_life_options(options),
     }
-    return {key: value for key, value in given.items() if value not in (None, "", [], False)}
+    return {
+        key: value for key, value in given.items() if value is not None and value is not False and value not in ("", [])
+    }
 
 
 def limit_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from vmcontainer_kernel.errors import (
 from vmcontainer_kernel.node import HostAgent, Node, Request
 
 LIMIT_S = 30.0
+SESSION = f"s{os.getpid()}"  # control groups are named after it: other runs on this computer have others
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root: changes ids")
 
 
@@ -94,7 +95,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bench(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    bench = Bench(tmp_path_factory.mktemp("run") / "s1", images)
+    bench = Bench(tmp_path_factory.mktemp("run") / f"{SESSION}-1", images)
     yield bench
     pid = bench.agent.process.pid
     bench.close()
@@ -107,7 +108,7 @@ def bench(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
 @pytest.fixture
 def fresh(images: Path, tmp_path: Path) -> Iterator[Bench]:
     """A supervisor of the test's own, to be mistreated."""
-    bench = Bench(tmp_path / "run" / "s1", images)
+    bench = Bench(tmp_path / "run" / f"{SESSION}-1", images)
     yield bench
     bench.close()
 
@@ -574,7 +575,7 @@ def test_a_hello_in_the_middle_of_a_flood_tears_no_frame(fresh: Bench) -> None:
 
 
 def test_an_ended_conversation_ends_what_ran(images: Path, tmp_path: Path) -> None:
-    bench = Bench(tmp_path / "run" / "s1", images)
+    bench = Bench(tmp_path / "run" / f"{SESSION}-1", images)
     result = bench.sh("sleep 1000 >/dev/null 2>&1 & setsid sleep 1000 >/dev/null 2>&1 & echo $!")
     bench.close()
     assert bench.agent.process.returncode == 0
@@ -584,7 +585,7 @@ def test_an_ended_conversation_ends_what_ran(images: Path, tmp_path: Path) -> No
 def test_a_run_folder_that_cannot_be_made_says_so(images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(NodeError, match="supervisor did not start") as caught:
-        Bench(tmp_path / "file" / "s1", images)
+        Bench(tmp_path / "file" / f"{SESSION}-1", images)
     assert "NotADirectory" in caught.value.where
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.test_agent import Bench
+from tests.node.test_agent import SESSION, Bench
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import ContainerError, LabError
@@ -26,14 +26,14 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     build_busybox(Store(tmp_path / "images"))
-    bench = Bench(tmp_path / "run" / "s1", tmp_path / "images", spares=True)
+    bench = Bench(tmp_path / "run" / f"{SESSION}-1", tmp_path / "images", spares=True)
     bench.container("true")
     yield bench
     pid = bench.agent.process.pid
     bench.close()
     assert not bench.folder.exists()
     assert not Path(f"/proc/{pid}").exists()
-    assert not [*Path("/sys/fs/cgroup").glob("*/vmcontainer/s1")]
+    assert not [*Path("/sys/fs/cgroup").glob(f"*/vmcontainer/{SESSION}-1")]
 
 
 def waiting(bench: Bench) -> list[int]:
@@ -134,7 +134,7 @@ def test_one_that_nobody_wants_is_dropped(tmp_path: Path) -> None:
         "--fd",
         str(theirs.fileno()),
         "--run",
-        str(tmp_path / "run" / "s3"),
+        str(tmp_path / "run" / f"{SESSION}-3"),
         "--images",
         str(tmp_path / "images"),
     ]
@@ -169,7 +169,7 @@ def test_views_and_lists_do_not_show_it(bench: Bench) -> None:
 
 def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     build_busybox(Store(tmp_path / "images"))
-    bench = Bench(tmp_path / "run" / "s1", tmp_path / "images", spares=True)
+    bench = Bench(tmp_path / "run" / f"{SESSION}-1", tmp_path / "images", spares=True)
     bench.container("true")
     [spare] = waiting(bench)
     bench.agent.process.kill()
@@ -179,6 +179,6 @@ def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         assert time.monotonic() < deadline, "the spare outlived its supervisor"
         time.sleep(0.01)
     bench.close()
-    second = Bench(tmp_path / "run" / "s2", tmp_path / "images")
+    second = Bench(tmp_path / "run" / f"{SESSION}-2", tmp_path / "images")
     assert not bench.folder.exists(), "the next start did not sweep"
     second.close()

@@ -13,6 +13,7 @@ from ..container.options import ExecOptions, Options
 from ..container.runtime import Runtime
 from ..container.spares import shape_of
 from ..errors import LabError, UserError
+from .copies import CopyVerbs
 from .health import Checkups
 from .jobs import Job, Stdio
 from .kept import Keeper, Kept
@@ -60,6 +61,7 @@ class ContainerVerbs:
             "container.explain": self.explain,
         }
         Looks(server, runtime, self._keeper)
+        CopyVerbs(server, runtime, self._keeper)
         VolumeVerbs(server, runtime)
 
     # -- making and running

@@ -49,6 +49,7 @@ class Container:
     options: Options = field(default_factory=Options)
     paused: bool = False
     restarting: bool = False
+    work_used: bool = False
     created_s: float = field(default_factory=time.time)
     finished_s: float | None = None
     restarts: int = 0

@@ -145,8 +145,8 @@ class Runtime:
         """
         if container.status == "running":
             raise UserError(f"container {container.name} is running already", hint="run in it, or stop it first")
-        if container.status == "stopped":
-            self._renew(container)
+        if container.status == "stopped" or container.work_used:
+            self.renew(container)
         steps: Sequence[Step] = container.steps
         if controlling_tty != container.spec.process.terminal:
             steps = self._plan_again(container, tty=controlling_tty)
@@ -230,10 +230,11 @@ class Runtime:
         layers = tuple(str(path) for path in container.layers)
         return plan(container.spec, str(container.bundle), layers, container.cgroup, tty=tty)
 
-    def _renew(self, container: Container) -> None:
+    def renew(self, container: Container) -> None:
         """Make a new group, as `kill` forbids forks in the old one, and an empty work folder: a volatile overlay
-        refuses one that was in use (overlayfs.rst, "Volatile mount").
+        refuses one that was in use (overlayfs.rst, "Volatile mount"). Whoever mounts it next uses it up.
         """
+        container.work_used = True
         if container.cgroup:
             container.cgroup.remove()
         files.remove_tree(container.bundle / "work")

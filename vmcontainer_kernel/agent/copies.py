@@ -1,0 +1,119 @@
+"""The requests that copy files in and out of containers: a child of the agent does it, as its streams may wait.
+
+    copy_out   child: pack(root) ──▶ stdout ──▶ STDOUT frames
+    copy_in    STDIN frames ──▶ stdin ──▶ child: unpack(root)
+
+The root of a container that runs is /proc/PID/root, of another one its overlay, mounted where nobody else sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+from ..container import linux
+from ..container.container import Container
+from ..container.launch import Launch
+from ..container.overlay import Overlay
+from ..container.process import take_descriptors
+from ..container.runtime import Runtime
+from ..container.step import Scene
+from ..errors import ContainerError, LabError, to_json
+from .jobs import Job, Stdio
+from .kept import Keeper
+from .protocol import get_str
+from .server import Call, Server
+
+__all__ = ["CopyVerbs"]
+
+
+class CopyVerbs:
+    """The verbs ``container.copy_out`` and ``container.copy_in``: name, path."""
+
+    def __init__(self, server: Server, runtime: Runtime, keeper: Keeper) -> None:
+        self._server, self._runtime, self._keeper = server, runtime, keeper
+        server.verbs |= {"container.copy_out": self.copy_out, "container.copy_in": self.copy_in}
+
+    def copy_out(self, call: Call) -> None:
+        """Send a file or folder as an archive (tar); what is left out is told on STDERR."""
+        from ..container import copying
+
+        path = get_str(call.arguments, "path")
+
+        def pack(root_fd: int) -> None:
+            with open(1, "wb", closefd=False) as out:
+                left_out = copying.pack(root_fd, path, out)
+            if left_out:
+                os.write(2, f"[not copied, as they are no files: {' '.join(left_out[:20])}]\n".encode())
+
+        self._start(call, pack, stdin=False)
+
+    def copy_in(self, call: Call) -> None:
+        """Write an archive (tar) that comes as STDIN to a place in the container."""
+        from ..container import copying
+
+        path = get_str(call.arguments, "path")
+
+        def unpack(root_fd: int) -> None:
+            folder_fd, name = copying.arrival(root_fd, path)
+            with open(0, "rb", closefd=False) as source:
+                copying.unpack(folder_fd, source, name)
+
+        self._start(call, unpack, stdin=True)
+
+    def _start(self, call: Call, action: Callable[[int], None], *, stdin: bool) -> None:
+        container = self._keeper.get(get_str(call.arguments, "name")).container
+        if container.status != "running":
+            self._runtime.renew(container)
+        stdio = Stdio.make(tty=False, stdin=stdin)
+        try:
+            launch = _fork(container, action, stdio.child)
+        except BaseException:
+            stdio.close_ours()
+            raise
+        finally:
+            stdio.close_child()
+        self._server.add(Job(call.request, launch, stdio, self._server.send, role="copy"))
+
+
+def _fork(container: Container, action: Callable[[int], None], stdio: tuple[int, int, int]) -> Launch:
+    report_r, report_w = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _child(container, action, stdio, report_w)
+    os.close(report_w)
+    return Launch(pid, report_r)
+
+
+def _child(container: Container, action: Callable[[int], None], stdio: tuple[int, int, int], report_fd: int) -> None:
+    """Do it and exit; what goes wrong is reported as `launch.read_report` reads it."""
+    status = 1
+    try:
+        (report_fd,) = take_descriptors(stdio, report_fd)
+        linux.prctl(linux.PR_SET_PDEATHSIG, 9)
+        action(_root(container))
+        status = 0
+    except BaseException as error:
+        told = error if isinstance(error, LabError) else ContainerError(f"the copy failed: {error}", where="copy")
+        os.write(report_fd, json.dumps({"error": to_json(told)}).encode() + b"\n")
+    finally:
+        os._exit(status)
+
+
+def _root(container: Container) -> int:
+    """Return the container's root, opened."""
+    if container.status == "running":
+        return os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    rootless = "user" in container.spec.linux.new_kinds
+    uid, gid = os.geteuid(), os.getegid()
+    linux.unshare(linux.CLONE_NEWNS | (linux.CLONE_NEWUSER if rootless else 0))
+    if rootless:
+        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    bundle, scene = str(container.bundle), Scene(-1)
+    layers = tuple(str(path) for path in container.layers)
+    Overlay(bundle, f"{bundle}/{container.spec.root.path}", layers, user_namespace=rootless).mount(scene)
+    return os.open(scene.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
