@@ -180,7 +180,12 @@ _FILES = (
 )
 
 _WALLS = (
-    argument("--without", metavar="KIND,…", default="", help="leave out pid uts ipc net cgroup caps no-new-privs mask"),
+    argument(
+        "--without",
+        metavar="KIND,…",
+        default="",
+        help="leave out pid uts ipc net cgroup caps no-new-privs mask seccomp",
+    ),
     _flag("--privileged", help="all capabilities, all devices, nothing masked: root of the node, nearly"),
     _many("--cap-add", metavar="CAP", help="a capability more"),
     _many("--cap-drop", metavar="CAP", help="a capability less"),

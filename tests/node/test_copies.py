@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.node.test_agent import Bench, Result
-from vmcontainer_kernel.container import copying
+from vmcontainer_kernel.container import transfer
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import ContainerError, LabError, NotFound, UserError
@@ -141,7 +141,7 @@ def test_a_folder_that_is_written_meanwhile_keeps_its_promises(tmp_path: Path) -
             return super().write(data)
 
     out, root = Out(), os.open(tmp_path, os.O_PATH)
-    copying.pack(root, "/", out)
+    transfer.pack(root, "/", out)
     os.close(root)
     with tarfile.open(fileobj=io.BytesIO(out.getvalue())) as tar:
         assert [one.name for one in tar] == ["root", "root/grows"]
@@ -151,5 +151,5 @@ def test_what_is_no_file_is_left_out_and_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "note").write_text("kept")
     root = os.open(tmp_path.parent, os.O_PATH)
-    assert copying.pack(root, tmp_path.name, io.BytesIO()) == [f"{tmp_path.name}/pipe"]
+    assert transfer.pack(root, tmp_path.name, io.BytesIO()) == [f"{tmp_path.name}/pipe"]
     os.close(root)

@@ -37,13 +37,13 @@ class CopyVerbs:
 
     def copy_out(self, call: Call) -> None:
         """Send a file or folder as an archive (tar); what is left out is told on STDERR."""
-        from ..container import copying
+        from ..container import transfer
 
         path = get_str(call.arguments, "path")
 
         def pack(root_fd: int) -> None:
             with open(1, "wb", closefd=False) as out:
-                left_out = copying.pack(root_fd, path, out)
+                left_out = transfer.pack(root_fd, path, out)
             if left_out:
                 os.write(2, f"[not copied, as they are no files: {' '.join(left_out[:20])}]\n".encode())
 
@@ -51,14 +51,14 @@ class CopyVerbs:
 
     def copy_in(self, call: Call) -> None:
         """Write an archive (tar) that comes as STDIN to a place in the container."""
-        from ..container import copying
+        from ..container import transfer
 
         path = get_str(call.arguments, "path")
 
         def unpack(root_fd: int) -> None:
-            folder_fd, name = copying.arrival(root_fd, path)
+            folder_fd, name = transfer.arrival(root_fd, path)
             with open(0, "rb", closefd=False) as source:
-                copying.unpack(folder_fd, source, name)
+                transfer.unpack(folder_fd, source, name)
 
         self._start(call, unpack, stdin=True)
 

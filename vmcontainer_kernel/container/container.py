@@ -94,7 +94,7 @@ def inspect(container: Container) -> dict[str, Any]:
         "restarts": container.restarts,
         "health": container.health or None,
         "ports": [
-            {"host_ip": one.host_ip, "host": one.host, "container": one.container, "protocol": one.protocol}
+            {"host_ip": one.host_ip, "host": one.host_port, "container": one.container_port, "protocol": one.protocol}
             for one in container.options.publish
         ],
         "steps": [{"step": step, "ms": ms} for step, ms in container.steps_ms],

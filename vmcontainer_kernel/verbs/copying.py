@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from ..agent.protocol import Kind
-from ..container import copying
+from ..container import transfer
 from ..errors import NotFound, UserError
 from ..session import Session
 from .nodes import FindNode
@@ -33,7 +33,7 @@ def copy_out(session: Session, find: FindNode, name: str, path: str, target: str
         archive.seek(0)
         folder_fd = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            copying.unpack(folder_fd, archive, "" if here.is_dir() else here.name)
+            transfer.unpack(folder_fd, archive, "" if here.is_dir() else here.name)
         finally:
             os.close(folder_fd)
 
@@ -74,7 +74,7 @@ def copy_in(session: Session, find: FindNode, source: str, name: str, path: str)
     with tempfile.TemporaryFile() as archive:
         folder_fd = os.open(here.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            copying.pack(folder_fd, here.name or "/", archive)
+            transfer.pack(folder_fd, here.name or "/", archive)
         finally:
             os.close(folder_fd)
         archive.seek(0)
