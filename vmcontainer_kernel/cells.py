@@ -183,17 +183,7 @@ def run_cell(
             elif name:
                 variables[name] = sink.text()
     variables["_exit_code"] = answer["status"]
-    if getattr(options, "timings", False):
-        show_timings(run)
     finish(run, answer, raise_error=not options.no_raise_error)
-
-
-def show_timings(run: Run) -> None:
-    """Show how long each step of the start took."""
-    from .display import show, times_table
-
-    steps = [event["steps"] for event in run.events if event.get("event") == "started"]
-    show(times_table(steps[0] if steps else []))
 
 
 def watch(run: Run, sinks: dict[int, Printer]) -> dict[str, Any]:

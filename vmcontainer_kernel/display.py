@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Progress", "Table", "show", "size_text", "steps_table", "times_table"]
+__all__ = ["Progress", "Table", "show", "show_timings", "size_text", "steps_table", "times_table"]
 
 
 def show(value: Any) -> None:
@@ -69,6 +69,12 @@ def times_table(steps: Sequence[tuple[str, float]]) -> Table:
     rows: list[tuple[Any, ...]] = [(number, step, f"{ms:.3f}") for number, (step, ms) in enumerate(steps, 1)]
     together = [("", "together", f"{sum(ms for _, ms in steps):.3f}")] if steps else []
     return Table(("", "step", "ms"), [*rows, *together], "no steps are known: it was not started")
+
+
+def show_timings(events: Sequence[dict[str, Any]]) -> None:
+    """Show the times of a start, from the events of a run."""
+    steps = [event["steps"] for event in events if event.get("event") == "started"]
+    show(times_table(steps[0] if steps else []))
 
 
 class Progress:

@@ -75,6 +75,7 @@ def _display_name(name: str) -> None:
 
 def _run(options: argparse.Namespace, where: str, start: Any, progress: Any) -> None:
     from . import cells
+    from .display import show_timings
     from .session import current
 
     session, variables = current(), _shell().user_ns
@@ -83,7 +84,12 @@ def _run(options: argparse.Namespace, where: str, start: Any, progress: Any) -> 
         if options.proc:
             variables[options.proc] = background
         return
-    cells.run_cell(session, session.run(where, start), options, variables, progress.show)
+    run = session.run(where, start)
+    try:
+        cells.run_cell(session, run, options, variables, progress.show)
+    finally:
+        if getattr(options, "timings", False):
+            show_timings(run.events)
 
 
 def _progress() -> Any:

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from .. import arguments, cells
+from ..display import show_timings
 from ..errors import UserError
 from ..node import Request
 from ..options import checked, container_options, process_options
@@ -51,7 +52,12 @@ def run(session: Session, given: Words, language: str) -> Any:
         return None
     start = cells.container_run(session, options, argv, find)
     where = f"container {options.name}" if options.name else "a container"
-    cells.run_cell(session, session.run(where, start), options, _variables(), lambda: None)
+    run = session.run(where, start)
+    try:
+        cells.run_cell(session, run, options, _variables(), lambda: None)
+    finally:
+        if options.timings:
+            show_timings(run.events)
     return None
 
 
