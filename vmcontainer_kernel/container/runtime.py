@@ -40,7 +40,7 @@ from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import before_clone, plan, surroundings
 from vmcontainer_kernel.container.preparing import Preparer
-from vmcontainer_kernel.container.seccomp.install import seccomp_steps
+from vmcontainer_kernel.container.seccomp.install import pass_on, seccomp_steps
 from vmcontainer_kernel.container.spares import Spare
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.container.volumes import Volumes
@@ -212,9 +212,12 @@ class Runtime:
                 if not born_inside:
                     self._make_group(container)
                 gate()
-            hooks.answer(
-                spec.hooks, gate, lambda: {**observed.state(container), "status": "creating", "pid": pid}, bundle
-            )
+
+            def state() -> dict[str, Any]:
+                return {**observed.state(container), "status": "creating", "pid": pid}
+
+            hooks.answer(spec.hooks, gate, state, bundle)
+            pass_on(spec.linux.seccomp, state, pid, gate.fd)
 
         try:
             return bear(spec, bundle, steps, stdio, set_up, group_fd=group_fd)

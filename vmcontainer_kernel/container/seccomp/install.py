@@ -21,9 +21,10 @@ from vmcontainer_kernel.errors import ContainerError, SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeGuard
 
-__all__ = ["FLAGS", "has_listener", "listener_fd", "seccomp_steps", "send_listener"]
+__all__ = ["FLAGS", "has_listener", "pass_on", "seccomp_steps"]
 
 FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1 << 0,
@@ -41,11 +42,14 @@ def seccomp_steps(seccomp: Seccomp | None, cache_dir: str | None = None) -> list
     """Return the step that loads the filter, compiled now; none if there is no filter.
 
     Where it belongs: with no_new_privs as late as possible, as it judges the set-up's own calls too; without, before
-    the ids and capabilities change, as only CAP_SYS_ADMIN may load a filter then (seccomp(2)).
+    the ids and capabilities change, as only CAP_SYS_ADMIN may load a filter then (seccomp(2)). One that leaves calls to
+    an agent belongs before the wait for `start`: the parent must still be there to `pass_on`.
     """
     if seccomp is None:
         return []
-    _check(seccomp)
+    if has_listener(seccomp) and not _may_write(seccomp):
+        where = "linux.seccomp.syscalls"
+        raise SpecError(f"{where} must allow write beside {_NOTIFY}: it is how the agent is told", where=where)
     flags, code = _flags(seccomp), program(seccomp, cache_dir)
     names = " | ".join(seccomp.flags) or "SECCOMP_FILTER_FLAG_SPEC_ALLOW"
     return [
@@ -59,7 +63,7 @@ def seccomp_steps(seccomp: Seccomp | None, cache_dir: str | None = None) -> list
     ]
 
 
-def has_listener(seccomp: Seccomp | None) -> bool:
+def has_listener(seccomp: Seccomp | None) -> TypeGuard[Seccomp]:
     """Tell whether the filter leaves calls to an agent."""
     return seccomp is not None and any(rule.action == _NOTIFY for rule in seccomp.rules)
 
@@ -78,13 +82,6 @@ def _flags(seccomp: Seccomp) -> int:
     return flags | _NEW_LISTENER | (_TSYNC_ESRCH if flags & FLAGS["SECCOMP_FILTER_FLAG_TSYNC"] else 0)
 
 
-def _check(seccomp: Seccomp) -> None:
-    for index, rule in enumerate(seccomp.rules):
-        if rule.action == _NOTIFY and "write" in rule.names:
-            where = f"linux.seccomp.syscalls[{index}].names"
-            raise SpecError(f"{where} must not hold write with {_NOTIFY}: it is how the agent is told", where=where)
-
-
 def _may_write(seccomp: Seccomp) -> bool:
     found = [rule.action for rule in seccomp.rules if "write" in rule.names and not rule.args]
     return (found or [seccomp.default_action])[0] in ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
@@ -95,24 +92,34 @@ def _load(code: bytes, flags: int, scene: Scene, *, may_write: bool) -> None:
         scene.ready()  # afterwards nothing can be reported
     fd = linux.seccomp(code, flags)
     if flags & _NEW_LISTENER:
+        if scene.sync_fd < 0:
+            raise ContainerError(f"one more process cannot be started under a filter that says {_NOTIFY}")
         os.write(scene.sync_fd, str(fd).encode())
         scene.await_parent()
 
 
-def listener_fd(pid: int, number: int) -> int:
-    """Return our own copy of the descriptor `number` of the child (pidfd_getfd(2), Linux 5.6)."""
+def pass_on(seccomp: Seccomp | None, state: Callable[[], dict[str, Any]], pid: int, sync_fd: int) -> None:
+    """Do the parent's part for a filter that leaves calls to an agent; nothing for any other.
+
+    `state`: asked when it is needed, the OCI state; `pid`: the process the filter is for, as the runtime sees it;
+    `sync_fd`: our end of the child's `Scene.sync_fd`.
+    """
+    if not has_listener(seccomp) or not (number := os.read(sync_fd, 16)):
+        return  # if it has failed, its report tells why
     pidfd = os.pidfd_open(pid)
     try:
-        return linux.pidfd_getfd(pidfd, number)
+        fd = linux.pidfd_getfd(pidfd, int(number))
     finally:
         os.close(pidfd)
+    try:
+        _send(seccomp, state(), pid, fd)
+    finally:
+        os.close(fd)
+    os.write(sync_fd, b"+")
 
 
-def send_listener(seccomp: Seccomp, state: dict[str, Any], pid: int, fd: int) -> None:
-    """Give the agent at `seccomp.listener_path` the descriptor, with the container process state (config-linux.md).
-
-    `state`: the container's OCI state; `pid`: of the process the filter is for, as the runtime sees it.
-    """
+def _send(seccomp: Seccomp, state: dict[str, Any], pid: int, fd: int) -> None:
+    """Give the agent the descriptor, with the container process state (config-linux.md)."""
     import json
     import socket
 

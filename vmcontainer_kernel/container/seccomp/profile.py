@@ -142,8 +142,10 @@ CLOSED: tuple[tuple[str, str, str], ...] = (
     (
         "is old, and nobody calls it: the less can be reached, the less can be attacked",
         "",
-        "_sysctl sysfs ustat uselib create_module get_kernel_syms query_module afs_syscall bdflush",
+        "_sysctl sysfs ustat uselib create_module get_kernel_syms query_module afs_syscall bdflush getpmsg putpmsg"
+        " security tuxcall vserver",
     ),
+    ("is so new that few have thought about it", "", "file_getattr file_setattr listns open_tree_attr uprobe"),
 )
 """(what it does, capabilities of which one opens it, its calls): why each is closed. No capability: always closed."""
 
