@@ -104,6 +104,9 @@ class Driver:
     def detach(self, name: str) -> None:
         self.networks.detach(name)
 
+    def forget(self, name: str) -> None:
+        self.networks.forget(name)
+
     def tap(self, name: str, network: str) -> Any:
         answer = self.networks.tap(name, network)
         self.taps[name] = answer["fd"]

@@ -199,6 +199,23 @@ def test_a_taken_port_is_told_and_leaves_nothing_half_made(lab: Lab) -> None:
     assert lab("attach", name="b", network="bridge", publish=["8081:80"])["interface"] == "eth0"
 
 
+def test_a_container_that_ended_joins_again_with_its_files_in_place(lab: Lab) -> None:
+    lab("create", name="web")
+    lab.container("a", "web")
+    files = lab.folder / "run/network/a"
+    inode = (files / "hosts").stat().st_ino
+    lab("end", name="a")
+    lab("detach", name="a")
+    assert "172.28" not in (files / "hosts").read_text()
+    lab("begin", name="a")
+    ip = lab("attach", name="a", network="web")["ip"]
+    assert f"{ip} a-host a\n" in (files / "hosts").read_text()
+    assert (files / "hosts").stat().st_ino == inode, "a bind is of the file"
+    lab("forget", name="a")
+    assert not files.exists()
+    assert lab("inspect", name="web")["containers"] == []
+
+
 def test_a_container_in_two_networks_is_seen_in_both(lab: Lab) -> None:
     for name in ("front", "back"):
         lab("create", name=name)

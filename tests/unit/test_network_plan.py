@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmcontainer_kernel.container.network import names, plan
+from vmcontainer_kernel.container.network import names, plan, slirp
 from vmcontainer_kernel.container.network.plan import Endpoint, Subnet
 from vmcontainer_kernel.container.publish import Publish, read_publish
 from vmcontainer_kernel.errors import HostError, SpecError, UserError
@@ -141,7 +141,7 @@ def test_addresses_are_given_in_order_and_run_out() -> None:
 )
 def test_an_alias_is_a_host_name(alias: str) -> None:
     with pytest.raises(UserError, match="host's name"):
-        plan.check_alias(alias)
+        plan.check_host_name(alias, "network-alias")
 
 
 def endpoint(name: str, last: int, *, aliases: tuple[str, ...] = (), published: tuple[Publish, ...] = ()) -> Endpoint:
@@ -186,3 +186,15 @@ def test_hosts_names_oneself_and_neighbours() -> None:
     assert text.splitlines()[2:] == ["10.1.2.2 app-host app", "10.1.2.3 db sql"]
     assert names.hosts_text("a", [], [], [("1.2.3.4", "other")]).splitlines()[-1] == "1.2.3.4 other"
     assert names.hosts_text("alone", [], []).splitlines()[-1] == "127.0.1.1 alone"
+
+
+def test_a_container_with_a_name_that_is_no_hosts_takes_nobodys_traffic() -> None:
+    others = [endpoint("localhost", 3), endpoint("web-", 4, aliases=("web",)), endpoint("LOCALHOST", 5)]
+    assert names.hosts_text("app", [], others).splitlines()[3:] == ["10.1.2.4 web"]
+
+
+def test_a_missing_slirp4netns_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    with pytest.raises(HostError, match="not installed") as caught:
+        slirp.start("/proc/self/ns/net", "tap0")
+    assert "apt-get install slirp4netns" in caught.value.hint

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vmcontainer_kernel.container.network.plan import Endpoint
+from vmcontainer_kernel.container.network.plan import Endpoint, is_host_name
 
 __all__ = ["hosts_text", "mounts", "resolv_text", "write"]
 
@@ -22,10 +22,16 @@ def hosts_text(
     hostname: str, own: Sequence[Endpoint], others: Iterable[Endpoint], extra: Sequence[tuple[str, str]] = ()
 ) -> str:
     """Return hosts(5): itself, `others`, which are the members of its networks, and `extra` (address, name)."""
-    lines = [f"{one.ip} {' '.join(dict.fromkeys((hostname, one.container, *one.aliases)))}\n" for one in own]
-    lines += [f"{one.ip} {' '.join(dict.fromkeys((one.container, *one.aliases)))}\n" for one in others]
+    lines = [_line(one, hostname) for one in own] + [_line(one) for one in others]
     lines += [f"{address} {name}\n" for address, name in extra]
     return _LOCAL + ("" if own else f"127.0.1.1 {hostname}\n") + "".join(lines)
+
+
+def _line(endpoint: Endpoint, *names: str) -> str:
+    """One address and its names; a container may have a name that no host can have, or that is everybody's own."""
+    known = dict.fromkeys((*names, endpoint.container, *endpoint.aliases))
+    words = [name for name in known if is_host_name(name)]
+    return f"{endpoint.ip} {' '.join(words)}\n" if words else ""
 
 
 def resolv_text(name_servers: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from vmcontainer_kernel.container.network.client import Client
 from vmcontainer_kernel.container.network.plan import Endpoint, Network, Operation
 from vmcontainer_kernel.container.publish import Publish
 from vmcontainer_kernel.container.record import Record
-from vmcontainer_kernel.errors import HostError, NotFound, UserError
+from vmcontainer_kernel.errors import ContainerError, HostError, NotFound, UserError
 
 __all__ = ["DEFAULT", "SLIRP", "Networks"]
 
@@ -76,7 +76,7 @@ class Networks:
             raise UserError(f"network {name} is in use by {', '.join(members)}", hint=hint)
         self._undo([network.owner])
         self._networks.pop(name, None)
-        if not self._networks and not self._members:
+        if not self._networks and not any(member.endpoints for member in self._members.values()):
             self._stop()
 
     def list(self) -> Sequence[dict[str, Any]]:
@@ -92,7 +92,7 @@ class Networks:
     def check(self, network: str, *, aliases: Sequence[str] = (), publish: Sequence[Publish] = ()) -> None:
         """Refuse, before anything is done, what `attach` would refuse; `network` may be none and host as well."""
         for alias in aliases:
-            plan.check_alias(alias)
+            plan.check_host_name(alias, "network-alias")
         if network in ("none", "host"):
             if publish or aliases:
                 word = "publish" if publish else "network-alias"
@@ -125,6 +125,10 @@ class Networks:
 
         `extra_hosts`: (address, name) pairs of ``--add-host``.
         """
+        if hostname != "localhost":
+            plan.check_host_name(hostname, "hostname")
+        for _, name in extra_hosts:
+            plan.check_host_name(name, "add-host")
         self._members[container] = _Member(hostname, extra_hosts=tuple(extra_hosts))
         internal = network in self._networks and self._networks[network].internal
         servers = [] if internal or network in ("none", "host") else [slirp.NAME_SERVER]
@@ -160,7 +164,10 @@ class Networks:
             self._make(self._new(name, ""))
         network = self._get(name)
         endpoint = self._new_endpoint(container, network, aliases, publish)
-        netns_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            netns_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ContainerError(f"container {container} ended before it was connected", where="attach") from error
         try:
             results, _ = self._do(self._attach_operations(network, endpoint), [netns_fd])
         finally:
@@ -190,15 +197,23 @@ class Networks:
         return endpoint.describe() | {"fd": fds[0], "prefix_length": known.subnet.prefixlen}
 
     def detach(self, container: str) -> None:
-        """Take a container out of all its networks and remove its files; nothing happens if it is in none."""
-        member = self._members.pop(container, None)
-        if member is None:
+        """Take a container, which has ended, out of all its networks; nothing happens if it is in none."""
+        member = self._members.get(container)
+        if member is None or not member.endpoints:
             return
+        self._members[container] = member.replace(endpoints=())
         try:
             self._undo([one.owner for one in member.endpoints])
         finally:
-            remove_tree(self._folder / container)
             self._tell_names()
+
+    def forget(self, container: str) -> None:
+        """Remove a container's files, after all its networks."""
+        try:
+            self.detach(container)
+        finally:
+            self._members.pop(container, None)
+            remove_tree(self._folder / container)
 
     def hosts_text(self, container: str) -> str:
         """Return a container's /etc/hosts."""

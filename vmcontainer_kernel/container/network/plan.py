@@ -23,11 +23,12 @@ __all__ = [
     "Network",
     "Operation",
     "attach_operations",
-    "check_alias",
+    "check_host_name",
     "choose_address",
     "choose_subnet",
     "create_operations",
     "interface_prefix",
+    "is_host_name",
     "make_network",
     "place_operations",
     "routes_of",
@@ -157,15 +158,20 @@ def _check_name(name: str) -> None:
         )
 
 
-def check_alias(alias: str) -> None:
-    """Refuse what is no host name (hostname(7)): it becomes a word of other containers' /etc/hosts."""
-    labels = alias.split(".")
+def is_host_name(name: str) -> bool:
+    """Tell whether a name can be a word of hosts(5), by hostname(7); ``localhost`` is everybody's own."""
+    labels = name.split(".")
     fine = all(
         label and len(label) <= 63 and _LETTERS.issuperset(label) and "-" not in (label[0], label[-1])
         for label in labels
     )
-    if not fine or len(alias) > 253 or alias.lower() == "localhost":
-        raise UserError(f"{alias!r} cannot be a host's name", hint="see hostname(7)", where="network-alias")
+    return fine and len(name) <= 253 and name.lower() != "localhost"
+
+
+def check_host_name(name: str, where: str) -> None:
+    """Refuse what is no host name: it becomes a word of containers' /etc/hosts."""
+    if not is_host_name(name):
+        raise UserError(f"{name!r} cannot be a host's name", hint="see hostname(7)", where=where)
 
 
 # -- addresses
