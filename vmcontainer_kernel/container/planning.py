@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmcontainer_kernel.container import hooks, masks, namespaces, process, rootfs, settings
 from vmcontainer_kernel.container.cgroups import Cgroup
-from vmcontainer_kernel.container.seccomp.install import has_listener, seccomp_steps
+from vmcontainer_kernel.container.seccomp.install import ordered
 from vmcontainer_kernel.container.spec import Spec
 from vmcontainer_kernel.container.step import Step
 
@@ -13,15 +13,13 @@ __all__ = ["before_clone", "plan", "surroundings"]
 
 def plan(spec: Spec, bundle: str, layers: tuple[str, ...], group: Cgroup | None, *, tty: bool = False) -> list[Step]:
     """Return every step of the child, in order, without doing anything; `group`: None where there are none."""
-    filter_steps, last = seccomp_steps(spec.linux.seccomp), hooks.start_steps(spec.hooks)
-    if has_listener(spec.linux.seccomp) and spec.process.no_new_privileges:
-        filter_steps, last = [], [*filter_steps, *last]
+    judged, last = ordered(spec, hooks.start_steps(spec.hooks))
     identity = process.identity_steps(
         spec.process,
         user_namespace="user" in spec.linux.kinds,
         tty=tty,
         last=last,
-        seccomp=filter_steps,
+        seccomp=judged,
         personality=spec.linux.personality,
     )
     return [*surroundings(spec, bundle, layers, group, tty=tty), *identity]

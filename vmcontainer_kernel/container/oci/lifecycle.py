@@ -20,7 +20,7 @@ from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import surroundings
 from vmcontainer_kernel.container.process import identity_steps
 from vmcontainer_kernel.container.record import Record
-from vmcontainer_kernel.container.seccomp.install import seccomp_steps
+from vmcontainer_kernel.container.seccomp.install import ordered, pass_on
 from vmcontainer_kernel.container.spec import Hook, Spec
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, NotFound, SpecError, UserError, from_json
@@ -170,6 +170,7 @@ def _launch(folder: Folder, saved: Saved, spec: Spec, request: Request) -> int:
                 groups.make(saved.cgroup, spec.linux.resources)
             go()
         hooks.answer(spec.hooks, go, lambda: state(folder), saved.bundle)
+        pass_on(spec.linux.seccomp, lambda: state(folder), pid, go.fd)
         go()
 
     stdio = tuple(range(3 + request.preserve_fds))
@@ -192,14 +193,15 @@ def _steps(spec: Spec, bundle: str, group: Cgroup | None, request: Request) -> l
         from vmcontainer_kernel.container.oci.console import terminal_step
 
         shown.append(terminal_step(spec.process, len(gated)))
+    judged, last = ordered(spec, [gate.recorded_step(), *gated, *hooks.start_steps(spec.hooks)])
     identity = identity_steps(
         spec.process,
         user_namespace="user" in spec.linux.kinds,
         tty=spec.process.terminal,
         keyring=request.keyring,
         mortal=False,
-        last=[gate.recorded_step(), *gated, *hooks.start_steps(spec.hooks)],
-        seccomp=seccomp_steps(spec.linux.seccomp),
+        last=last,
+        seccomp=judged,
         personality=spec.linux.personality,
     )
     return [*surroundings(spec, bundle, (), group), *shown, *identity]

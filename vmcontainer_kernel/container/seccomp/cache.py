@@ -5,7 +5,7 @@ compiler. A file that is not exactly so, or that somebody else could have writte
 """
 
 # Plain system calls: importing pathlib costs the command line more than reading the file.
-# ruff: noqa: PTH103, PTH104, PTH108, PTH118, PTH120
+# ruff: noqa: PTH103, PTH104, PTH108, PTH111, PTH118, PTH120
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ try:
 except ImportError:
     from hashlib import blake2b
 
-__all__ = ["program"]
+__all__ = ["folder", "program"]
 
 _VERSION = 1
 """To be raised with every change of `compiler` or `syscalls` that changes a program."""
@@ -31,6 +31,14 @@ _MOST_BYTES = 4096 * _INSTRUCTION_BYTES
 _MOST_PROGRAMS = 64
 
 _programs: dict[tuple[Seccomp, str], bytes] = {}
+
+
+def folder() -> str:
+    """Return where filters are kept: a part of the cache folder (`paths`, which costs the command line pathlib)."""
+    base = os.environ.get("VMCONTAINER_CACHE")
+    if not base:
+        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "vmcontainer")
+    return os.path.join(base, "filters")
 
 
 def program(seccomp: Seccomp, cache_dir: str | None = None, *, machine: str = "") -> bytes:
@@ -55,9 +63,9 @@ def _compile(key: tuple[Seccomp, str]) -> bytes:
     return compile_filter(*key)
 
 
-def _from_folder(key: tuple[Seccomp, str], folder: str) -> bytes:
+def _from_folder(key: tuple[Seccomp, str], cache_dir: str) -> bytes:
     name = blake2b(repr((_VERSION, *key)).encode("utf-8", "surrogateescape"), digest_size=_DIGEST_BYTES).hexdigest()
-    path = os.path.join(folder, f"{name}.bpf")
+    path = os.path.join(cache_dir, f"{name}.bpf")
     kept = _read(path)
     if kept is None:
         kept = _compile(key)

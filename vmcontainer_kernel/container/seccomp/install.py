@@ -14,17 +14,17 @@ import os
 from functools import partial
 
 from vmcontainer_kernel.container import linux
-from vmcontainer_kernel.container.seccomp.cache import program
-from vmcontainer_kernel.container.spec import Seccomp
+from vmcontainer_kernel.container.seccomp.cache import folder, program
+from vmcontainer_kernel.container.spec import Seccomp, Spec
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError, SpecError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, TypeGuard
 
-__all__ = ["FLAGS", "has_listener", "pass_on", "seccomp_steps"]
+__all__ = ["FLAGS", "has_listener", "ordered", "pass_on", "seccomp_steps"]
 
 FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1 << 0,
@@ -38,19 +38,18 @@ _NEW_LISTENER, _TSYNC_ESRCH = 1 << 3, 1 << 4
 _NOTIFY = "SCMP_ACT_NOTIFY"
 
 
-def seccomp_steps(seccomp: Seccomp | None, cache_dir: str | None = None) -> list[Step]:
+def seccomp_steps(seccomp: Seccomp | None) -> list[Step]:
     """Return the step that loads the filter, compiled now; none if there is no filter.
 
     Where it belongs: with no_new_privs as late as possible, as it judges the set-up's own calls too; without, before
-    the ids and capabilities change, as only CAP_SYS_ADMIN may load a filter then (seccomp(2)). One that leaves calls to
-    an agent belongs before the wait for `start`: the parent must still be there to `pass_on`.
+    the ids and capabilities change, as only CAP_SYS_ADMIN may load a filter then (seccomp(2)).
     """
     if seccomp is None:
         return []
     if has_listener(seccomp) and not _may_write(seccomp):
         where = "linux.seccomp.syscalls"
         raise SpecError(f"{where} must allow write beside {_NOTIFY}: it is how the agent is told", where=where)
-    flags, code = _flags(seccomp), program(seccomp, cache_dir)
+    flags, code = _flags(seccomp), program(seccomp, folder())
     names = " | ".join(seccomp.flags) or "SECCOMP_FILTER_FLAG_SPEC_ALLOW"
     return [
         Step(
@@ -61,6 +60,18 @@ def seccomp_steps(seccomp: Seccomp | None, cache_dir: str | None = None) -> list
             partial(_load, code, flags, may_write=_may_write(seccomp)),
         )
     ]
+
+
+def ordered(spec: Spec, last: Sequence[Step]) -> tuple[list[Step], list[Step]]:
+    """Return the filter's step, and the `last` steps before the program: wherever it may, the filter comes after them.
+
+    One that leaves calls to an agent comes before them, with no_new_privs too: they wait for `start`, and the parent
+    must still be there to `pass_on`.
+    """
+    steps = seccomp_steps(spec.linux.seccomp)
+    if has_listener(spec.linux.seccomp) and spec.process.no_new_privileges:
+        return [], [*steps, *last]
+    return steps, list(last)
 
 
 def has_listener(seccomp: Seccomp | None) -> TypeGuard[Seccomp]:
