@@ -48,9 +48,9 @@ def resources(options: Options, numbers: dict[str, DeviceNumbers]) -> dict[str, 
 
 
 def _memory(options: Options) -> dict[str, int]:
-    return _said(
-        limit=options.memory_bytes, swap=options.memory_swap_bytes, reservation=options.memory_reservation_bytes
-    )
+    # A limit that swap softens is no limit, so none is given unless it is asked for.
+    swap = options.memory_bytes if options.memory_swap_bytes is None else options.memory_swap_bytes
+    return _said(limit=options.memory_bytes, swap=swap, reservation=options.memory_reservation_bytes)
 
 
 def _said(**values: Any) -> dict[str, Any]:

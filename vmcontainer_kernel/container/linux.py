@@ -19,6 +19,7 @@ from signal import SIGCHLD
 __all__ = [
     "CAPABILITIES",
     "NAMESPACE_FLAGS",
+    "bpf",
     "capabilities_permitted",
     "capset",
     "clone",
@@ -159,6 +160,7 @@ _NR_KEYCTL = 219 if _ARM else 250
 _NR_SECCOMP = 277 if _ARM else 317
 _NR_IOPRIO_SET = 30 if _ARM else 251
 _NR_SCHED_SETATTR = 274 if _ARM else 314
+_NR_BPF = 280 if _ARM else 321
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
 _NR_CLONE3 = 435
@@ -319,6 +321,11 @@ def capabilities_permitted() -> int:
     _check(_libc.capget(struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0), data), "capget")
     words = struct.unpack("=6I", data.raw)
     return int(words[1]) | int(words[4]) << 32
+
+
+def bpf(command: int, attribute: ctypes.Array[ctypes.c_char]) -> int:
+    """Load, attach or ask of a program in the kernel (bpf(2)); `attribute` is its union bpf_attr, in and out."""
+    return _check(_syscall(_NR_BPF, command, attribute, len(attribute)), "bpf")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:

@@ -67,10 +67,8 @@ class Preparer:
             around=look_up(options, bundle, self._volumes, self._find),
         )
         spec = possible(parse(config), options, rootless=self._rootless)
-        if self._cgroups:
-            self._cgroups.check(spec.linux.resources)
         layers = tuple(str(path) for path in self._store.layer_paths(image))
-        group = self._cgroups.open(name) if self._cgroups else None
+        group = self._cgroups.group(name, spec.linux.resources) if self._cgroups else None
         steps = plan(spec, str(bundle), layers, group, tty=options.tty)
         full_id = f"{self._session}-{name}"
         return Container(name, full_id, image, config, spec, bundle, steps, home, group, options=options)

@@ -226,8 +226,8 @@ class Runtime:
                 os.close(group_fd)
 
     def _make_group(self, container: Container) -> None:
-        if self.cgroups:
-            self.cgroups.create(container.name, container.spec.linux.resources)
+        if self.cgroups and container.cgroup:
+            self.cgroups.make(container.cgroup)
 
     def _plan_again(self, container: Container, *, tty: bool) -> Sequence[Step]:
         layers = tuple(str(path) for path in container.layers)
