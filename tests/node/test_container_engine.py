@@ -318,11 +318,7 @@ def test_view_has_the_contracts_shape(rooted: Engine) -> None:
         and view["memory"]["usage_bytes"] > 0
         and view["memory"]["oom_kills"] == 0
     )
-    assert view["cpu"] == {
-        "usage_s": view["cpu"]["usage_s"],
-        "limit_cpus": 0.5,
-        "throttled_s": view["cpu"]["throttled_s"],
-    }
+    assert view["cpu"]["limit_cpus"] == 0.5 and view["cpu"]["usage_s"] > 0
     assert view["pids"] == {"current": 1, "limit": 9, "denied": 0}
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ..container.cgroups import stats
+
 __all__ = ["NAMESPACES", "PROC", "UNITS", "descendants", "kernel_view", "process", "read_fields", "read_text"]
 
 PROC: Final = Path("/proc")
@@ -27,15 +29,7 @@ UNITS: Final = {
     "memory.available_bytes": ("B", "level"),
     "processes[].cpu_s": ("s", "counter"),
     "processes[].rss_bytes": ("B", "level"),
-    "containers[].memory.usage_bytes": ("B", "level"),
-    "containers[].memory.limit_bytes": ("B", "level"),
-    "containers[].memory.oom_kills": ("kills", "counter"),
-    "containers[].cpu.usage_s": ("s", "counter"),
-    "containers[].cpu.limit_cpus": ("CPUs", "level"),
-    "containers[].cpu.throttled_s": ("s", "counter"),
-    "containers[].pids.current": ("processes", "level"),
-    "containers[].pids.limit": ("processes", "level"),
-    "containers[].pids.denied": ("forks", "counter"),
+    **{f"containers[].{name}": unit for name, unit in stats.UNITS.items()},
 }
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")

@@ -180,8 +180,8 @@ class Runtime:
             self.drop_spare()
             return None
         container.layers = spare.container.layers
-        if container.cgroup:
-            container.cgroup.limit(container.spec.linux.resources)
+        if spare.container.cgroup:
+            spare.container.cgroup.limit(container.spec.linux.resources)
         if not spare.tell(container.spec.process, stdio):
             self.drop_spare()
             return None
@@ -297,10 +297,12 @@ class Runtime:
         spec = parse({**container.config, "linux": {**container.config["linux"], **asked["linux"]}})
         self.cgroups.check(spec.linux.resources)
         if container.status == "running":
-            self._require_group(container).limit(spec.linux.resources)
+            self.cgroups.update(self._require_group(container), spec.linux.resources)
         merged = {**container.config["linux"]["resources"], **asked["linux"]["resources"]}
         container.config["linux"]["resources"] = merged
         container.spec = parse(container.config)
+        container.cgroup = self.cgroups.group(container.name, container.spec.linux.resources)
+        container.steps = [*self._plan_again(container, tty=container.spec.process.terminal)]
 
     def processes(self, container: Container) -> Sequence[int]:
         """Return the node's pids of all processes of a container."""

@@ -59,13 +59,11 @@ class Cgroup:
     # -- limits
 
     def limit(self, resources: Resources) -> None:
-        """Set the limits that are not None and differ from those the group was made with.
+        """Set the limits that are not None.
 
         Raises `HostError` naming the field if the kernel lacks the file or refuses the text.
         """
-        rows = limits.writes(resources, self.versions)
-        changed = {row.controller for row in rows if row not in self.rows}  # a list of devices is one thing
-        self.apply([row for row in rows if row.controller in changed], resources)
+        self.apply(limits.writes(resources, self.versions), resources)
 
     def apply(self, rows: Sequence[Write], resources: Resources) -> None:
         """Carry out what `limits.writes` said of `resources`."""
