@@ -85,6 +85,8 @@ class Cgroup:
         for file, text in choices:
             try:
                 write(f"{folder}/{file}", text)
+                if row.doubtful and read(f"{folder}/{file}").strip() != text:
+                    raise OSError(errno.EOPNOTSUPP, "")
                 return True
             except FileNotFoundError:
                 continue

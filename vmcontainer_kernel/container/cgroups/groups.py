@@ -58,8 +58,8 @@ class Cgroups:
 
     @property
     def kind(self) -> str:
-        """Which versions carry the controllers: v1, v2 or hybrid."""
-        versions = set(self.versions.values())
+        """Which versions carry the controllers that every container needs: v1, v2 or hybrid."""
+        versions = {version for name, version in self.versions.items() if name in ALWAYS} or set(self.versions.values())
         return "hybrid" if len(versions) > 1 else f"v{versions.pop()}"
 
     @property
@@ -125,6 +125,8 @@ class Cgroups:
             for key, path in group.paths.items():
                 if path not in made:
                     self._make(key, path, made)
+                elif key not in ALWAYS:  # version 2's one folder: the controller comes to it
+                    self._prepare(key, self.places[key], path, made)
             group.apply(group.rows, group.resources)
         except BaseException as error:
             for path in reversed(made):

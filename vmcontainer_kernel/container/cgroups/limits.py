@@ -32,7 +32,7 @@ class Write(Record):
     """One text for one file of a controller's group, and the field of the configuration that wants it.
 
     `other` is another (file, text) with the same meaning, for a kernel that has not the first. `needless`: without the
-    file there is nothing to limit.
+    file there is nothing to limit. `doubtful`: the kernel may take the text and do nothing, so it is to be read back.
     """
 
     controller: str
@@ -41,6 +41,7 @@ class Write(Record):
     field: str
     other: tuple[str, str] | None
     needless: bool
+    doubtful: bool
 
     # Written out, as a start of a container makes half a dozen: four times as fast as Record's own.
     def __init__(
@@ -52,8 +53,17 @@ class Write(Record):
         other: tuple[str, str] | None = None,
         *,
         needless: bool = False,
+        doubtful: bool = False,
     ) -> None:
-        self.__dict__.update(controller=controller, file=file, text=text, field=field, other=other, needless=needless)
+        self.__dict__.update(
+            controller=controller,
+            file=file,
+            text=text,
+            field=field,
+            other=other,
+            needless=needless,
+            doubtful=doubtful,
+        )
 
 
 def writes(resources: Resources, versions: Mapping[str, int]) -> list[Write]:
@@ -79,7 +89,7 @@ def controllers(rows: Sequence[Write], versions: Mapping[str, int]) -> list[str]
 
 
 def _no_controller(row: Write, versions: Mapping[str, int]) -> HostError:
-    if row.controller in ("net_cls", "net_prio") and 2 in versions.values():
+    if row.controller in ("net_cls", "net_prio") and 1 not in versions.values():
         return _not_in_version_2(row.field)
     return HostError(
         f"this node has no {row.controller} controller, so {row.field} cannot be kept",
@@ -136,12 +146,12 @@ def _memory(resources: Resources, version: int) -> list[Write]:
             rows.append(_swap(memory, version, field))
         else:
             text = str(_number(int(value), field))
-            rows.append(Write("memory", file_v1, text, field) if version == 1 else _at_most(file_v2, value, field))
+            doubtful = attribute == "kernel_bytes" and value >= 0  # newer kernels take and ignore it
+            v1 = version == 1
+            rows.append(
+                Write("memory", file_v1 if v1 else file_v2, text if v1 else _max(value), field, doubtful=doubtful)
+            )
     return rows
-
-
-def _at_most(file: str, value: int, field: str) -> Write:
-    return Write("memory", file, _max(value), field)
 
 
 def _swap(memory: Memory, version: int, field: str) -> Write:
