@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.errors import ContainerError
@@ -22,6 +21,8 @@ from vmcontainer_kernel.errors import ContainerError
 __all__ = ["file", "find", "folder", "locate", "place"]
 
 _RESOLVE = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""One name at a time this is as strict as openat2, and cheaper to call from Python."""
 _MOST_LINKS = 40
 
 
@@ -67,30 +68,36 @@ def _link(path: str) -> str | None:
         return None
 
 
-def folder(path: str) -> int:
-    """Return a descriptor of the folder `path`; make it, and those above it, if the image lacks it."""
-    try:
-        fd = find(path)
-    except FileNotFoundError:
-        fd = _make_folder(path)
-    if not stat.S_ISDIR(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+def folder(path: str, *, links: bool = True) -> int:
+    """Return a descriptor of the folder `path`; make it, and those above it, if the image lacks it.
+
+    `links`: whether a link may lead there; `NotADirectoryError` otherwise, as for a file.
+    """
+    fd = os.open("/", _FOLDER)
+    for name in path.split("/"):
+        if name in ("", "."):
+            continue
+        above = fd
+        try:
+            if name == "..":
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+            fd = _step_into(name, above)
+        except NotADirectoryError:  # a link, or a file
+            clean = locate(path)
+            if not links or clean == path:
+                raise
+            return folder(clean)
+        finally:
+            os.close(above)
     return fd
 
 
-def _make_folder(path: str) -> int:
-    head, _, name = path.rpartition("/")
-    if name in ("", ".", ".."):
-        return folder(locate(path))
-    at = folder(head or "/")
+def _step_into(name: str, above: int) -> int:
     try:
-        os.mkdir(name, 0o755, dir_fd=at)
-        return linux.openat2(at, name, os.O_PATH, _RESOLVE)
-    except FileExistsError:  # a link that leads to nothing yet
-        return folder(locate(path))
-    finally:
-        os.close(at)
+        return os.open(name, _FOLDER, dir_fd=above)
+    except FileNotFoundError:
+        os.mkdir(name, 0o755, dir_fd=above)
+        return os.open(name, _FOLDER, dir_fd=above)
 
 
 def place(path: str) -> tuple[int, str]:

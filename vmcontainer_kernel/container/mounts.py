@@ -209,12 +209,8 @@ def _kernel_place(path: str) -> int:
     that path (CVE-2019-16884, CVE-2021-30465).
     """
     try:
-        return linux.openat2(linux.AT_FDCWD, path, os.O_PATH | os.O_DIRECTORY, linux.RESOLVE_NO_SYMLINKS)
-    except FileNotFoundError:
-        return inside.folder(path)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
-            raise
+        return inside.folder(path, links=False)
+    except NotADirectoryError:
         raise ContainerError(
             f"{path} of the image is a link or a file: the kernel's files must not appear anywhere else",
             hint="use an image in which it is a folder",
