@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from vmcontainer_kernel.container import linux, mappings, mounts, namespaces
+from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.launch import Entry, Gate, Launch, Stdio, clone_child
 from vmcontainer_kernel.container.spec import Linux, Mount, Spec
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import HostError
 
-__all__ = ["bear"]
+__all__ = ["adopt", "bear"]
 
 
 def bear(
@@ -30,8 +31,8 @@ def bear(
 ) -> tuple[Launch, int]:
     """Start the process of a container that executes `steps` of `planning.plan`; as `launch.clone_child`.
 
-    New user namespaces get their ids before `set_up(pid, gate)` is called: it makes the groups (one go-ahead, if the
-    plan has a group) and answers hooks.
+    New user namespaces get their ids before `set_up(pid, gate)` is called: it makes the groups, lets `adopt` see to
+    them (one go-ahead, if the plan has a group) and answers hooks.
     """
     handed: dict[str, int] = {}
     try:
@@ -44,6 +45,20 @@ def bear(
         return clone_child(namespaces.clone_flags(spec), steps, stdio, group_fd, set_up, extra, entry)
     finally:
         for fd in handed.values():
+            os.close(fd)
+
+
+def adopt(spec: Spec, group: Cgroup | None, pid: int) -> None:
+    """Move the process of a new container into its version 1 groups, if it cannot do that itself: to one in a user
+    namespace their files are somebody else's.
+    """
+    if group is None or "user" not in spec.linux.kinds:
+        return
+    for path in group.directories:
+        fd = os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, str(pid).encode())
+        finally:
             os.close(fd)
 
 

@@ -41,6 +41,9 @@ from vmcontainer_kernel.container.process import (
     take_descriptors,
 )
 from vmcontainer_kernel.container.record import Record
+from vmcontainer_kernel.container.scheduling import pin
+from vmcontainer_kernel.container.settings import oom_steps
+from vmcontainer_kernel.container.spec import Process
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, from_json, to_json
 
@@ -355,14 +358,19 @@ def enter_child(
     stdio: Stdio,
     group: Cgroup | None,
     extra: Sequence[int] = (),
+    process: Process | None = None,
 ) -> Launch:
-    """Start a process inside the namespaces `flags` of the process `init_pid` and in `group`."""
+    """Start a process inside the namespaces `flags` of the process `init_pid` and in `group`; `process` may say on
+    which CPUs it begins and ends up, and how soon it is killed when memory runs out.
+    """
     pidfd, group_fd = os.pidfd_open(init_pid), group.open_for_birth() if group else -1
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
     start = _Start(steps, stdio, report_w, -1, tuple(extra), (("pidfd", pidfd),), tuple(signals_to_reset()))
-    enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda scene: _enter(flags, scene, group))
+    cpus = (process.initial_cpus, process.final_cpus) if process else ("", "")
+    enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda scene: _enter(flags, scene, group, cpus))
+    first = oom_steps(process) if process else []
     try:
-        pid = _clone_by_helper(0, start, group_fd, Entry((enter,)), None)
+        pid = _clone_by_helper(0, start, group_fd, Entry((*first, enter)), None)
     except BaseException as error:
         os.close(report_w)
         report_w = -1
@@ -378,9 +386,11 @@ def enter_child(
     return Launch(pid, report_r)
 
 
-def _enter(flags: int, scene: Scene, group: Cgroup | None) -> None:
+def _enter(flags: int, scene: Scene, group: Cgroup | None, cpus: tuple[str, str]) -> None:
+    pin(cpus[0], "process.execCPUAffinity.initial")
     if group is not None:
         group.join()
+    pin(cpus[1], "process.execCPUAffinity.final")
     # Not dumpable: from now on processes of the container see this one, and must not reach the agent's program through
     # /proc/PID/exe (CVE-2019-5736). execve makes the user's program dumpable again.
     linux.prctl(linux.PR_SET_DUMPABLE, 0)

@@ -228,15 +228,7 @@ def cgroup_steps(spec: Spec, group: Cgroup | None) -> list[Step]:
     """Return the steps that move this process into its group, and hide the groups above it."""
     steps = []
     if group is not None:
-        steps.append(
-            Step(
-                "cgroup",
-                f'write("{spec.linux.cgroups_path}/tasks", "0") in each v1 tree; in v2 it is born there (clone3)',
-                "limits hold from here on; the parent has made the group while this process was mounting",
-                "cgroups(7)",
-                partial(_join_group, group),
-            )
-        )
+        steps.append(_group_step(spec, group))
     if "cgroup" in spec.linux.new_kinds:
         steps.append(
             Step(
@@ -250,9 +242,24 @@ def cgroup_steps(spec: Spec, group: Cgroup | None) -> list[Step]:
     return steps
 
 
-def _join_group(group: Cgroup, scene: Scene) -> None:
+def _group_step(spec: Spec, group: Cgroup) -> Step:
+    adopted = "user" in spec.linux.kinds
+    call = f'write("{spec.linux.cgroups_path}/tasks", "0")'
+    if adopted:
+        call = f'the parent: write("{spec.linux.cgroups_path}/cgroup.procs", pid)'
+    return Step(
+        "cgroup",
+        f"{call} in each v1 tree; in v2 it is born there (clone3)",
+        "limits hold from here on; the parent has made the group while this process was mounting",
+        "cgroups(7)",
+        partial(_join_group, group, adopted=adopted),
+    )
+
+
+def _join_group(group: Cgroup, scene: Scene, *, adopted: bool) -> None:
     scene.await_parent()
-    group.join(scene.old_root_fd)
+    if not adopted:
+        group.join(scene.old_root_fd)
 
 
 def content_steps(spec: Spec) -> list[Step]:

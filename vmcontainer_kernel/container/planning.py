@@ -35,7 +35,7 @@ def surroundings(
 ) -> list[Step]:
     """Return the steps that make what is around the process: all that does not depend on which program it runs."""
     return [
-        *settings.first_steps(spec),
+        *settings.oom_steps(spec.process),
         *namespaces.first_steps(spec),
         *rootfs.root_steps(spec, bundle, layers, tty=tty),
         *rootfs.mount_steps(spec),

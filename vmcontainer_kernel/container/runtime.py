@@ -21,7 +21,7 @@ from typing import Any
 
 from vmcontainer_kernel.container import container as observed
 from vmcontainer_kernel.container import files, hooks, linux, namespaces, process, signals, spares
-from vmcontainer_kernel.container.birth import bear
+from vmcontainer_kernel.container.birth import adopt, bear
 from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
 from vmcontainer_kernel.container.checks import check_options
 from vmcontainer_kernel.container.container import Container
@@ -211,6 +211,7 @@ class Runtime:
             if group:
                 if not born_inside:
                     self._make_group(container)
+                adopt(spec, group, pid)
                 gate()
 
             def state() -> dict[str, Any]:

@@ -15,11 +15,11 @@ import os
 from functools import partial
 
 from vmcontainer_kernel.container import linux
-from vmcontainer_kernel.container.spec import Spec
+from vmcontainer_kernel.container.spec import Process, Spec
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError
 
-__all__ = ["first_steps", "sysctl_steps", "write_proc"]
+__all__ = ["oom_steps", "sysctl_steps", "write_proc"]
 
 _SWAP = {ord("."): "/", ord("/"): "."}
 _RESOLVE = linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
@@ -36,24 +36,23 @@ def write_proc(at: int, path: str, text: str) -> None:
         os.close(fd)
 
 
-def first_steps(spec: Spec) -> list[Step]:
-    """Return the step that sets oom_score_adj: while the files of /proc are this process's own, and the node's root is
-    in place.
+def oom_steps(process: Process) -> list[Step]:
+    """Return the step that says how soon this process is killed when memory runs out.
+
+    It comes first: while the files of /proc are this process's own, and the node's root is in place.
     """
-    if spec.process.oom_score_adj is None:
+    value = process.oom_score_adj
+    if value is None:
         return []
-    return [oom_step(spec.process.oom_score_adj)]
-
-
-def oom_step(value: int) -> Step:
-    """Return the step that says how soon this process is killed when memory runs out."""
-    return Step(
-        "oom_score_adj",
-        f'write("/proc/self/oom_score_adj", "{value}")',
-        "who is killed first when memory runs out: 1000 is first, -1000 never",
-        "proc_pid_oom_score_adj(5)",
-        partial(_set_oom, value),
-    )
+    return [
+        Step(
+            "oom_score_adj",
+            f'write("/proc/self/oom_score_adj", "{value}")',
+            "who is killed first when memory runs out: 1000 is first, -1000 never",
+            "proc_pid_oom_score_adj(5)",
+            partial(_set_oom, value),
+        )
+    ]
 
 
 def _set_oom(value: int, _: Scene) -> None:

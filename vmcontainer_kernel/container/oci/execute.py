@@ -106,7 +106,7 @@ def _enter(saved: Saved, spec: Spec, process: Process, console_fd: int, preserve
     extra = [console_fd] if console_fd >= 0 else []
     stdio = tuple(range(3 + preserve_fds))
     launch = enter_child(
-        flags, saved.init.pid, _steps(spec, process), stdio, groups.find(saved.cgroup), extra
+        flags, saved.init.pid, _steps(spec, process), stdio, groups.find(saved.cgroup), extra, process
     )  # fmt: skip
     data = b""
     while chunk := os.read(launch.report_fd, 65536):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from vmcontainer_kernel.container import hooks, jsontext
-from vmcontainer_kernel.container.birth import bear
+from vmcontainer_kernel.container.birth import adopt, bear
 from vmcontainer_kernel.container.launch import Gate, Launch
 from vmcontainer_kernel.container.oci import gate, groups, log
 from vmcontainer_kernel.container.oci.state import Folder, Process, Saved, now
@@ -168,6 +168,7 @@ def _launch(folder: Folder, saved: Saved, spec: Spec, request: Request) -> int:
         if group:
             if not born_inside:
                 groups.make(saved.cgroup, spec.linux.resources)
+            adopt(spec, group, pid)
             go()
         hooks.answer(spec.hooks, go, lambda: state(folder), saved.bundle)
         pass_on(spec.linux.seccomp, lambda: state(folder), pid, go.fd)
