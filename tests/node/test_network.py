@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from vmcontainer_kernel.container.network import slirp
 from vmcontainer_kernel.errors import HostError, NotFound, UserError, from_json
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE, NODE = "198.51.100.2", "198.51.100.1"
 NOBODY = 65534
+USER = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
 PEER = f"{Path(sys.executable).resolve()} -S -I {Path(__file__).with_name('network_peer.py')}"
 LEFT = "ip -brief link; ip route; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward"
 
@@ -32,7 +34,7 @@ class Lab:
 
     def __init__(self, folder: Path, mode: str, *before: str) -> None:
         self.folder, self.mode = folder, mode
-        root = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
+        root = ["unshare", *USER] if USER else []
         command = [*(before or root), sys.executable, "-m", "tests.node.network_driver", str(folder), mode]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
         self._answer()
@@ -56,9 +58,10 @@ class Lab:
         return dict(self("attach", name=name, network=network, **options))
 
     def sh(self, name: str, script: str) -> dict[str, Any]:
-        """Run a script in a container, with the container's own /etc/hosts."""
+        """Run a script in a container, with the container's own /etc/hosts if it was prepared."""
         hosts = self.folder / "run/network" / name / "hosts"
-        return dict(self("run", name=name, script=f"mount --bind {hosts} /etc/hosts; {script}"))
+        bind = f"mount --bind {hosts} /etc/hosts; " if hosts.exists() else ""
+        return dict(self("run", name=name, script=bind + script))
 
     def serve(self, name: str, text: str, port: int = 80) -> None:
         """Answer each connection to a container with a text."""
@@ -333,6 +336,33 @@ def test_a_machine_gets_a_card_on_the_same_bridge(lab: Lab) -> None:
     assert "172.28.0.3 vm" in lab.sh("a", "cat /etc/hosts")["output"]
     lab("detach", name="vm")
     assert "vm" not in lab.sh("a", "cat /etc/hosts")["output"]
+
+
+def test_names_of_the_world_are_asked_of_the_nodes_own_name_server(tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text(f"nameserver {OUTSIDE}\n")
+    script = f'mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && exec "$@"'
+    lab = Lab(tmp_path, "host", "unshare", *USER, "-m", "--propagation", "slave", "sh", "-c", script, "sh")
+    lab("run", name="outside", script=f"exec {PEER} serve_udp 53 answered", background=True)
+    for name, network in (("a", "bridge"), ("b", "slirp4netns")):
+        lab.container(name, network)
+        server = lab("run", name=name, script=f"cat {tmp_path}/run/network/{name}/resolv.conf")["output"].split()[1]
+        until(lambda name=name, server=server: lab.sh(name, f"{PEER} ask_udp {server} 53")["output"] == "answered")
+    lab.close()
+
+
+def test_a_container_with_a_user_namespace_of_its_own_is_connected_too(host: Lab) -> None:
+    host("create", name="web")
+    host("begin", name="a", user=True)
+    host("attach", name="a", network="web")
+    host.container("b", "web")
+    host.serve("b", "hello")
+    assert host.reaches("a", host("inspect", name="web")["containers"][1]["ip"]) == "hello"
+
+
+def test_slirp4netns_that_fails_is_quoted() -> None:
+    with pytest.raises(HostError, match="could not connect") as caught:
+        slirp.start("/dev/null", "tap0")
+    assert "setns" in caught.value.where
 
 
 @pytest.fixture
