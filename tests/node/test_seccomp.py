@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import array
 import errno
-import fcntl
 import json
-import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.node.filters import Agent, filter, rule
 from vmcontainer_kernel.container.config import DEFAULT_CAPABILITIES
 from vmcontainer_kernel.container.seccomp.profile import default_profile
 from vmcontainer_kernel.container.seccomp.syscalls import numbers
@@ -53,20 +48,6 @@ def driver() -> Iterator[Driver]:
     running = Driver()
     yield running
     running.close()
-
-
-def rule(
-    names: str, action: str, *args: tuple[int, str, int] | tuple[int, str, int, int], **more: Any
-) -> dict[str, Any]:
-    conditions = [
-        {"index": one[0], "op": f"SCMP_CMP_{one[1]}", "value": one[2], "valueTwo": one[3] if len(one) > 3 else 0}
-        for one in args
-    ]
-    return {"names": names.split(), "action": f"SCMP_ACT_{action}", "args": conditions, **more}
-
-
-def filter(*rules: dict[str, Any], default: str = "ALLOW", **more: Any) -> dict[str, Any]:
-    return {"defaultAction": f"SCMP_ACT_{default}", "syscalls": list(rules), **more}
 
 
 GETPPID = ["native", X86_64["getppid"]]
@@ -201,46 +182,10 @@ def test_socketcall_is_no_way_round_a_rule_for_socket(driver: Driver) -> None:
 
 # -- calls that an agent decides
 
-SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND = 0xC0502100, 0xC0182101
-NOTIFICATION = struct.Struct("=QIIIIQ6Q")  # struct seccomp_notif: id pid flags, then struct seccomp_data
-
-
-class Agent:
-    """Listens at a path; takes one container process state, then answers each call with errno 60 + argument 0."""
-
-    def __init__(self, path: Path) -> None:
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
-        self.listener.listen()
-        self.listener.settimeout(20)
-        self.state: dict[str, Any] = {}
-        self.seen: list[tuple[int, int]] = []
-        self.thread = threading.Thread(target=self._serve)
-        self.thread.start()
-
-    def _serve(self) -> None:
-        connection, _ = self.listener.accept()
-        data, ancillary, _, _ = connection.recvmsg(1 << 16, socket.CMSG_SPACE(4))
-        while part := connection.recv(1 << 16):
-            data += part
-        self.state = json.loads(data)
-        fds = array.array("i", ancillary[0][2])
-        for _ in range(2):
-            buffer = bytearray(NOTIFICATION.size)
-            fcntl.ioctl(fds[0], SECCOMP_IOCTL_NOTIF_RECV, buffer)
-            identity, pid, _, number, _, _, first, *_ = NOTIFICATION.unpack(buffer)
-            self.seen.append((pid, number))
-            fcntl.ioctl(fds[0], SECCOMP_IOCTL_NOTIF_SEND, struct.pack("=QqiI", identity, 0, -(60 + first), 0))
-        os.close(fds[0])
-
-    def close(self) -> None:
-        self.thread.join(20)
-        self.listener.close()
-
 
 @pytest.mark.parametrize("flags", [[], ["WAIT_KILLABLE_RECV", "TSYNC"]])
 def test_an_agent_gets_the_descriptor_and_decides(driver: Driver, tmp_path: Path, flags: list[str]) -> None:
-    agent = Agent(tmp_path / "agent")
+    agent = Agent(tmp_path / "agent", calls=2)
     made = filter(
         rule("getppid", "NOTIFY"),
         listenerPath=str(tmp_path / "agent"),
