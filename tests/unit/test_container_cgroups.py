@@ -170,10 +170,10 @@ def test_a_group_in_use_is_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "below"), [("/a/b", "/a/b"), ("a/b", "/vmcontainer/s/a/b"), ("", "/vmcontainer/s/c"), ("//a/./b/", "/a/b")]
+    ("path", "below"), [("/a/b", "/a/b"), ("a/b", "/own/a/b"), ("", "/own/vmcontainer/s/c"), ("//a/./b/", "/a/b")]
 )
 def test_the_path_of_a_configuration_is_inside_of_the_tree(path: str, below: str) -> None:
-    groups = Cgroups({name: Place("/tree", 2) for name in NAMES}, "s")
+    groups = Cgroups({name: Place("/tree", 2, "/own") for name in NAMES}, "s")
     assert groups.group("c", cgroups_path=path).directories == [f"/tree{below}"]
 
 

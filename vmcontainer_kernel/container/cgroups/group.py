@@ -186,7 +186,10 @@ class Cgroup:
             return False
         if self.versions["freezer"] == 2:
             return table(f"{path}/cgroup.events").get("frozen") == 1
-        return read(f"{path}/freezer.state").strip() == "FROZEN"
+        try:
+            return read(f"{path}/freezer.state").strip() == "FROZEN"
+        except FileNotFoundError:  # not made yet, or gone
+            return False
 
     def _set_frozen(self, *, frozen: bool) -> None:
         if "freezer" not in self.paths:

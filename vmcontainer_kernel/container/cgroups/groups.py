@@ -4,7 +4,7 @@
     v2  /sys/fs/cgroup/vmcontainer/SESSION/NAME
 
 An OCI configuration may name another path (``cgroupsPath``): an absolute one begins at the top of each tree as this
-process sees it, a relative one in the session's folder.
+process sees it, a relative one where this process may make groups.
 """
 
 # ruff: noqa: PTH102, PTH106
@@ -73,23 +73,32 @@ class Cgroups:
 
     # -- names and folders
 
+    @property
+    def parent(self) -> str:
+        """The folder of the tree below which this process makes groups: "" for its top, else "/…"."""
+        return next((place.parent for place in self.places.values()), "")
+
     def path(self, name: str) -> str:
         """Return the path of a container's group, relative to each tree (the specification's cgroupsPath)."""
-        parent = next((place.parent for place in self.places.values()), "")
-        return f"{parent}/{self.base}/{name}"
+        return f"{self.parent}/{self.base}/{name}"
 
-    def _folder(self, controller: str, name: str, cgroups_path: str = "") -> str:
-        """Return a group's folder in a controller's tree; never outside of it, never its top."""
-        place = self.places[controller]
-        if not cgroups_path:
-            return f"{place.root}{place.parent}/{self.base}/{name}"
+    def below(self, cgroups_path: str) -> str:
+        """Return a configuration's cgroupsPath as one from the tree's top, which it may neither leave nor be; a
+        relative one is below `parent`.
+        """
         parts = [part for part in cgroups_path.split("/") if part not in ("", ".")]
         if ".." in parts or "\0" in cgroups_path or not parts:
             raise SpecError(
                 f"linux.cgroupsPath: {cgroups_path!r} is no group inside of the tree", where="linux.cgroupsPath"
             )
-        below = "" if cgroups_path.startswith("/") else f"{place.parent}/{self.base}"
-        return f"{place.root}{below}/{'/'.join(parts)}"
+        return f"{'' if cgroups_path.startswith('/') else self.parent}/{'/'.join(parts)}"
+
+    def _folder(self, controller: str, name: str, cgroups_path: str = "") -> str:
+        """Return a group's folder in a controller's tree."""
+        place = self.places[controller]
+        if cgroups_path:
+            return f"{place.root}{self.below(cgroups_path)}"
+        return f"{place.root}{place.parent}/{self.base}/{name}"
 
     def group(self, name: str, resources: Resources = _NO_RESOURCES, cgroups_path: str = "") -> Cgroup:
         """Return a container's group, which need not exist yet: folders in the trees that its limits, counters and its

@@ -2,63 +2,57 @@
 
 from __future__ import annotations
 
-import os
+import functools
 
 from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
 from vmcontainer_kernel.container.spec import Resources, Spec
 from vmcontainer_kernel.errors import UserError
 
-__all__ = ["find", "is_frozen", "make", "path_of", "thaw"]
+__all__ = ["find", "make", "path_of", "thaw", "update", "wanted"]
+
+_all = functools.cache(Cgroups.detect)
 
 
 def path_of(spec: Spec, name: str) -> str:
-    """Return where a container's groups are, below each tree's root; a path of ours if the configuration has none.
+    """Return where a container's groups are, below each tree's root; a path of ours if the configuration has none, ""
+    where no group can be made.
 
     All processes in it are the container's, as all of them end with it: a group that others are in is refused.
     """
-    path = os.path.normpath("/" + (spec.linux.cgroups_path or f"vmcontainer/{name}").lstrip("/"))
-    if path == "/":
-        raise UserError("a container cannot be in the root group", where="linux.cgroupsPath")
-    group = find(path)
-    if group and (pids := group.pids()):
+    groups = _all("")
+    if groups is None:
+        return ""
+    path = groups.below(spec.linux.cgroups_path or f"vmcontainer/{name}")
+    if pids := groups.open(name, path).pids():
         raise UserError(f"the control group {path} is in use by processes {pids}", where="linux.cgroupsPath")
-    return path if group else ""
-
-
-def _groups(path: str) -> tuple[Cgroups | None, str]:
-    found = Cgroups.detect("") if path else None
-    if found:
-        found.base = os.path.dirname(path).strip("/")
-    return found, os.path.basename(path)
+    return path
 
 
 def find(path: str) -> Cgroup | None:
-    """Return a container's group, which may not exist yet; None where there are none."""
-    found, name = _groups(path)
-    return found.open(name) if found else None
+    """Return a container's group as it exists; None where there are none."""
+    groups = _all("") if path else None
+    return groups.open("", path) if groups else None
 
 
-def make(path: str, resources: Resources) -> None:
-    """Make a container's group in each tree and set its limits."""
-    found, name = _groups(path)
-    if found:
-        found.check(resources)
-        found.create(name, resources)
+def wanted(path: str, resources: Resources) -> Cgroup | None:
+    """Return the group that a container with these resources gets, to be made; None where there are none."""
+    groups = _all("") if path else None
+    return groups.group("", resources, path) if groups else None
 
 
-def is_frozen(group: Cgroup) -> bool:
-    """Tell whether the processes of a group are stopped by the freezer."""
-    folder = group.paths.get("freezer")
-    for name, frozen in (("freezer.state", "FROZEN"), ("cgroup.freeze", "1")):
-        try:
-            with open(f"{folder}/{name}", encoding="utf-8") as stream:
-                return stream.read().strip() == frozen
-        except OSError:
-            continue
-    return False
+def make(group: Cgroup) -> None:
+    """Make a container's group in each tree and set its limits; nothing stays of one that cannot be made."""
+    if groups := _all(""):
+        groups.make(group)
+
+
+def update(group: Cgroup, resources: Resources) -> None:
+    """Change the limits of a container that runs; what is None stays."""
+    if groups := _all(""):
+        groups.update(group, resources)
 
 
 def thaw(group: Cgroup) -> None:
     """Let a group go on, if it was frozen."""
-    if is_frozen(group):
+    if group.is_frozen():
         group.thaw()

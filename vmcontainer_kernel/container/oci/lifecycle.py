@@ -149,7 +149,7 @@ def _check(spec: Spec, bundle: str, request: Request) -> None:
 
 
 def _launch(folder: Folder, saved: Saved, spec: Spec, request: Request) -> int:
-    group = groups.find(saved.cgroup)
+    group = groups.wanted(saved.cgroup, spec.linux.resources)
     extra = list(gate.make_gate(folder.path)) if request.gated else []
     steps = _steps(spec, saved.bundle, group, request)
     if request.console_fd >= 0:
@@ -157,7 +157,7 @@ def _launch(folder: Folder, saved: Saved, spec: Spec, request: Request) -> int:
 
     born_inside = group is not None and group.has_version_2
     if group and born_inside:
-        groups.make(saved.cgroup, spec.linux.resources)
+        groups.make(group)
     group_fd = group.open_for_birth() if group and born_inside else -1
 
     def set_up(pid: int, go: Gate) -> None:
@@ -167,7 +167,7 @@ def _launch(folder: Folder, saved: Saved, spec: Spec, request: Request) -> int:
         folder.save(saved)
         if group:
             if not born_inside:
-                groups.make(saved.cgroup, spec.linux.resources)
+                groups.make(group)
             adopt(spec, group, pid)
             go()
         hooks.answer(spec.hooks, go, lambda: state(folder), saved.bundle)
@@ -316,7 +316,7 @@ def status_of(folder: Folder, saved: Saved | None) -> str:
     status = folder.status(saved)
     if saved and saved.cgroup and status in ("created", "running"):
         group = groups.find(saved.cgroup)
-        return "paused" if group and groups.is_frozen(group) else status
+        return "paused" if group and group.is_frozen() else status
     return status
 
 

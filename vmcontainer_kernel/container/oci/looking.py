@@ -15,7 +15,7 @@ from vmcontainer_kernel.errors import HostError, NotFound, UserError
 if TYPE_CHECKING:
     from vmcontainer_kernel.container.cgroups import Cgroup
 
-__all__ = ["events", "listing", "parse_interval", "processes", "stats"]
+__all__ = ["events", "listing", "parse_interval", "processes"]
 
 _COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 _LOOK_S = 0.25
@@ -95,14 +95,14 @@ def events(folder: Folder, interval: str, *, once: bool) -> None:
     status = status_of(folder, folder.load())
     if status == "stopped":
         raise UserError(f"container {folder.name!r} is not running: it is {status}")
-    _tell("stats", folder.name, stats(group))
+    _tell("stats", folder.name, group.oci_stats())
     seen, last_s = group.events()["oom_kills"], time.monotonic()
     while not once and (saved := folder.load()) and saved.init.alive:
         time.sleep(_LOOK_S)
         try:
             kills = group.events()["oom_kills"]
             if time.monotonic() - last_s >= interval_s:
-                _tell("stats", folder.name, stats(group))
+                _tell("stats", folder.name, group.oci_stats())
                 last_s = time.monotonic()
         except OSError:  # deleted meanwhile
             return
@@ -125,27 +125,3 @@ def parse_interval(text: str) -> float:
 
 def _tell(kind: str, name: str, data: dict[str, Any] | None = None) -> None:
     print(json.dumps({"type": kind, "id": name} | ({"data": data} if data else {})), flush=True)
-
-
-def stats(group: Cgroup) -> dict[str, Any]:
-    """Return use and limits under the names runc's ``events`` has: times in nanoseconds, sizes in bytes; what is not
-    counted or not limited is left out.
-    """
-    counted = group.stats()
-    memory, cpu, pids = counted["memory"], counted["cpu"], counted["pids"]
-    return {
-        "cpu": {
-            "usage": _known(total=_nanoseconds(cpu["usage_s"])),
-            "throttling": _known(throttledTime=_nanoseconds(cpu["throttled_s"])),
-        },
-        "memory": {"usage": _known(usage=memory["usage_bytes"], limit=memory["limit_bytes"])},
-        "pids": _known(current=pids["current"], limit=pids["limit"]),
-    }
-
-
-def _nanoseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1e9)
-
-
-def _known(**values: int | None) -> dict[str, int]:
-    return {name: value for name, value in values.items() if value is not None}

@@ -42,7 +42,7 @@ def update(folder: Folder, arguments: Arguments) -> None:
             raise HostError("the container has no control group, so it has no limits")
         document = json.loads(folder.read("config.json"))
         linux = document.get("linux") or {}
-        group.limit(parse(document | {"linux": linux | {"resources": changes}}).linux.resources)
+        groups.update(group, parse(document | {"linux": linux | {"resources": changes}}).linux.resources)
         document["linux"] = linux | {"resources": _merged(linux.get("resources") or {}, changes)}
         folder.write("config.json", json.dumps(document))
 
