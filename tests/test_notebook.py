@@ -183,7 +183,10 @@ def test_help_behind_a_question_mark(notebook: Notebook, name: str) -> None:
 @pytest.mark.parametrize(
     ("line", "matches"),
     [
-        ("%%container --mem", ["--memory"]),
+        ("%%container --memory-", ["--memory-reservation", "--memory-swap"]),
+        ("%container lo", ["logs"]),
+        ("%container logs --t", ["--tail"]),
+        ("%container volume cr", ["create"]),
         ("%%vm --no", ["--no-raise-error"]),
         ("%%container --on v", ["vm"]),
         ("%vm pa", ["pause"]),
@@ -204,6 +207,58 @@ def test_verbs(notebook: Notebook) -> None:
     notebook.ok("%vm resume vm")
     assert "busybox" in notebook.value("%container images")
     assert "containers-on-host" in notebook.ok("%lab doctor").text
+
+
+def test_a_container_that_runs_on(notebook: Notebook, tmp_path: Path) -> None:
+    script = "echo begun; trap 'echo told; exit 3' TERM; while :; do sleep 0.05; done"
+    made = notebook.ok(f"%%container -d --name web --restart on-failure:3 --label a=b\n{script}")
+    assert "container web runs" in made.out
+    deadline_s = time.monotonic() + 10
+    while notebook.ok("%container logs web").out != "begun\n":
+        assert time.monotonic() < deadline_s
+    assert notebook.ok("%%container web\necho inside").out == "inside\n"
+    assert notebook.ok("%container exec -w /tmp web pwd").out == "/tmp\n"
+    assert "sleep" in notebook.value("%container top web")
+    assert "web" in notebook.value("%container stats --no-stream")
+    assert "pivot_root" in notebook.value("%container steps web")
+    notebook.ok("%container pause web")
+    assert "paused" in notebook.value("%container ps -a")
+    notebook.ok("%container unpause web")
+    (tmp_path / "note").write_text("hello")
+    notebook.ok(f"%container cp {tmp_path}/note web:/tmp/copy")
+    notebook.ok(f"%container cp web:/tmp/copy {tmp_path}/back")
+    assert (tmp_path / "back").read_text() == "hello"
+    notebook.ok("%container update web --memory 32m")
+    notebook.ok("%container stop web")
+    assert "stopped (3)" in notebook.value("%container ls")
+    assert notebook.ok("%container logs --tail 1 web").out == "told\n"
+    assert "%container start web" in notebook.fails("%%container web\ntrue", "UserError")
+    notebook.ok("%container start web")
+    assert "web" in notebook.ok("%container ls -q").out
+    assert notebook.value("%container wait web") == "3" if notebook.ok("%container kill -s TERM web") else False
+    assert "removed: web" in notebook.ok("%container prune").out
+
+
+def test_letting_go_of_a_container_leaves_it_alone(notebook: Notebook) -> None:
+    notebook.ok("%%container -d -i --name web\necho ready; while read x; do echo got $x; done")
+    for line, word in (("%container logs -f web", "ready"), ("%container attach --logs --stdin word web", "got word")):
+        cell = notebook.start(line).until(word)
+        notebook.interrupt()
+        assert not cell.finish(5).error, cell.failure
+    assert "running" in notebook.value("%container ls")
+    notebook.ok("%container rm -f web")
+
+
+def test_docker_words_run(notebook: Notebook) -> None:
+    assert notebook.ok("%container run --rm -e A=1 busybox sh -c 'echo $A; exit 0'").out == "1\n"
+    assert "status 4" in notebook.fails("%container run busybox sh -c 'exit 4'", "CommandFailed")
+    notebook.ok("%container volume create kept")
+    notebook.ok("%%container -v kept:/data\necho x >/data/note")
+    assert notebook.ok("%container run -v kept:/data:ro busybox cat /data/note").out == "x\n"
+    assert "kept" in notebook.value("%container volume ls")
+    notebook.ok("%container volume rm kept")
+    assert "mount" in notebook.ok("%%container --timings\ntrue").text.lower()
+    assert "--tail" in notebook.ok("%container logs --help").out
 
 
 def test_the_reset_button(notebook: Notebook) -> None:
@@ -239,7 +294,13 @@ def test_the_reset_button(notebook: Notebook) -> None:
         ("%%container --memory 12Q\ntrue", "UserError", "'12Q' is no size"),
         ("%%container --memory 1k\ntrue", "SpecError", "memory"),
         ("%%container --cpus 0\ntrue", "UserError", "--cpus"),
-        ("%%container --network bridge\ntrue", "UserError", "bridge"),
+        ("%%container --network nowhere\ntrue", "NotFound", "nowhere"),
+        ("%%container -v nowhere\ntrue", "SpecError", "volumes"),
+        ("%%container --restart often\ntrue", "SpecError", "restart"),
+        ("%container puase x", "UserError", "did you mean %container pause"),
+        ("%container volume lss", "UserError", "did you mean %container volume ls"),
+        ("%container logs --tail x no-such", "UserError", "--tail"),
+        ("%container cp a b", "UserError", "between"),
         ("%%container --cap-add FLY\ntrue", "SpecError", "FLY"),
         ("%%container -u no-such-user\ntrue", "NotFound", "no-such-user"),
         ("%%container -w relative\ntrue", "SpecError", "relative"),
@@ -247,7 +308,7 @@ def test_the_reset_button(notebook: Notebook) -> None:
         ("%vm explode", "UserError", "explode"),
         ("%vm puase vm", "UserError", "did you mean %vm pause"),
         ("%vm pause no-such", "NotFound", "no-such"),
-        ("%vm rm", "UserError", "needs a name"),
+        ("%vm rm", "UserError", "it needs name"),
         ("%vm ls a b", "UserError", "what is"),
         ("%vm rm 'x", "UserError", "quot"),
         ("%container rm no-such", "NotFound", "no-such"),

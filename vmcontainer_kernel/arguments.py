@@ -203,7 +203,8 @@ _WALLS = (
 _NAMES = (
     _text("-h", "--hostname", metavar="NAME", help="host name inside"),
     _text("--domainname", metavar="NAME", help="NIS domain name inside"),
-    argument("--network", "--net", metavar="NAME", help="none: only lo (default); host: the node's; container:C"),
+    argument("--network", "--net", metavar="NAME", help="none (default), bridge, a network, host, container:C"),
+    _many("--network-alias", metavar="NAME", help="one more name of it in its network"),
     _many("-p", "--publish", metavar="[[IP:]PORT:]PORT", help="a port of the node that leads to one of its own"),
     _many("--add-host", metavar="NAME:ADDRESS", help="one more line of /etc/hosts"),
     _many("--group-add", metavar="GROUP", help="one more group of the user"),

@@ -130,6 +130,7 @@ def container_line(line: str) -> Any:
     stats [NAME] [--no-stream]       what they use                      steps NAME    times of its start
     view [NAME]                      a live picture of the kernel       images        the images there are
     volume ls|create|inspect|rm|prune [NAME]                            named volumes
+    network ls|create|inspect|rm [NAME]                                 networks
 
         %container run -d --name web --restart on-failure:3 busybox httpd -f -p 8080
         %container logs -f web

@@ -137,6 +137,7 @@ def container_options(options: argparse.Namespace) -> dict[str, Any]:
         "hostname": options.hostname,
         "domainname": options.domainname,
         "network": options.network,
+        "network_alias": options.network_alias,
         "publish": options.publish,
         "add_host": options.add_host,
         "group_add": options.group_add,

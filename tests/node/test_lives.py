@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ def nothing_is_left(bench: Bench) -> Iterator[None]:
     yield
     for one in bench.call("container.list")["containers"]:
         bench.call("container.remove", name=one["name"], force=True)
+    for one in bench.call("network.list")["networks"]:
+        bench.call("network.remove", name=one["name"])
     bench.call("container.list")
-    eventually(lambda: len([*Path(f"/proc/{bench.agent.process.pid}/fd").iterdir()]) == fds, bench)
+    eventually(lambda: len([*Path(f"/proc/{bench.agent.process.pid}/fd").iterdir()]) <= fds, bench)
 
 
 def eventually(done: Callable[[], Any], bench: Bench, limit_s: float = 10.0) -> Any:
@@ -416,9 +419,45 @@ def test_a_nameless_volume_and_memory(bench: Bench) -> None:
 
 def test_names_of_its_own(bench: Bench) -> None:
     out = bench.container("cat /etc/hosts", add_host=["db:10.0.0.9"], hostname="inner").out.decode()
-    assert "10.0.0.9\tdb\n" in out
-    assert "127.0.1.1\tinner\n" in out
+    assert "10.0.0.9 db\n" in out
+    assert "127.0.1.1 inner\n" in out
 
 
 def test_more_groups(bench: Bench) -> None:
     assert bench.container("id -G", user="1000:1000", group_add=["7", "8"]).out == b"1000 7 8\n"
+
+
+# -- networks
+
+
+@pytest.mark.needs("slirp4netns")
+def test_containers_of_a_network_find_each_other(bench: Bench) -> None:
+    bench.call("network.create", name="lab")
+    run(bench, "echo hello >/index.html; exec httpd -f -h / -p 80", name="server", network="lab", publish=["0:80"])
+    try:
+        asked = bench.container("wget -qO- http://server/; ip addr show eth0 | grep -c inet.*eth0", network="lab")
+        assert asked.out == b"hello\n1\n"
+        endpoint = inspect(bench, "server")["network"]
+        [port] = endpoint["published"]
+        url = f"http://{port['host_ip']}:{port['host_port']}/"
+        assert eventually(lambda: urllib.request.urlopen(url, timeout=5).read(), bench) == b"hello\n"
+        assert [one["container"] for one in bench.call("network.inspect", name="lab")["containers"]] == ["server"]
+        with pytest.raises(UserError, match="in use by server"):
+            bench.call("network.remove", name="lab")
+        bench.call("container.restart", name="server", timeout_s=1)
+        assert bench.container("sleep 0.2; wget -qO- http://server/", network="lab").out == b"hello\n"
+        steps = bench.call("container.explain", options={"argv": ["true"], "network": "lab"})["steps"]
+        assert "network" in [step["step"] for step in steps]
+    finally:
+        bench.call("container.remove", name="server", force=True)
+    bench.call("network.remove", name="lab")
+    with pytest.raises(NotFound, match="network lab"):
+        bench.container("true", network="lab")
+
+
+def test_a_network_is_shared(bench: Bench) -> None:
+    run(bench, "exec sleep 1000")
+    script = "readlink /proc/self/ns/net"
+    inside = bench.wait(bench.collect("container.exec", name="web", options={"argv": ["sh", "-c", script]})).out
+    assert bench.container(script, network="container:web").out == inside
+    assert bench.container("ps -o args | grep -c 1000", pid="container:web").out >= b"1\n"

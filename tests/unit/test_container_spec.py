@@ -431,7 +431,7 @@ def test_any_options_give_options_or_a_spec_error(document: Any) -> None:
         ({"cpus": float("nan")}, "cpus"),
         ({"cpus": 0}, "cpus"),
         ({"pids_limit": 0}, "pids_limit"),
-        ({"network": "bridge"}, "network"),
+        ({"network": "other:web"}, "network"),
         ({"without": ["gravity"]}, "without"),
         ({"without": ["mnt"]}, "without"),
         ({"argv": "ls"}, "argv"),

@@ -94,6 +94,7 @@ def _guest() -> None:
         session=session,
         cgroups=Cgroups.detect(session),
         volumes=Volumes(Path(GUEST_VOLUMES)),
+        guest=True,
     )
     server = GuestServer(Channel(guest.open_port(), passes_fds=False), {"node": "guest", "release": os.uname().release})
     NodeVerbs(server, runtime, guest=True)

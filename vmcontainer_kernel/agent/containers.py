@@ -19,6 +19,7 @@ from .jobs import Job, Stdio
 from .kept import Keeper, Kept
 from .lives import Lives
 from .looks import Looks
+from .networks import NetworkVerbs
 from .protocol import get_bool, get_int, get_map, get_str
 from .server import Call, Server
 from .timers import Timer
@@ -63,6 +64,7 @@ class ContainerVerbs:
         Looks(server, runtime, self._keeper)
         CopyVerbs(server, runtime, self._keeper)
         VolumeVerbs(server, runtime)
+        NetworkVerbs(server, runtime)
 
     # -- making and running
 
@@ -211,7 +213,13 @@ class ContainerVerbs:
     def _make_spare(self) -> None:
         """Make a spare for another one-shot container like the last one, now that nobody waits."""
         shape = self._shape
-        if shape is None or shape.tty or (self._runtime.spare and self._runtime.spare.shape == shape):
+        if (
+            shape is None
+            or shape.tty
+            or shape.named
+            or shape.publish
+            or (self._runtime.spare and self._runtime.spare.shape == shape)
+        ):
             return
         with contextlib.suppress(LabError, OSError):  # whoever asks for a container will be told why there is none
             self._runtime.make_spare(f"c{next(self._names)}", shape)

@@ -46,14 +46,14 @@ class Surroundings(Record):
     """What of a node a configuration needs to know.
 
     `joined`: OCI namespace type → path of one that is shared with another container. `devices`: path → numbers, of
-    those the options name (of all for a privileged container). `volumes`: place in the container → folder. `hosts`:
-    the file that becomes /etc/hosts, or empty.
+    those the options name (of all for a privileged container). `volumes`: place in the container → folder. `mounts`:
+    what is to be seen besides, such as /etc/hosts.
     """
 
     joined: dict[str, str] = _NOTHING
     devices: dict[str, DeviceNumbers] = _NO_DEVICES
     volumes: dict[str, str] = _NOTHING
-    hosts: str = ""
+    mounts: tuple[dict[str, Any], ...] = ()
 
 
 def make_config(
@@ -215,8 +215,7 @@ def _mounts(
     # Queues belong to the IPC namespace: an ordinary user may mount those of one he made, not the node's.
     mounts += [_mount("/dev/mqueue", "mqueue", *plain)] if not rootless or "ipc" in kinds else []
     mounts += [_mount("/sys/fs/cgroup", "cgroup", *plain, "relatime", access)] if cgroup else []
-    mounts += [_bind("/etc/hosts", around.hosts)] if around.hosts else []
-    return mounts + [_volume(one, around) for one in (*options.volumes, *options.tmpfs)]
+    return [*mounts, *around.mounts] + [_volume(one, around) for one in (*options.volumes, *options.tmpfs)]
 
 
 def _shm(options: Options) -> dict[str, Any]:

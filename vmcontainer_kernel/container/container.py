@@ -50,6 +50,7 @@ class Container:
     paused: bool = False
     restarting: bool = False
     work_used: bool = False
+    endpoint: dict[str, Any] | None = None
     created_s: float = field(default_factory=time.time)
     finished_s: float | None = None
     restarts: int = 0
@@ -93,10 +94,7 @@ def inspect(container: Container) -> dict[str, Any]:
         "exit_status": None if container.wait_status is None else exit_status(container.wait_status),
         "restarts": container.restarts,
         "health": container.health or None,
-        "ports": [
-            {"host_ip": one.host_ip, "host": one.host_port, "container": one.container_port, "protocol": one.protocol}
-            for one in container.options.publish
-        ],
+        "network": container.endpoint,
         "steps": [{"step": step, "ms": ms} for step, ms in container.steps_ms],
     }
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vmcontainer_kernel.container.config import Surroundings
 from vmcontainer_kernel.container.container import Container
@@ -17,30 +18,31 @@ from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.container.volumes import Volumes
 from vmcontainer_kernel.errors import HostError, NotFound, UserError
 
-__all__ = ["hosts_text", "look_up"]
+__all__ = ["look_up"]
 
 _PROC_NAMES = {"network": "net"}
 
 
 def look_up(
-    options: Options, bundle: Path, volumes: Volumes | None, find: Callable[[str], Container]
+    options: Options,
+    bundle: Path,
+    volumes: Volumes | None,
+    find: Callable[[str], Container],
+    name_mounts: Sequence[dict[str, Any]],
 ) -> Surroundings | None:
-    """Return what `options` need to know of the node, None if that is nothing; `find`: a container by its name."""
+    """Return what `options` need to know of the node, None if that is nothing.
+
+    `find`: a container by its name; `name_mounts`: of the files that say which names there are.
+    """
     wants_devices = options.devices or options.privileged or _throttled(options)
-    if not (options.volumes or wants_devices or options.add_host or _joined_words(options)):
+    if not (options.volumes or wants_devices or name_mounts or _joined_words(options)):
         return None
     return Surroundings(
         joined=_joined(options, find),
         devices=_devices(options) if wants_devices else {},
         volumes=_folders(options, bundle, volumes),
-        hosts=str(bundle / "hosts") if options.add_host else "",
+        mounts=tuple(name_mounts),
     )
-
-
-def hosts_text(options: Options, name: str) -> str:
-    """Return /etc/hosts (hosts(5)) for ``--add-host``."""
-    rows = [("127.0.0.1", "localhost"), ("::1", "localhost"), ("127.0.1.1", options.hostname or name)]
-    return "".join(f"{address}\t{host}\n" for address, host in (*rows, *options.add_host))
 
 
 # -- namespaces of other containers

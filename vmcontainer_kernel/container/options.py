@@ -60,6 +60,7 @@ class Options(Record):
     labels: tuple[tuple[str, str], ...] = ()
 
     network: str = "none"
+    network_alias: tuple[str, ...] = ()
     publish: tuple[Publish, ...] = ()
     add_host: tuple[tuple[str, str], ...] = ()
     pid: str = ""
@@ -105,7 +106,21 @@ class Options(Record):
     @classmethod
     def from_json(cls, document: Any) -> Options:
         """Read the options of a request; raise `SpecError` naming the one that is wrong."""
-        return cls(**_read(document, _READERS))
+        given = _read(document, _READERS)
+        # A port can be published of what is in a network only: as docker's, that of no other name.
+        if given.get("publish") and "network" not in given:
+            given["network"] = "bridge"
+        return cls(**given)
+
+    @property
+    def networked(self) -> bool:
+        """True if it is put into a network, which is neither the node's nor another container's."""
+        return self.network not in ("none", "host") and not self.network.startswith("container:")
+
+    @property
+    def named(self) -> bool:
+        """True if it gets files of its own that say which names there are: /etc/hosts, resolv.conf."""
+        return self.networked or bool(self.add_host)
 
 
 class ExecOptions(Record):
@@ -186,9 +201,9 @@ def _shared(*words: str) -> Callable[[Fields, str], str]:
 
 def _network(fields: Fields, name: str) -> str:
     value = fields.text(name)
-    kind, _, other = value.partition(":")
-    if value not in ("none", "host") and not (kind == "container" and other):
-        raise fields.error(name, f"must be none, host or container:NAME, not {value!r}")
+    kind, colon, other = value.partition(":")
+    if not value or (colon and (kind != "container" or not other)):
+        raise fields.error(name, f"must be none, host, a network's name or container:NAME, not {value!r}")
     return value
 
 
@@ -221,7 +236,7 @@ _BYTES = _number(1 << 20, _HIGHEST_BYTES)
 _READERS: dict[str, Callable[[Fields, str], Any]] = {
     **dict.fromkeys(("image", "workdir", "user", "hostname", "domainname", "stop_signal"), _text),
     **dict.fromkeys(("cpuset_cpus", "cpuset_mems"), _text),
-    **dict.fromkeys(("argv", "entrypoint", "group_add"), _texts),
+    **dict.fromkeys(("argv", "entrypoint", "group_add", "network_alias"), _texts),
     **dict.fromkeys(("tty", "interactive", "read_only", "privileged", "runs_entrypoint"), _flag),
     "env": _texts_map,
     "labels": _items(requests.read_label),

@@ -11,8 +11,19 @@ from vmcontainer_kernel.container.step import Step
 __all__ = ["before_clone", "plan", "surroundings"]
 
 
-def plan(spec: Spec, bundle: str, layers: tuple[str, ...], group: Cgroup | None, *, tty: bool = False) -> list[Step]:
-    """Return every step of the child, in order, without doing anything; `group`: None where there are none."""
+def plan(
+    spec: Spec,
+    bundle: str,
+    layers: tuple[str, ...],
+    group: Cgroup | None,
+    *,
+    tty: bool = False,
+    networked: bool = False,
+) -> list[Step]:
+    """Return every step of the child, in order, without doing anything; `group`: None where there are none.
+
+    `networked`: the parent connects its network namespace, and the program is to find it connected.
+    """
     judged, last = ordered(spec, hooks.start_steps(spec.hooks))
     identity = process.identity_steps(
         spec.process,
@@ -22,7 +33,18 @@ def plan(spec: Spec, bundle: str, layers: tuple[str, ...], group: Cgroup | None,
         seccomp=judged,
         personality=spec.linux.personality,
     )
-    return [*surroundings(spec, bundle, layers, group, tty=tty), *identity]
+    connected = [_network_step()] if networked else []
+    return [*surroundings(spec, bundle, layers, group, tty=tty), *connected, *identity]
+
+
+def _network_step() -> Step:
+    return Step(
+        "network",
+        "read(sync)",
+        "the parent connects the network namespace, which needs rights on the other end; the program finds it done",
+        "network_namespaces(7), veth(4)",
+        lambda scene: scene.await_parent(),
+    )
 
 
 def before_clone(spec: Spec) -> list[Step]:

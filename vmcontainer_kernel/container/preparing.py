@@ -11,17 +11,20 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from vmcontainer_kernel.container import files
+from vmcontainer_kernel.container import files, namespaces
 from vmcontainer_kernel.container.cgroups import Cgroups
 from vmcontainer_kernel.container.checks import check_name, check_options, possible
 from vmcontainer_kernel.container.config import make_config
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.images import Image, Store
-from vmcontainer_kernel.container.lookups import hosts_text, look_up
+from vmcontainer_kernel.container.lookups import look_up
+from vmcontainer_kernel.container.network import names
+from vmcontainer_kernel.container.network.networks import Networks
 from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
-from vmcontainer_kernel.container.planning import plan
+from vmcontainer_kernel.container.planning import before_clone, plan
 from vmcontainer_kernel.container.spec import Process, User
 from vmcontainer_kernel.container.volumes import Volumes
 from vmcontainer_kernel.errors import HostError
@@ -41,10 +44,11 @@ class Preparer:
         session: str,
         cgroups: Cgroups | None,
         volumes: Volumes | None,
+        networks: Networks,
         find: Callable[[str], Container],
     ) -> None:
         self._run_dir, self._store, self._session = run_dir, store, session
-        self._cgroups, self._volumes, self._find = cgroups, volumes, find
+        self._cgroups, self._volumes, self._networks, self._find = cgroups, volumes, networks, find
         self._rootless = os.geteuid() != 0
 
     def prepare(self, name: str, options: Options) -> Container:
@@ -55,6 +59,8 @@ class Preparer:
         image = self._store.resolve(options.image)
         user, home = self._user(image, options)
         check_options(options, user, grouped=self._cgroups is not None, rootless=self._rootless)
+        if not options.network.startswith("container:"):
+            self._networks.check(options.network, aliases=options.network_alias, publish=options.publish)
         bundle = self._run_dir / "containers" / name
         config = make_config(
             options,
@@ -64,14 +70,28 @@ class Preparer:
             home=home,
             cgroups_path="" if self._cgroups is None else self._cgroups.path(name),
             owner=(os.geteuid(), os.getegid()) if self._rootless else None,
-            around=look_up(options, bundle, self._volumes, self._find),
+            around=look_up(options, bundle, self._volumes, self._find, self._name_mounts(name, options)),
         )
         spec = possible(parse(config), options, rootless=self._rootless)
         layers = tuple(str(path) for path in self._store.layer_paths(image))
         group = self._cgroups.group(name, spec.linux.resources) if self._cgroups else None
-        steps = plan(spec, str(bundle), layers, group, tty=options.tty)
+        steps = plan(spec, str(bundle), layers, group, tty=options.tty, networked=options.networked)
         full_id = f"{self._session}-{name}"
         return Container(name, full_id, image, config, spec, bundle, steps, home, group, options=options)
+
+    def explain(self, name: str, options: Options) -> list[dict[str, Any]]:
+        """Return what would be done to make and start it, in order: step, call, why, source."""
+        container = self.prepare(name, options)
+        clone = namespaces.clone_step(container.spec)
+        steps = [step.describe() for step in (*before_clone(container.spec), clone, *container.steps)]
+        if options.networked:
+            at = next(number for number, step in enumerate(steps) if step["step"] == "network")
+            publish, aliases = options.publish, options.network_alias
+            steps[at:at] = self._networks.explain(name, options.network, aliases=aliases, publish=publish)
+        return steps
+
+    def _name_mounts(self, name: str, options: Options) -> list[dict[str, Any]]:
+        return names.mounts(self._run_dir / "network" / name) if options.named else []
 
     def _user(self, image: Image, options: Options) -> tuple[User, str]:
         """Return the ids and home folder of the process: asked for, or the image's own."""
@@ -121,12 +141,10 @@ class Preparer:
             ) from error
 
     def _write_extras(self, container: Container) -> None:
-        """Make what the configuration mounts and is not there yet: volumes, the hosts file."""
+        """Make what the configuration mounts and is not there yet: volumes."""
         options = container.options
         for number, one in enumerate(options.volumes):
             if one.kind == "volume" and one.source and self._volumes:
                 self._volumes.create(one.source)
             elif one.kind == "volume":
                 (container.bundle / "volumes" / str(number)).mkdir(parents=True)
-        if options.add_host:
-            (container.bundle / "hosts").write_text(hosts_text(options, container.name))

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vmcontainer_kernel.container import connections, files, hooks, linux, process, signals, spares
 from vmcontainer_kernel.container import container as observed
-from vmcontainer_kernel.container import files, hooks, linux, namespaces, process, signals, spares
 from vmcontainer_kernel.container.birth import adopt, bear
 from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
 from vmcontainer_kernel.container.checks import check_options
@@ -36,15 +36,16 @@ from vmcontainer_kernel.container.launch import (
     read_report,
 )
 from vmcontainer_kernel.container.limits import resources
+from vmcontainer_kernel.container.network.networks import Networks
 from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
-from vmcontainer_kernel.container.planning import before_clone, plan, surroundings
+from vmcontainer_kernel.container.planning import plan, surroundings
 from vmcontainer_kernel.container.preparing import Preparer
 from vmcontainer_kernel.container.seccomp.install import pass_on, seccomp_steps
 from vmcontainer_kernel.container.spares import Spare
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.container.volumes import Volumes
-from vmcontainer_kernel.errors import ContainerError, HostError, NotFound, UserError
+from vmcontainer_kernel.errors import ContainerError, HostError, LabError, NotFound, UserError
 
 __all__ = ["Container", "Launch", "Report", "Runtime", "plan", "read_report"]
 
@@ -67,6 +68,7 @@ class Runtime:
         session: str,
         cgroups: Cgroups | None = None,
         volumes: Volumes | None = None,
+        guest: bool = False,
     ) -> None:
         self.run_dir = Path(run_dir)
         self.store = store
@@ -76,7 +78,8 @@ class Runtime:
         self.rootless = os.geteuid() != 0
         self.spare: Spare | None = None
         self._containers: dict[str, Container] = {}
-        self._preparer = Preparer(self.run_dir, store, session, cgroups, volumes, self.get)
+        self.networks = Networks(self.run_dir, session=session, guest=guest)
+        self._preparer = Preparer(self.run_dir, store, session, cgroups, volumes, self.networks, self.get)
         if self.rootless:
             # After a change of ids without exec, /proc/PID/uid_map of our children would belong to root (prctl(2),
             # PR_SET_DUMPABLE).
@@ -133,9 +136,7 @@ class Runtime:
 
     def explain(self, name: str, options: Options) -> Sequence[dict[str, Any]]:
         """Return what `create` and `start` would do, in order: step, call, why, source."""
-        container = self._preparer.prepare(name, options)
-        clone = namespaces.clone_step(container.spec)
-        return [step.describe() for step in (*before_clone(container.spec), clone, *container.steps)]
+        return self._preparer.explain(name, options)
 
     # -- running
 
@@ -150,7 +151,12 @@ class Runtime:
         steps: Sequence[Step] = container.steps
         if controlling_tty != container.spec.process.terminal:
             steps = self._plan_again(container, tty=controlling_tty)
-        launch, gate_fd = self._clone(container, steps, stdio)
+        connections.write_names(self.networks, container)
+        try:
+            launch, gate_fd = self._clone(container, steps, stdio)
+        except BaseException:
+            connections.disconnect(self.networks, container)
+            raise
         _note_start(container, launch, gate_fd)
         return launch
 
@@ -213,6 +219,9 @@ class Runtime:
                     self._make_group(container)
                 adopt(spec, group, pid)
                 gate()
+            if container.options.networked:
+                connections.connect(self.networks, container, pid)
+                gate()
 
             def state() -> dict[str, Any]:
                 return {**observed.state(container), "status": "creating", "pid": pid}
@@ -232,7 +241,14 @@ class Runtime:
 
     def _plan_again(self, container: Container, *, tty: bool) -> Sequence[Step]:
         layers = tuple(str(path) for path in container.layers)
-        return plan(container.spec, str(container.bundle), layers, container.cgroup, tty=tty)
+        return plan(
+            container.spec,
+            str(container.bundle),
+            layers,
+            container.cgroup,
+            tty=tty,
+            networked=container.options.networked,
+        )
 
     def renew(self, container: Container) -> None:
         """Make a new group, as `kill` forbids forks in the old one, and an empty work folder: a volatile overlay
@@ -273,6 +289,7 @@ class Runtime:
         """Take note that the caller has reaped the container's first process."""
         container.status, container.wait_status = "stopped", wait_status
         container.paused, container.finished_s = False, time.time()
+        connections.disconnect(self.networks, container)
         if container.gate_fd >= 0:
             os.close(container.gate_fd)
             container.gate_fd = -1
@@ -385,6 +402,8 @@ class Runtime:
                 self.remove(container, force=True)
             except Exception as error:
                 first = first or error
+        with contextlib.suppress(LabError, OSError):
+            self.networks.close()
         if self.cgroups:
             self.cgroups.close()
         with contextlib.suppress(OSError):

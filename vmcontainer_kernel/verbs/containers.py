@@ -11,7 +11,7 @@ from ..display import Table, size_text, times_table
 from ..errors import UserError
 from ..options import limit_options
 from ..session import Session
-from . import running, volumes
+from . import networks, running, volumes
 from .nodes import ask, default_node_name, finder
 from .words import NAME, ON, Argument, Verb, Words, flag, option, rest, word, words
 
@@ -98,8 +98,11 @@ def _steps(session: Session, given: Words, language: str) -> Table:
 
 
 def _port(session: Session, given: Words, language: str) -> Table:
-    ports = ask(session, given, "container.inspect", name=given.name)["ports"]
-    rows = [(f"{one['container']}/{one['protocol']}", f"{one['host_ip'] or '0.0.0.0'}:{one['host']}") for one in ports]
+    endpoint = ask(session, given, "container.inspect", name=given.name)["network"] or {}
+    rows = [
+        (f"{one['port']}/{one['protocol']}", f"{one['host_ip']}:{one['host_port']}")
+        for one in endpoint.get("published", ())
+    ]
     return Table(("port inside", "port of the node"), rows, "no ports are published")
 
 
@@ -306,5 +309,6 @@ VERBS: dict[str, Verb] = {
     "prune": Verb(_prune, "remove all that have ended", ON),
     "view": Verb(_view, "a live picture of the node's kernel", word("name", "a container", needed=False), ON),
     "images": Verb(_images, "the images there are"),
+    "network": Verb(networks.run, "networks: network ls|create|inspect|rm [NAME]", *networks.ARGUMENTS),
     "volume": Verb(volumes.run, "named volumes: volume ls|create|inspect|rm|prune [NAME]", *volumes.ARGUMENTS),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ from ..display import Table, size_text
 from ..errors import UserError
 from ..session import Session
 from .nodes import ask
-from .words import ON, Argument, Words, word
+from .words import ON, Argument, Words, nearest, word
 
 __all__ = ["ACTIONS", "ARGUMENTS", "run"]
 
@@ -62,9 +61,4 @@ ARGUMENTS: tuple[Argument, ...] = (
 
 def run(session: Session, given: Words, language: str) -> Any:
     """Carry out ``%container volume ACTION [NAME]``."""
-    action = given.action or "ls"
-    if action not in ACTIONS:
-        near = difflib.get_close_matches(action, ACTIONS, 1)
-        hint = f"did you mean %container volume {near[0]}?" if near else f"there are: {' '.join(ACTIONS)}"
-        raise UserError(f"%container volume has no verb {action!r}", hint=hint)
-    return ACTIONS[action](session, given)
+    return nearest(ACTIONS, given.action or "ls", "%container volume")(session, given)

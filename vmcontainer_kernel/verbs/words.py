@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import shlex
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
 
 from ..errors import UserError
 from ..session import Session
 
-__all__ = ["NAME", "ON", "Verb", "choose", "flag", "option", "rest", "word", "words"]
+__all__ = ["NAME", "ON", "Verb", "choose", "flag", "nearest", "option", "rest", "word", "words"]
 
+T = TypeVar("T")
 Words = argparse.Namespace
 Action = Callable[[Session, Words, str], Any]
 Argument = tuple[tuple[str, ...], dict[str, Any]]
@@ -80,6 +81,15 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {text}{mark}", hint=f"{usage}")
 
 
+def nearest(verbs: Mapping[str, T], name: str, title: str) -> T:
+    """Return the verb of that name; raise `UserError` with the one that is nearest to it."""
+    if name not in verbs:
+        near = difflib.get_close_matches(name, verbs, 1)
+        hint = f"did you mean {title} {near[0]}?" if near else f"there are: {' '.join(verbs)}"
+        raise UserError(f"{title} has no verb {name!r}", hint=hint)
+    return verbs[name]
+
+
 def choose(verbs: dict[str, Verb], title: str, line: str, default: str) -> tuple[Verb, Words] | str:
     """Return the verb of a line and its words, or the help text it asks for; raises `UserError` with the nearest."""
     try:
@@ -89,10 +99,7 @@ def choose(verbs: dict[str, Verb], title: str, line: str, default: str) -> tuple
     name = given[0] if given else default
     if name in ("help", "--help"):
         return "\n".join(f"{title} {one:10} {verb.summary}" for one, verb in verbs.items())
-    if name not in verbs:
-        near = difflib.get_close_matches(name, verbs, 1)
-        hint = f"did you mean {title} {near[0]}?" if near else f"there are: {' '.join(verbs)}"
-        raise UserError(f"{title} has no verb {name!r}", hint=hint)
+    nearest(verbs, name, title)
     if given[1:2] == ["--help"]:
         return verbs[name].parser(f"{title} {name}").format_help()
     return verbs[name], verbs[name].parse(f"{title} {name}", given[1:])
