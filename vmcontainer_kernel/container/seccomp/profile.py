@@ -192,8 +192,9 @@ def _profile(capabilities: frozenset[str], machine: str, *, safe_tracing: bool) 
         rules.append(_allow(["clone"], _condition("MASKED_EQ", _NEW_NAMESPACES, 0)))
         # Its flags are in memory, where a filter cannot look; C libraries take ENOSYS as "use clone".
         rules.append({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38})
-    rules += [_allow(["personality"], _condition("EQ", value)) for value in _PERSONALITIES]
-    rules += _socket_rules()
+    # Conditions on one argument are alternatives (`compiler`).
+    rules.append(_allow(["personality"], *(_condition("EQ", value) for value in _PERSONALITIES)))
+    rules.append(_allow(["socket"], *_socket_conditions()))
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": 1,
@@ -202,11 +203,10 @@ def _profile(capabilities: frozenset[str], machine: str, *, safe_tracing: bool) 
     }
 
 
-def _socket_rules() -> list[dict[str, Any]]:
-    """One rule for all families below the first gap, then one for each."""
+def _socket_conditions() -> list[dict[str, Any]]:
+    """Return one condition for all families below the first gap, then one for each."""
     gap = next(number for number in range(len(_SOCKETS)) if number not in _SOCKETS)
-    conditions = [_condition("LT", gap), *(_condition("EQ", number) for number in _SOCKETS if number > gap)]
-    return [_allow(["socket"], condition) for condition in conditions]
+    return [_condition("LT", gap), *(_condition("EQ", number) for number in _SOCKETS if number > gap)]
 
 
 def _allow(names: list[str], *conditions: dict[str, Any]) -> dict[str, Any]:
