@@ -16,9 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit import bpf_machine
+from vmcontainer_kernel.container.seccomp.bpf import Program
 from vmcontainer_kernel.container.seccomp.compiler import ACTIONS, compile_filter
 from vmcontainer_kernel.container.seccomp.syscalls import ABIS, MACHINES, X32_BIT, numbers
 from vmcontainer_kernel.container.spec import Seccomp, SeccompArg, SeccompRule
+from vmcontainer_kernel.errors import HostError, SpecError
 
 X86_64, I386 = 0xC000003E, 0x40000003
 ENOSYS = ACTIONS["SCMP_ACT_ERRNO"] | errno.ENOSYS
@@ -251,3 +253,63 @@ def test_every_verdict_is_what_the_rules_say(document: dict[str, Any], seed: int
                 continue
             got, _ = bpf_machine.run(ours, arch, bit | number, args)
             assert hex(got) == hex(meant(document, name, table, number, args) if listed else KILL), (name, number, args)
+
+
+# -- limits
+
+
+def test_jumps_reach_farther_than_eight_bits() -> None:
+    """A tree over 1000 distinct verdicts: every jump of the upper half goes too far for one instruction."""
+    count = 1000
+    program = Program()
+
+    def search(low: int, high: int) -> int:
+        if high - low == 1:
+            return program.ret(low)
+        middle = (low + high) // 2
+        upper = search(middle, high)
+        return program.if_from(middle, upper, search(low, middle))
+
+    code = bpf_machine.disassemble(program.to_bytes(program.load(0, search(0, count))))
+    assert [bpf_machine.run(code, 0, number)[0] for number in range(count)] == list(range(count))
+
+
+def test_equal_pieces_are_written_once() -> None:
+    program = Program()
+    first = program.if_equal(5, program.ret(1), program.ret(2))
+    assert program.if_equal(5, program.ret(1), program.ret(2)) == first
+    assert len(program.to_bytes(program.load(0, first))) // 8 == 4
+
+
+def test_a_filter_that_is_too_long_is_refused() -> None:
+    rules = tuple(
+        SeccompRule((call,), "SCMP_ACT_ERRNO", number % 4096, (SeccompArg(number % 6, number, "SCMP_CMP_EQ"),))
+        for number, call in enumerate([*numbers("x86_64")] * 4)
+    )
+    with pytest.raises(SpecError, match="4096"):
+        compile_filter(Seccomp("SCMP_ACT_ALLOW", rules=rules), "x86_64")
+
+
+def test_a_long_filter_that_fits_is_right() -> None:
+    calls = [*numbers("x86_64").items()]
+    rules = tuple(
+        SeccompRule((call,), "SCMP_ACT_ERRNO", number + 1, (SeccompArg(2, number, "SCMP_CMP_EQ"),))
+        for call, number in calls
+    )
+    code = bpf_machine.disassemble(compile_filter(Seccomp("SCMP_ACT_ALLOW", rules=rules), "x86_64"))
+    assert len(code) > 1500
+    for _, number in calls:
+        assert bpf_machine.run(code, X86_64, number, [0, 0, number])[0] == 0x50000 + number + 1
+        assert bpf_machine.run(code, X86_64, number, [0, 0, number + 1])[0] == 0x7FFF0000
+
+
+def test_a_machine_without_a_table_is_an_error_of_this_computer() -> None:
+    with pytest.raises(HostError, match="s390x") as caught:
+        compile_filter(Seccomp("SCMP_ACT_ALLOW"), "s390x")
+    assert "--without seccomp" in caught.value.hint
+
+
+def test_a_filter_without_rules_is_its_default() -> None:
+    code = bpf_machine.disassemble(compile_filter(Seccomp("SCMP_ACT_ERRNO", 7), "x86_64"))
+    assert bpf_machine.run(code, X86_64, 3)[0] == 0x50007
+    assert bpf_machine.run(code, I386, 3)[0] == KILL
