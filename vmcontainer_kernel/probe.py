@@ -175,7 +175,7 @@ def _enter_root() -> None:
 def _cgroups() -> None:
     groups = Cgroups.detect(f"probe-{os.getpid()}")
     if groups is None:
-        raise _StepFailed("this user may write to no control group tree")
+        raise _StepFailed(Cgroups.missing_reason())
     try:
         groups.create("probe", Resources(Memory(32 << 20), Cpu(quota_us=50_000), pids_limit=16))
     except OSError as error:

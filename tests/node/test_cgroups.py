@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
 from vmcontainer_kernel.container.spec import BlockIO, Cpu, DeviceRule, Memory, Resources
 from vmcontainer_kernel.errors import ContainerError, HostError
+
+from .oci_runtime import Runtime, our_runtime, wait_until
 
 pytestmark = pytest.mark.needs("cgroups")
 ROOT = Path(__file__).parents[2]
@@ -283,3 +286,55 @@ time.sleep(60)
     assert form["pids"] == {"current": 1, "limit": 0}
     group.kill()
     process.wait(LIMIT_S)
+
+
+# -- through the command line
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Iterator[Runtime]:
+    with our_runtime(tmp_path) as runtime:
+        yield runtime
+
+
+RESOURCES = {
+    "memory": {"limit": 64 << 20, "swap": 64 << 20},
+    "cpu": {"shares": 512, "cpus": "0"},
+    "pids": {"limit": 12},
+    "devices": [{"allow": False, "access": "rwm"}],
+}
+
+
+def test_a_bundles_container_is_in_the_trees_of_its_limits(runtime: Runtime) -> None:
+    bundle = runtime.bundle(linux={"resources": RESOURCES})
+    runtime.ok("create", "--bundle", bundle, "c")
+    runtime.ok("start", "c")
+    pid = json.loads(runtime.ok("state", "c"))["pid"]
+    own = Path(f"/proc/{pid}/cgroup").read_text()
+    in_trees = {line.split(":")[1] for line in own.splitlines() if line.endswith(f"{runtime.cgroup}/bundle")}
+    assert {"cpuset", "devices", "memory", "pids", "cpu", "cpuacct", "freezer"} <= in_trees
+    assert os.sched_getaffinity(pid) == {0}
+    stats = json.loads(runtime.ok("events", "--stats", "c"))["data"]
+    assert stats["memory"]["usage"]["limit"] == 64 << 20
+    assert stats["pids"] == {"current": 1, "limit": 12}
+    runtime.ok("update", "--memory", str(128 << 20), "--memory-swap", str(128 << 20), "--blkio-weight", "0", "c")
+    stats = json.loads(runtime.ok("events", "--stats", "c"))["data"]
+    assert stats["memory"]["usage"]["limit"] == 128 << 20
+    runtime.ok("delete", "--force", "c")
+    wait_until(lambda: runtime.groups() == [])
+
+
+@pytest.mark.parametrize(
+    ("resources", "field"),
+    [
+        ({"cpu": {"cpus": "0-9999"}}, "cpu.cpus"),
+        ({"network": {"classID": 1}}, "network.classID"),
+        ({"unified": {"memory.high": "1"}}, "unified"),
+        ({"hugepageLimits": [{"pageSize": "3MB", "limit": 0}]}, "hugepageLimits"),
+    ],
+)
+def test_what_cannot_be_kept_is_named_and_leaves_no_container(runtime: Runtime, resources: dict, field: str) -> None:
+    bundle = runtime.bundle(linux={"resources": resources})
+    assert f"linux.resources.{field}" in runtime.fails("create", "--bundle", bundle, "c")
+    assert "does not exist" in runtime.fails("state", "c")
+    assert runtime.groups() == []

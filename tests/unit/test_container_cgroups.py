@@ -134,6 +134,14 @@ def test_limits_of_version_2(tmp_path: Path) -> None:
     assert not (group / "cgroup.subtree_control").exists()
 
 
+def test_making_a_group_can_be_explained(tmp_path: Path) -> None:
+    first, *rows = fake(tmp_path, 2).group("c", LIMITS).describe()
+    assert first["call"] == f"mkdir({tmp_path}/vmcontainer/s/c)"
+    assert rows[0] == {"step": "memory.max", "call": f'write("{tmp_path}/vmcontainer/s/c/memory.max", "{1 << 26}")',
+                       "why": "linux.resources.memory.limit", "source": "cgroups(7)"}  # fmt: skip
+    assert [row["step"] for row in rows] == ["memory.max", "memory.swap.max", "cpu.max", "pids.max"]
+
+
 def test_a_limit_without_its_controller_is_refused() -> None:
     groups = Cgroups(find_places(V2, controllers_of_v2="pids"), "s")
     groups.check(Resources(pids_limit=3))

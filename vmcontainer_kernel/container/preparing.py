@@ -83,7 +83,9 @@ class Preparer:
         """Return what would be done to make and start it, in order: step, call, why, source."""
         container = self.prepare(name, options)
         clone = namespaces.clone_step(container.spec)
-        steps = [step.describe() for step in (*before_clone(container.spec), clone, *container.steps)]
+        steps = [step.describe() for step in (*before_clone(container.spec), clone)]
+        steps += container.cgroup.describe() if container.cgroup else []
+        steps += [step.describe() for step in container.steps]
         if options.networked:
             at = next(number for number, step in enumerate(steps) if step["step"] == "network")
             publish, aliases = options.publish, options.network_alias

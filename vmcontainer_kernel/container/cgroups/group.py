@@ -56,6 +56,27 @@ class Cgroup:
         """Return what to show below /sys/fs/cgroup: controller → folder on version 1, "" → folder on version 2."""
         return {"" if self.versions[key] == 2 else key: path for key, path in self.paths.items()}
 
+    def describe(self) -> list[dict[str, str]]:
+        """Return what making the group does, in order, as a container's steps are described: step, call, why, source.
+
+        It is the parent's part, done while the new process mounts.
+        """
+        trees = ", ".join(self.directories)
+        made = {
+            "step": "group",
+            "call": f"mkdir({trees})",
+            "why": "one folder in each tree that limits, counts, stops or ends the container",
+            "source": "cgroups(7)",
+        }
+        rows = ((row, f"{self.paths.get(row.controller, '')}/{row.file}") for row in self.rows)
+        return [
+            made,
+            *(
+                {"step": row.file, "call": f'write("{path}", "{row.text}")', "why": row.field, "source": "cgroups(7)"}
+                for row, path in rows
+            ),
+        ]
+
     # -- limits
 
     def limit(self, resources: Resources) -> None:
