@@ -311,3 +311,35 @@ def test_a_group_mount_without_a_group_shows_the_nodes(bundle: Bundle) -> None:
     inside = bundle.out("ls /sys/fs/cgroup; mkdir /sys/fs/cgroup/pids/x 2>/dev/null || echo refused").split()
     assert inside[-1] == "refused"
     assert set(subprocess.check_output(["ls", "/sys/fs/cgroup"], text=True).split()) <= set(inside)
+
+
+def test_remount(bundle: Bundle) -> None:
+    """A mount that is there already gets other options: one of this configuration, or the root's own."""
+    bundle.mount("/mnt", "tmpfs", "", ["size=64k"])
+    bundle.mount("/mnt", "tmpfs", "", ["remount", "size=128k", "ro"])
+    bundle.mount("/dev", "bind", "/dev", ["bind", "remount", "noexec"])
+    text = bundle.out("cat /proc/self/mountinfo; grep -c ' /mnt ' /proc/mounts; grep ' /mnt ' /proc/mounts")
+    assert "ro" in options_of(text, "/mnt") and "noexec" in options_of(text, "/dev")
+    assert "size=128k" in text and text.splitlines()[-2] == "1"
+
+
+def test_groups_can_be_written_when_asked(bundle: Bundle) -> None:
+    bundle.mount("/sys", "sysfs", "", ["ro"])
+    bundle.mount("/sys/fs/cgroup", "cgroup", "", ["nosuid"])
+    text = bundle.out("cat /proc/self/mountinfo")
+    assert "rw" in options_of(text, "/sys/fs/cgroup")
+    assert "ro" in options_of(text, "/sys")
+
+
+def test_id_mapped_by_the_containers_own_mapping(bundle: Bundle) -> None:
+    """The files of a bind mount belong to the container's root, though on the disk they are the node's root's."""
+    source = bundle.path / "source"
+    source.mkdir()
+    bundle.namespace("user")
+    bundle.linux["uidMappings"] = bundle.linux["gidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    bundle.mount("/mapped", "bind", source, ["rbind", "ridmap"])
+    bundle.mount("/plain", "bind", source, ["rbind"])
+    for path in (bundle.root, *bundle.root.rglob("*")):
+        os.chown(path, 100000, 100000, follow_symlinks=False)
+    assert bundle.out("stat -c %u /mapped /plain; touch /mapped/new").split() == ["0", "65534"]
+    assert (source / "new").stat().st_uid == 0

@@ -372,3 +372,18 @@ def test_a_hook_that_takes_too_long_is_ended(bundle: Bundle, tmp_path: Path, poi
     assert "took longer than 1 s" in bundle.fails()
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     assert b"sleep\x0061.25\x00" not in commands
+
+
+def test_hooks_around_a_user_namespace(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.namespace("user")
+    bundle.linux["uidMappings"] = bundle.linux["gidMappings"] = RANGES
+    (bundle.root / "planted").mkdir()
+    for path in (bundle.root, *bundle.root.rglob("*")):
+        os.chown(path, 100000, 100000, follow_symlinks=False)
+    body = f"readlink /proc/self/ns/user; mount -t tmpfs planted {bundle.root}/planted"
+    bundle.config["hooks"] = {
+        "createRuntime": [hook(tmp_path / "runtime", "test $(id -u) = 0")],
+        "createContainer": [hook(tmp_path / "container", body)],
+        "startContainer": [{"path": "/bin/touch", "args": ["touch", "/started"], "env": ["PATH=/bin"]}],
+    }
+    assert bundle.out("ls /started; grep -c '^planted /planted' /proc/mounts").split() == ["/started", "1"]

@@ -352,7 +352,7 @@ class Runtime:
             signals.to_process(container.pid, signum)  # the end of PID 1 is the end of its pid namespace
             return
         signals.to_group(container.pid, signum)
-        mortal = "pid" in container.spec.linux.kinds and signum in signals.FATAL_BY_DEFAULT
+        mortal = "pid" in container.spec.linux.new_kinds and signum in signals.FATAL_BY_DEFAULT
         if mortal and signals.is_deaf(container.pid, signum):
             container.signalled = signum
             signals.to_process(container.pid, signal.SIGKILL)
