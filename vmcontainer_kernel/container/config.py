@@ -227,7 +227,9 @@ def _shm(options: Options) -> dict[str, Any]:
 
 def _volume(one: Volume, around: Surroundings) -> dict[str, Any]:
     if one.kind != "tmpfs":
-        return _bind(one.target, around.volumes.get(one.target, one.source), *one.options)
+        # As docker's: nothing below a read-only volume can be written either.
+        options = ["rro" if option == "ro" else option for option in one.options]
+        return _bind(one.target, around.volumes.get(one.target, one.source), *options)
     # As docker's --tmpfs: nothing on it is run unless asked for.
     given = [option for option in one.options if option not in ("exec", "suid", "dev")]
     locked = [f"no{word}" for word in ("suid", "exec", "dev") if word not in one.options]

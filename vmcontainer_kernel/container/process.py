@@ -17,8 +17,8 @@ import signal
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from vmcontainer_kernel.container import linux, scheduling
-from vmcontainer_kernel.container.spec import Capabilities, Personality, Process, Rlimit, User
+from vmcontainer_kernel.container import linux, rights, scheduling
+from vmcontainer_kernel.container.spec import Personality, Process, User
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError
 
@@ -26,9 +26,7 @@ __all__ = [
     "CANNOT_RUN",
     "NOT_FOUND",
     "SETUP_FAILED",
-    "capability_names",
     "check_program",
-    "granted",
     "identity_steps",
     "reset_signals",
     "signals_to_reset",
@@ -69,11 +67,6 @@ def reset_signals(numbers: Iterable[int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def capability_names(mask: int) -> str:
-    """Return a bit mask as names."""
-    return " ".join(name for number, name in enumerate(linux.CAPABILITIES) if mask >> number & 1)
-
-
 def identity_steps(
     process: Process,
     *,
@@ -94,18 +87,18 @@ def identity_steps(
     """
     asked, given = process.capabilities, process.capabilities
     if asked is not None:
-        given = granted(asked, 2**64 - 1 if user_namespace else linux.capabilities_permitted())
+        given = rights.granted(asked, 2**64 - 1 if user_namespace else linux.capabilities_permitted())
     steps = [_session_step(process, tty=tty, keyring=keyring), *_scheduling_steps(process, personality)]
     if asked is not None and given is not None:
-        steps += [_lacking_step(asked, given)] if given != asked else []
-        steps.append(_bounding_step(given))
+        steps += [rights.lacking_step(asked, given)] if given != asked else []
+        steps.append(rights.bounding_step(given))
     if not process.no_new_privileges:
         steps += seccomp
     steps.append(_ids_step(process, user_namespace=user_namespace))
     if given is not None:
-        steps.append(_capability_step(given))
+        steps.append(rights.capability_step(given))
     if process.no_new_privileges:
-        steps.append(_no_new_privs_step())
+        steps.append(rights.no_new_privs_step())
     if mortal:
         steps.append(_death_step())
     steps += [_cwd_step(process.cwd), *last, _descriptor_step()]
@@ -124,7 +117,7 @@ def _scheduling_steps(process: Process, personality: Personality | None) -> list
     if process.io_priority:
         steps.append(scheduling.io_priority_step(process.io_priority))
     if process.rlimits:
-        steps.append(_rlimit_step(process.rlimits))
+        steps.append(rights.rlimit_step(process.rlimits))
     return steps
 
 
@@ -150,71 +143,6 @@ def _session(_: Scene, *, tty: bool, keyring: bool, size: tuple[int, int] | None
         linux.set_controlling_tty(0)
     if size:
         linux.set_window_size(0, *size)
-
-
-_RLIMITS = (
-    *("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE"),
-    *("MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"),
-)
-"""Names without ``RLIMIT_``; the index is the number (asm-generic/resource.h). Not from Python's resource module: in a
-child nothing may be imported, as its root may be the container's.
-"""
-
-
-def _rlimit_step(rlimits: tuple[Rlimit, ...]) -> Step:
-    text = "; ".join(f"prlimit({one.type}, {one.soft}, {one.hard})" for one in rlimits)
-    return Step("rlimits", text, "limits of this process, asked for", "prlimit(2)", partial(_limit, rlimits))
-
-
-def _limit(rlimits: tuple[Rlimit, ...], _: Scene) -> None:
-    for one in rlimits:
-        try:
-            linux.prlimit(_RLIMITS.index(one.type.removeprefix("RLIMIT_")), one.soft, one.hard)
-        except PermissionError as error:
-            raise ContainerError(
-                f"process.rlimits: {one.type} {one.hard} is above this node's hard limit,"
-                " and raising that needs CAP_SYS_RESOURCE",
-                hint="ask for less, or run it in a guest: --on vm",
-                where="process.rlimits",
-            ) from error
-
-
-def _bounding_step(capabilities: Capabilities) -> Step:
-    return Step(
-        "bounding set",
-        f"prctl(PR_CAPBSET_DROP, …) for all but {capability_names(capabilities.bounding) or 'none'}",
-        "root in the container is not root of the node: what is dropped here no program can get back",
-        "capabilities(7)",
-        partial(_bound, capabilities.bounding, linux.last_capability()),
-    )
-
-
-def _bound(mask: int, last: int, _: Scene) -> None:
-    for number in range(last + 1):
-        if not mask >> number & 1:
-            linux.prctl(linux.PR_CAPBSET_DROP, number)
-
-
-def granted(asked: Capabilities, held: int) -> Capabilities:
-    """Return what can be given of capability sets by a process that holds `held` itself."""
-    bounding = asked.bounding & held
-    permitted, inheritable = asked.permitted & held, asked.inheritable & held
-    # capabilities(7): ambient ones must be permitted and inheritable, effective ones permitted.
-    return Capabilities(
-        bounding, asked.effective & permitted, permitted, inheritable, asked.ambient & permitted & inheritable
-    )
-
-
-def _lacking_step(asked: Capabilities, given: Capabilities) -> Step:
-    sets = [name for name in asked._fields if getattr(asked, name) != getattr(given, name)]
-    lacking = "; ".join(f"{name}: {capability_names(getattr(asked, name) & ~getattr(given, name))}" for name in sets)
-    return Step(
-        "capabilities lacking",
-        f"none for {lacking}",
-        "not this process's to give, or not held where the set needs it; told, and no reason to stop",
-        "config.md, Linux Process: capabilities",
-        lambda scene: scene.warn(f"process.capabilities: not given, {lacking}"),
-    )
 
 
 def _ids_step(process: Process, *, user_namespace: bool) -> Step:
@@ -259,35 +187,6 @@ def _set_ids(user: User, *, user_namespace: bool, keep: bool) -> None:
         linux.prctl(linux.PR_SET_KEEPCAPS, 1)
     os.setresgid(user.gid, user.gid, user.gid)
     os.setresuid(user.uid, user.uid, user.uid)
-
-
-def _capability_step(capabilities: Capabilities) -> Step:
-    held, passed_on = (capability_names(mask) or "none" for mask in (capabilities.permitted, capabilities.inheritable))
-    return Step(
-        "capabilities",
-        f"capset({held}; inheritable {passed_on})",
-        "the part of root's power the program starts with; nothing inheritable (CVE-2022-29162)",
-        "capabilities(7)",
-        partial(_set_capabilities, capabilities),
-    )
-
-
-def _set_capabilities(capabilities: Capabilities, _: Scene) -> None:
-    linux.capset(capabilities.effective, capabilities.permitted, capabilities.inheritable)
-    linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_CLEAR_ALL)
-    for number in range(len(linux.CAPABILITIES)):
-        if capabilities.ambient >> number & 1:
-            linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_RAISE, number)
-
-
-def _no_new_privs_step() -> Step:
-    return Step(
-        "no_new_privs",
-        "prctl(PR_SET_NO_NEW_PRIVS, 1)",
-        "set-user-ID programs give no rights, now and in every descendant",
-        "prctl(2)",
-        lambda _: linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1),
-    )
 
 
 def _death_step() -> Step:
