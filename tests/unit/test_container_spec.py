@@ -181,6 +181,8 @@ def edited(path: str, value: Any, document: dict[str, Any] | None = None) -> dic
         ("linux.devices", [{"path": "/dev/fuse"}], "linux.devices[0].type"),
         ("linux.devices", [{"path": "/dev/fuse", "type": "c", "major": 10}], "linux.devices[0].minor"),
         ("linux.devices", [{"path": "dev/fuse", "type": "p"}], "linux.devices[0].path"),
+        ("linux.devices", [{"path": "/x", "type": "b", "major": 4096, "minor": 0}], "linux.devices[0].major"),
+        ("linux.namespaces", [{"type": "mount", "path": "/proc/1/ns/mnt"}], "linux.namespaces"),
         ("linux.resources.memory", {"limit": 1}, "linux.resources.memory.limit"),
         ("linux.resources.memory", {"limit": 1 << 20, "swap": 1 << 19}, "linux.resources.memory.swap"),
         ("linux.resources.memory", {"limmit": 1 << 20}, "linux.resources.memory.limmit"),

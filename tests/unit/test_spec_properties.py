@@ -160,7 +160,15 @@ def linux_parts(draw: st.DrawFn) -> dict[str, Any]:
         record(
             {},
             devices=some(
-                record({"path": paths, "type": st.sampled_from("bcu"), **disks}, fileMode=st.integers(0, 0o7777))
+                record(
+                    {
+                        "path": paths,
+                        "type": st.sampled_from("bcu"),
+                        "major": st.integers(0, 4095),
+                        "minor": st.integers(0, 2**20 - 1),
+                    },
+                    fileMode=st.integers(0, 0o7777),
+                )
             ),
             cgroupsPath=paths,
             resources=resources,

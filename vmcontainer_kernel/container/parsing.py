@@ -127,8 +127,12 @@ def _root(fields: Fields) -> Root:
 
 def _check_together(spec: Spec) -> None:
     kinds = spec.linux.kinds
-    if "mount" not in kinds:
-        raise SpecError("linux.namespaces must hold mount: nothing is mounted outside", where="linux.namespaces")
+    if "mount" not in spec.linux.new_kinds:
+        raise SpecError(
+            "linux.namespaces must hold a new mount namespace: in another's, or the node's, every mount would stay",
+            hint='add {"type": "mount"}, without a path',
+            where="linux.namespaces",
+        )
     for key, name in (("hostname", spec.hostname), ("domainname", spec.domainname)):
         if name and "uts" not in kinds:
             raise SpecError(f"{key} needs a uts namespace, else it would rename the node", where=key)

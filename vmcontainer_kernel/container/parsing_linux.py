@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["clean_path", "mapping", "parse_linux"]
 
 _MAX_ID = 2**32 - 1
-_MAX_DEVICE = 2**32 - 1
+_NUMBERS = {"major": 2**12 - 1, "minor": 2**20 - 1}  # MINORBITS, linux/kdev_t.h: more would be another device
 _MAX_INT64 = 2**63 - 1
 _MAX_UINT64 = 2**64 - 1
 _NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
@@ -172,8 +172,8 @@ def _check_sysctl(fields: Fields, kinds: tuple[str, ...], name: str) -> None:
 
 def _device(fields: Fields) -> Device:
     kind = fields.choice("type", ("c", "b", "u", "p"))
-    numbers = [fields.number(key, 0, _MAX_DEVICE) for key in ("major", "minor")]
-    for key, number in zip(("major", "minor"), numbers, strict=True):
+    numbers = {key: fields.number(key, 0, highest) for key, highest in _NUMBERS.items()}
+    for key, number in numbers.items():
         if number is None and kind != "p":
             raise fields.error(key, "is required")
     # Go programs may send the bits of the file's type too (S_IFMT); `type` has said that.
@@ -181,8 +181,8 @@ def _device(fields: Fields) -> Device:
     return Device(
         path=clean_path(fields, "path", fields.path("path")),
         type=kind,
-        major=0 if kind == "p" else numbers[0] or 0,
-        minor=0 if kind == "p" else numbers[1] or 0,
+        major=0 if kind == "p" else numbers["major"] or 0,
+        minor=0 if kind == "p" else numbers["minor"] or 0,
         file_mode=None if mode is None else mode & 0o7777,
         uid=fields.number("uid", 0, _MAX_ID - 1) or 0,
         gid=fields.number("gid", 0, _MAX_ID - 1) or 0,
