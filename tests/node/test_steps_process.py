@@ -98,7 +98,7 @@ def test_a_user_namespace_with_ranges(bundle: Bundle) -> None:
     bundle.process["user"] = {"uid": 7, "gid": 8, "additionalGids": [9, 10]}
     for path in (bundle.root, *bundle.root.rglob("*")):
         os.chown(path, 100000, 100000, follow_symlinks=False)
-    out = bundle.out("id -u; id -g; id -G; cat /proc/self/uid_map; stat -c %u /dev /bin/busybox /dev/null")
+    out = bundle.out("id -u; id -g; id -G; cat /proc/self/uid_map; stat -c %u /dev /bin/busybox /dev/full")
     assert out.split() == ["7", "8", "8", "9", "10", "0", "100000", "65536", "0", "0", "65534"]
     bundle.process["user"] = {"uid": 70000, "gid": 0}
     assert "process.user" in bundle.fails()
