@@ -1,0 +1,160 @@
+"""Docker's and Podman's engines with this runtime, on ground of their own: a mount and a network namespace of the test,
+all their files in its folder, all their groups below /vmcontainer. Nothing of theirs touches this computer's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.node.oci_runtime import our_runtime, wait_until
+from vmcontainer_kernel.container.images.archives import export_image
+from vmcontainer_kernel.container.images.busybox import build_busybox
+from vmcontainer_kernel.container.images.store import Store
+
+LIMIT_S = 90.0
+
+
+class Engine:
+    """An engine's command in a place of its own; `options` come right after the program, `run` after ``run``."""
+
+    def __init__(self, place: int, command: list[str], options: list[str], *, cgroup: str) -> None:
+        self.place = place
+        self.command = [*command, *options]
+        self.run_options = ["--network", "none", "--cgroup-parent", cgroup]
+        self.cgroup = cgroup
+        self.rm_options = ["--force"]
+
+    def inside(self, *words: str) -> list[str]:
+        return ["nsenter", f"--target={self.place}", "--mount", "--net", *words]
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = self.inside(*self.command, *words)
+        null = subprocess.DEVNULL
+        return subprocess.run(command, check=False, stdin=null, capture_output=True, text=True, timeout=LIMIT_S)
+
+    def ok(self, *words: str) -> str:
+        done = self(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self("run", *self.run_options, *words)
+
+    def remove(self, name: str) -> None:
+        self.ok("rm", *self.rm_options, name)
+
+    def on_a_terminal(self, *words: str, typed: bytes) -> tuple[str, int]:
+        """Run a command on a terminal, type into it; return what it shows and its status."""
+        master, slave = pty.openpty()
+        command = self.inside(*self.command, *words)
+        process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+        shown, deadline = b"", time.monotonic() + LIMIT_S
+        os.write(master, typed)
+        while time.monotonic() < deadline:
+            if select.select([master], [], [], 1.0)[0]:
+                try:
+                    shown += os.read(master, 65536)
+                except OSError:  # EIO: the last one has closed it
+                    break
+        os.close(master)
+        return shown.decode(errors="replace"), process.wait(10)
+
+
+@contextlib.contextmanager
+def place_of(base: Path) -> Iterator[int]:
+    """A process in new mount and network namespaces, with a /run and a loopback of its own."""
+    script = "mount -t tmpfs tmpfs /run && mkdir /run/lock && ip link set lo up && echo ready && exec sleep 600"
+    command = ["unshare", "--mount", "--net", "--propagation", "slave", "sh", "-c", script]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+        subprocess.run(["rm", "-rf", "--one-file-system", str(base)], check=True)
+
+
+def image_archive(base: Path) -> Path:
+    """The image of our own store as an archive that ``docker load`` reads."""
+    store = Store(base / "store")
+    build_busybox(store)
+    path = base / "busybox.tar"
+    export_image(store, "busybox", path, format="docker-archive")
+    return path
+
+
+def remove_groups(cgroup: str) -> None:
+    """Remove the folders an engine leaves; a group that still holds a process makes this fail."""
+    base = Path("/sys/fs/cgroup")
+    for root in (base, *base.iterdir()):
+        for path in (root / cgroup[1:], *(root / cgroup[1:]).glob("*")):
+            if path.is_dir():
+                for one in sorted((one for one in path.rglob("*") if one.is_dir()), reverse=True):
+                    one.rmdir()
+                path.rmdir()
+
+
+@contextlib.contextmanager
+def docker_engine(base: Path) -> Iterator[Engine]:
+    """Debian's dockerd and its containerd."""
+    cgroup, socket = f"/vmcontainer/docker-{os.getpid()}", f"unix://{base}/docker.sock"
+    with our_runtime(base) as runtime, place_of(base) as place:
+        engine = Engine(place, ["/usr/bin/docker", "--host", socket], [], cgroup=cgroup)
+        engine.run_options += ["--runtime", "vmcontainer"]
+        daemon = ["dockerd", "--host", socket, "--pidfile", f"{base}/pid", "--data-root", f"{base}/data"]
+        daemon += [
+            "--exec-root",
+            f"{base}/exec",
+            "--storage-driver",
+            "vfs",
+            "--exec-opt",
+            "native.cgroupdriver=cgroupfs",
+        ]
+        daemon += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--cgroup-parent", cgroup]
+        daemon += ["--add-runtime", f"vmcontainer={runtime.program}"]
+        with (base / "daemon.log").open("w") as log:
+            process = subprocess.Popen(engine.inside(*daemon), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            wait_until(lambda: engine("version").returncode == 0 or process.poll() is not None)
+            assert process.poll() is None, (base / "daemon.log").read_text()
+            engine.ok("load", "--input", str(image_archive(base)))
+            yield engine
+        finally:
+            for name in engine("ps", "-aq").stdout.split():
+                engine("rm", "-f", name)
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+            remove_groups(cgroup)
+
+
+@contextlib.contextmanager
+def podman_engine(base: Path) -> Iterator[Engine]:
+    """Debian's podman and conmon."""
+    cgroup = f"/vmcontainer/podman-{os.getpid()}"
+    with our_runtime(base) as runtime, place_of(base) as place:
+        options = ["--root", f"{base}/root", "--runroot", f"{base}/run", "--tmpdir", f"{base}/tmp"]
+        options += ["--storage-driver", "vfs", "--events-backend", "file", "--cgroup-manager", "cgroupfs"]
+        engine = Engine(place, ["podman"], [*options, "--runtime", runtime.program], cgroup=cgroup)
+        # Podman's own default asks for more than the hard limit, which needs CAP_SYS_RESOURCE.
+        engine.run_options += ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
+        engine.rm_options += ["--time", "0"]
+        try:
+            engine.ok("load", "--input", str(image_archive(base)))
+            yield engine
+        finally:
+            engine("rm", "--all", "--force", "--time", "0")
+            remove_groups(cgroup)
+
+
+ENGINES = {"docker": docker_engine, "podman": podman_engine}
