@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from vmcontainer_kernel.container import files
-from vmcontainer_kernel.container.images import LAYER_TYPE, REF_NAME, Image, Store, busybox, users
+from vmcontainer_kernel.container.images import LAYER_TYPE, REF_NAME, Image, Store, busybox, shelf, users
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import ContainerError, HostError, ImageError, NotFound, UserError
 
@@ -304,3 +305,70 @@ def test_removal_follows_nothing_and_stops_at_mounts(tmp_path: Path, monkeypatch
     monkeypatch.setattr("vmcontainer_kernel.container.files.os.rmdir", busy)
     with pytest.raises(ContainerError, match="something is mounted"):
         files.remove_tree(tree)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    image = image_of(store, tar(("a", {"data": b"x"}), ("b", {"data": b"x" * 9000})))
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(ImageError, match="disk is full") as caught:
+            store.rootfs_layers(image)
+    assert caught.value.where == "a" and caught.value.hint
+    assert not [*(tmp_path / "unpacked/sha256").iterdir()]
+    assert store.rootfs_layers(image)
+
+
+def test_the_configuration_must_name_the_layers(tmp_path: Path) -> None:
+    store, layer = Store(tmp_path), tar(("a", {"data": b"x"}))
+    other = f"sha256:{hashlib.sha256(b'other').hexdigest()}"
+    with pytest.raises(ImageError, match="unpacks to"):
+        store.rootfs_layers(image_of(store, layer, diff_ids=[other]))
+    assert not [*(tmp_path / "unpacked/sha256").iterdir()]
+    for wrong in ([], [other, other], ["../x"]):
+        with pytest.raises(ImageError):
+            image_of(store, layer, diff_ids=wrong)
+
+
+def test_a_document_is_not_read_as_two_things(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    image = image_of(store, tar(("a", {})))
+    manifest = json.loads(store.blob_path(image.digest).read_bytes())
+    for change in ({"manifests": []}, {"mediaType": "application/vnd.oci.image.index.v1+json"}):
+        blob = store.put(json.dumps(manifest | change).encode(), manifest["mediaType"])
+        with pytest.raises(ImageError, match="media type"):
+            store.name("y:latest", blob)
+    assert store.names() == ["x:latest"]
+
+
+def test_a_layer_that_hides_all_below(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    try:
+        paths = store.rootfs_layers(
+            image_of(store, tar(("a", {})), tar((".wh..wh..opq", {}), ("b", {})), tar(("c", {})))
+        )
+    except ImageError as error:  # a file system without extended attributes
+        pytest.skip(error.message)
+    assert [sorted(one.name for one in path.iterdir()) for path in paths] == [["b"], ["c"]]
+
+
+def test_only_we_reach_what_is_unpacked(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.rootfs_layers(image_of(store, tar(("su", {"mode": 0o4755}))))
+    assert stat.S_IMODE((tmp_path / "unpacked").stat().st_mode) == 0o700
+
+
+def test_history_and_inspect(tmp_path: Path, program: Path) -> None:
+    store = Store(tmp_path)
+    image = build_busybox(store)
+    (step,) = shelf.history(store, "busybox")
+    assert step["layer"] == image.layers[0].digest and step["size_bytes"] == image.layers[0].size_bytes
+    told = shelf.inspect(store, "busybox")
+    assert told["names"] == ["busybox:latest"] and told["config"]["Cmd"] == ["sh"] and told["left_out"] == []
+    assert [layer["diff_id"] for layer in told["layers"]] == list(image.diff_ids)
+    (listed,) = shelf.list_images(store)
+    assert (listed.name, listed.created) == ("busybox:latest", "1970-01-01T00:00:00Z")
