@@ -31,7 +31,7 @@ def filter(*rules: dict[str, Any], default: str = "ALLOW", **more: Any) -> dict[
 
 
 class Agent:
-    """Listens at a path; takes one container process state, then answers each call with errno 60 + argument 0."""
+    """Listens at a path; takes one container process state, then answers each call with errno 60 + argument 0 % 8."""
 
     def __init__(self, path: Path, calls: int) -> None:
         self.listener = socket.socket(socket.AF_UNIX)
@@ -56,7 +56,7 @@ class Agent:
             fcntl.ioctl(fds[0], SECCOMP_IOCTL_NOTIF_RECV, buffer)
             identity, pid, _, number, _, _, first, *_ = NOTIFICATION.unpack(buffer)
             self.seen.append((pid, number))
-            fcntl.ioctl(fds[0], SECCOMP_IOCTL_NOTIF_SEND, struct.pack("=QqiI", identity, 0, -(60 + first), 0))
+            fcntl.ioctl(fds[0], SECCOMP_IOCTL_NOTIF_SEND, struct.pack("=QqiI", identity, 0, -(60 + first % 8), 0))
         os.close(fds[0])
 
     def close(self) -> None:

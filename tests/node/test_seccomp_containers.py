@@ -180,6 +180,14 @@ def test_an_agent_decides_for_a_container(runtime: Runtime, tmp_path: Path, no_n
     assert state["annotations"] == {"org.example.key": "value"}
     assert [number for _, number in agent.seen] == [NUMBER["mkdir"]]
     assert not (bundle / "rootfs/x").exists()
+    (tmp_path / "agent").unlink()
+    again = Agent(tmp_path / "agent", calls=1)
+    assert runtime("exec", "c", "mkdir", "/y").returncode == 1
+    again.close()
+    assert (again.state["state"]["status"], again.state["state"]["pid"]) == ("running", pid)
+    assert again.state["pid"] not in (0, pid)
+    (tmp_path / "agent").unlink()
+    assert str(tmp_path / "agent") in runtime.fails("exec", "c", "true")
 
 
 @pytest.mark.parametrize(

@@ -359,13 +359,17 @@ def enter_child(
     group: Cgroup | None,
     extra: Sequence[int] = (),
     process: Process | None = None,
+    set_up: Callable[[int, int], None] | None = None,
 ) -> Launch:
     """Start a process inside the namespaces `flags` of the process `init_pid` and in `group`; `process` may say on
     which CPUs it begins and ends up, and how soon it is killed when memory runs out.
+
+    `set_up(pid, sync_fd)`: the parent's part, if the steps wait for one; if it raises, the child is ended and reaped.
     """
     pidfd, group_fd = os.pidfd_open(init_pid), group.open_for_birth() if group else -1
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
-    start = _Start(steps, stdio, report_w, -1, tuple(extra), (("pidfd", pidfd),), tuple(signals_to_reset()))
+    ours, theirs = (one.detach() for one in socket.socketpair()) if set_up else (-1, -1)
+    start = _Start(steps, stdio, report_w, theirs, tuple(extra), (("pidfd", pidfd),), tuple(signals_to_reset()))
     cpus = (process.initial_cpus, process.final_cpus) if process else ("", "")
     enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda scene: _enter(flags, scene, group, cpus))
     first = oom_steps(process) if process else []
@@ -375,15 +379,26 @@ def enter_child(
         os.close(report_w)
         report_w = -1
         told = _told(error, report_r)
-        os.close(report_r)
+        _close(report_r, ours)
         if told is error:
             raise
         raise told from error
     finally:
-        for fd in (pidfd, group_fd, report_w):
-            if fd >= 0:
-                os.close(fd)
+        _close(pidfd, group_fd, report_w, theirs)
+    if set_up:
+        try:
+            set_up(pid, ours)
+        except BaseException:
+            _abandon(pid, report_r, ours)
+            raise
+        os.close(ours)
     return Launch(pid, report_r)
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _enter(flags: int, scene: Scene, group: Cgroup | None, cpus: tuple[str, str]) -> None:

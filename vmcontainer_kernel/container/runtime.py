@@ -41,7 +41,7 @@ from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import plan, surroundings
 from vmcontainer_kernel.container.preparing import Preparer
-from vmcontainer_kernel.container.seccomp.install import pass_on, seccomp_steps
+from vmcontainer_kernel.container.seccomp.install import pass_on, seccomp_steps, waiting_for
 from vmcontainer_kernel.container.spares import Spare
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.container.volumes import Volumes
@@ -283,7 +283,8 @@ class Runtime:
         judged = seccomp_steps(where.seccomp)
         steps = process.identity_steps(extra, user_namespace="user" in where.kinds, tty=controlling_tty, seccomp=judged)
         flags = sum(linux.NAMESPACE_FLAGS[kind] for kind in where.kinds)
-        return enter_child(flags, container.pid, steps, stdio, container.cgroup)
+        set_up = waiting_for(where.seccomp, lambda: observed.state(container))
+        return enter_child(flags, container.pid, steps, stdio, container.cgroup, set_up=set_up)
 
     def exited(self, container: Container, wait_status: int) -> None:
         """Take note that the caller has reaped the container's first process."""

@@ -7,18 +7,19 @@ import os
 from vmcontainer_kernel.container import jsontext, linux
 from vmcontainer_kernel.container.launch import enter_child
 from vmcontainer_kernel.container.oci import groups, log
-from vmcontainer_kernel.container.oci.lifecycle import find_failure, load_spec, status_of
+from vmcontainer_kernel.container.oci.lifecycle import find_failure, load_spec, state, status_of
 from vmcontainer_kernel.container.oci.state import Folder, Saved
 from vmcontainer_kernel.container.parsing import parse_process
 from vmcontainer_kernel.container.process import identity_steps
 from vmcontainer_kernel.container.record import Record
-from vmcontainer_kernel.container.seccomp.install import seccomp_steps
+from vmcontainer_kernel.container.seccomp.install import seccomp_steps, waiting_for
 from vmcontainer_kernel.container.spec import Process, Spec
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import SpecError, UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 __all__ = ["Changes", "execute", "process_of"]
@@ -98,15 +99,24 @@ def execute(
         raise UserError(f"cannot exec in a paused container: {folder.name!r}", hint="resume it, or use --ignore-paused")
     if process.terminal != (console_fd >= 0):
         raise UserError("a terminal and a console socket go together", hint="--tty with --console-socket")
-    return _enter(saved, load_spec(folder), process, console_fd, preserve_fds)
+    spec = load_spec(folder)
+    set_up = waiting_for(spec.linux.seccomp, lambda: state(folder))
+    return _enter(saved, spec, process, console_fd, preserve_fds, set_up)
 
 
-def _enter(saved: Saved, spec: Spec, process: Process, console_fd: int, preserve_fds: int) -> int:
+def _enter(
+    saved: Saved,
+    spec: Spec,
+    process: Process,
+    console_fd: int,
+    preserve_fds: int,
+    set_up: Callable[[int, int], None] | None,
+) -> int:
     flags = sum(linux.NAMESPACE_FLAGS[kind] for kind in spec.linux.kinds)
     extra = [console_fd] if console_fd >= 0 else []
     stdio = tuple(range(3 + preserve_fds))
     launch = enter_child(
-        flags, saved.init.pid, _steps(spec, process), stdio, groups.find(saved.cgroup), extra, process
+        flags, saved.init.pid, _steps(spec, process), stdio, groups.find(saved.cgroup), extra, process, set_up
     )  # fmt: skip
     data = b""
     while chunk := os.read(launch.report_fd, 65536):

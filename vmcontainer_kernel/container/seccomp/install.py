@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, TypeGuard
 
-__all__ = ["FLAGS", "has_listener", "ordered", "pass_on", "seccomp_steps"]
+__all__ = ["FLAGS", "has_listener", "ordered", "pass_on", "seccomp_steps", "waiting_for"]
 
 FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1 << 0,
@@ -103,8 +103,6 @@ def _load(code: bytes, flags: int, scene: Scene, *, may_write: bool) -> None:
         scene.ready()  # afterwards nothing can be reported
     fd = linux.seccomp(code, flags)
     if flags & _NEW_LISTENER:
-        if scene.sync_fd < 0:
-            raise ContainerError(f"one more process cannot be started under a filter that says {_NOTIFY}")
         os.write(scene.sync_fd, str(fd).encode())
         scene.await_parent()
 
@@ -127,6 +125,13 @@ def pass_on(seccomp: Seccomp | None, state: Callable[[], dict[str, Any]], pid: i
     finally:
         os.close(fd)
     os.write(sync_fd, b"+")
+
+
+def waiting_for(seccomp: Seccomp | None, state: Callable[[], dict[str, Any]]) -> Callable[[int, int], None] | None:
+    """Return what the parent of one more process in a container has to do (`launch.enter_child`), or None."""
+    if not has_listener(seccomp):
+        return None
+    return lambda pid, sync_fd: pass_on(seccomp, state, pid, sync_fd)
 
 
 def _send(seccomp: Seccomp, state: dict[str, Any], pid: int, fd: int) -> None:
