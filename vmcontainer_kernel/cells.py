@@ -129,6 +129,7 @@ def container_run(
 
     async def start(run: Run) -> Request:
         node = await find_node()
+        await session.give_image(node, options.image)
         if options.name and not options.rm:
             session.note_container(node, options.name, container_options(options))
         arguments = {"name": options.name, "options": described, "remove": options.rm}
@@ -145,6 +146,7 @@ def start_detached(
 
     async def start() -> str:
         node = await find_node()
+        await session.give_image(node, options.image)
         arguments = {"name": options.name, "options": described, "remove": options.rm, "detach": True}
         name = str((await node.call("container.run", **arguments))["container"])
         session.note_container(node, name, container_options(options))

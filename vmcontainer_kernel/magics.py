@@ -128,7 +128,11 @@ def container_line(line: str) -> Any:
     ls | ps                          the containers of a node           top NAME      its processes
     inspect NAME                     a JSON document                    port NAME     its published ports
     stats [NAME] [--no-stream]       what they use                      steps NAME    times of its start
-    view [NAME]                      a live picture of the kernel       images        the images there are
+    view [NAME]                      a live picture of the kernel       diff NAME     the files it changed
+    images                           the images there are               pull REF      fetch one
+    import | load FILE               images out of a file               export | save IMAGE FILE
+    tag IMAGE NAME                   one more name                      rmi | history IMAGE
+    commit NAME IMAGE                make an image of a container
     volume ls|create|inspect|rm|prune [NAME]                            named volumes
     network ls|create|inspect|rm [NAME]                                 networks
 

@@ -153,3 +153,21 @@ def test_what_is_no_file_is_left_out_and_told(tmp_path: Path) -> None:
     root = os.open(tmp_path.parent, os.O_PATH)
     assert transfer.pack(root, tmp_path.name, io.BytesIO()) == [f"{tmp_path.name}/pipe"]
     os.close(root)
+
+
+@pytest.mark.needs("containers-on-host")
+def test_what_changed_becomes_an_image(bench: Bench) -> None:
+    script = "echo made >/made; rm /bin/vi; mkdir /new; chmod 1777 /new"
+    bench.call("container.create", name="web", options={"argv": ["sh", "-c", script]})
+    bench.wait(bench.collect("container.start", name="web", attach=True))
+    try:
+        out = bench.wait(bench.collect("container.diff", name="web")).out.decode().splitlines()
+        assert {"A /made", "D /bin/vi", "A /new", "C /bin"} <= set(out)
+        made = bench.wait(bench.collect("container.commit", name="web", image="mine", comment="a note"))
+        assert made.out.startswith(b"sha256:")
+        assert "mine:latest" in bench.call("image.list")["names"]
+        again = bench.container("cat /made; ls /bin/vi || true; stat -c %a /new", image="mine")
+        assert again.out == b"made\n1777\n"
+        assert b"/bin/vi" in again.err
+    finally:
+        bench.call("container.remove", name="web", force=True)

@@ -15,6 +15,7 @@ from ..container.spares import shape_of
 from ..errors import LabError, UserError
 from .copies import CopyVerbs
 from .health import Checkups
+from .images import ImageVerbs
 from .jobs import Job, Stdio
 from .kept import Keeper, Kept
 from .lives import Lives
@@ -63,6 +64,7 @@ class ContainerVerbs:
         }
         Looks(server, runtime, self._keeper)
         CopyVerbs(server, runtime, self._keeper)
+        ImageVerbs(server, runtime, self._keeper)
         VolumeVerbs(server, runtime)
         NetworkVerbs(server, runtime)
 
@@ -191,8 +193,9 @@ class ContainerVerbs:
     # -- looking
 
     def list(self, call: Call) -> dict[str, Any]:
-        """Return every container's part of the kernel view, with when it was made and what it runs."""
-        return {"containers": [self._runtime.view(one) for one in self._runtime.list()]}
+        """Return every container's part of the kernel view, and which image it is made of."""
+        rows = [{**self._runtime.view(one), "image_digest": one.image.digest} for one in self._runtime.list()]
+        return {"containers": rows}
 
     def inspect(self, call: Call) -> dict[str, Any]:
         """Return all that is known of a container: name."""

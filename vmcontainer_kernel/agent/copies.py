@@ -25,7 +25,9 @@ from .kept import Keeper
 from .protocol import get_str
 from .server import Call, Server
 
-__all__ = ["CopyVerbs"]
+__all__ = ["CopyVerbs", "fork"]
+
+Action = Callable[[Container], None]
 
 
 class CopyVerbs:
@@ -47,7 +49,7 @@ class CopyVerbs:
             if left_out:
                 os.write(2, f"[not copied, as they are no files: {' '.join(left_out[:20])}]\n".encode())
 
-        self._start(call, pack, stdin=False)
+        self._start(call, lambda container: pack(_root(container)), stdin=False)
 
     def copy_in(self, call: Call) -> None:
         """Write an archive (tar) that comes as STDIN to a place in the container."""
@@ -60,15 +62,15 @@ class CopyVerbs:
             with open(0, "rb", closefd=False) as source:
                 transfer.unpack(folder_fd, source, name)
 
-        self._start(call, unpack, stdin=True)
+        self._start(call, lambda container: unpack(_root(container)), stdin=True)
 
-    def _start(self, call: Call, action: Callable[[int], None], *, stdin: bool) -> None:
+    def _start(self, call: Call, action: Action, *, stdin: bool) -> None:
         container = self._keeper.get(get_str(call.arguments, "name")).container
         if container.status != "running":
             self._runtime.renew(container)
         stdio = Stdio.make(tty=False, stdin=stdin)
         try:
-            launch = _fork(container, action, stdio.child)
+            launch = fork(container, action, stdio.child)
         except BaseException:
             stdio.close_ours()
             raise
@@ -77,7 +79,8 @@ class CopyVerbs:
         self._server.add(Job(call.request, launch, stdio, self._server.send, role="copy"))
 
 
-def _fork(container: Container, action: Callable[[int], None], stdio: tuple[int, int, int]) -> Launch:
+def fork(container: Container, action: Action, stdio: tuple[int, int, int]) -> Launch:
+    """Start a child that does `action` with a container and these streams; what goes wrong is in its report."""
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -86,13 +89,13 @@ def _fork(container: Container, action: Callable[[int], None], stdio: tuple[int,
     return Launch(pid, report_r)
 
 
-def _child(container: Container, action: Callable[[int], None], stdio: tuple[int, int, int], report_fd: int) -> None:
+def _child(container: Container, action: Action, stdio: tuple[int, int, int], report_fd: int) -> None:
     """Do it and exit; what goes wrong is reported as `launch.read_report` reads it."""
     status = 1
     try:
         (report_fd,) = take_descriptors(stdio, report_fd)
         linux.prctl(linux.PR_SET_PDEATHSIG, 9)
-        action(_root(container))
+        action(container)
         status = 0
     except BaseException as error:
         told = error if isinstance(error, LabError) else ContainerError(f"the copy failed: {error}", where="copy")

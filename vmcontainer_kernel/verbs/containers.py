@@ -11,7 +11,7 @@ from ..display import Table, size_text, times_table
 from ..errors import UserError
 from ..options import limit_options
 from ..session import Session
-from . import networks, running, volumes
+from . import images, networks, running, volumes
 from .nodes import ask, default_node_name, finder
 from .words import NAME, ON, Argument, Verb, Words, flag, option, rest, word, words
 
@@ -211,15 +211,6 @@ def _view(session: Session, given: Words, language: str) -> Any:
     return kernel_view(session, given.on or default_node_name(), language)
 
 
-def _images(session: Session, given: Words, language: str) -> Table:
-    from ..container.images import Store
-    from ..paths import cache_dir
-
-    store = Store(cache_dir("images"))
-    rows = [(name, store.resolve(name).digest) for name in store.names()]
-    return Table(("image", "digest"), rows, "no images: run `vmcontainer setup`")
-
-
 NAMES = words("names", "their names")
 _TIME = option("-t", "--time", metavar="SECONDS", help="how long to wait before it is killed (default: 10)")
 _LIMIT_OPTIONS: tuple[Argument, ...] = tuple((one.args, one.kwds) for one in LIMITS)
@@ -308,7 +299,7 @@ VERBS: dict[str, Verb] = {
     ),
     "prune": Verb(_prune, "remove all that have ended", ON),
     "view": Verb(_view, "a live picture of the node's kernel", word("name", "a container", needed=False), ON),
-    "images": Verb(_images, "the images there are"),
+    **images.VERBS,
     "network": Verb(networks.run, "networks: network ls|create|inspect|rm [NAME]", *networks.ARGUMENTS),
     "volume": Verb(volumes.run, "named volumes: volume ls|create|inspect|rm|prune [NAME]", *volumes.ARGUMENTS),
 }

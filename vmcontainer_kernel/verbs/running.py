@@ -68,6 +68,7 @@ def create(session: Session, given: Words, language: str) -> str:
 
     async def make() -> str:
         node = await find()
+        await session.give_image(node, options.image)
         answer = await node.call("container.create", name=options.name, options=described)
         session.note_container(node, answer["name"], container_options(options))
         return str(answer["name"])

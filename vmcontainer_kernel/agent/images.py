@@ -1,0 +1,101 @@
+"""The requests about images that only the node can answer: what a container changed, and images given to a node.
+
+image.missing (manifest's digests) ──▶ those to be put ──put──▶ image.add ──▶ the store has it
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..container.container import Container
+from ..container.images import Blob
+from ..container.runtime import Runtime
+from .copies import fork
+from .jobs import Job, Stdio
+from .kept import Keeper
+from .protocol import get_map, get_str, get_strs
+from .server import Call, Server
+
+__all__ = ["ImageVerbs"]
+
+
+class ImageVerbs:
+    """The verbs ``image.has|missing|add`` and ``container.diff|commit``."""
+
+    def __init__(self, server: Server, runtime: Runtime, keeper: Keeper) -> None:
+        self._server, self._runtime, self._keeper = server, runtime, keeper
+        server.verbs |= {
+            "image.list": self.list,
+            "image.missing": self.missing,
+            "image.add": self.add,
+            "container.diff": self.diff,
+            "container.commit": self.commit,
+        }
+
+    def list(self, call: Call) -> dict[str, Any]:
+        """Return the names of this node's images."""
+        return {"names": self._runtime.store.names()}
+
+    def missing(self, call: Call) -> dict[str, Any]:
+        """Return where blobs belong that the store does not have: digests."""
+        paths = {digest: self._runtime.store.blob_path(digest) for digest in get_strs(call.arguments, "digests")}
+        absent = {digest: path for digest, path in paths.items() if not path.exists()}
+        for path in absent.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return {"paths": {digest: str(path) for digest, path in absent.items()}}
+
+    def add(self, call: Call) -> dict[str, Any]:
+        """Let a name mean an image whose layers are there: name, config, layers (media_type, digest, size_bytes)."""
+        blobs = [
+            Blob(str(one["media_type"]), str(one["digest"]), int(one["size_bytes"]))
+            for one in call.arguments.get("layers") or []
+        ]
+        store = self._runtime.store
+        image = store.add(get_str(call.arguments, "name"), get_map(call.arguments, "config"), blobs)
+        store.rootfs_layers(image)  # checks every digest
+        return {"digest": image.digest}
+
+    def diff(self, call: Call) -> None:
+        """Send what a container changed as lines of A, C or D and a path: name."""
+        from ..container.images import changes
+
+        def write(container: Container) -> None:
+            lines = [f"{one.kind} {one.path}\n" for one in changes.diff(container.bundle / "upper", container.layers)]
+            with open(1, "wb", closefd=False) as out:
+                out.write("".join(lines).encode("utf-8", "surrogateescape"))
+
+        self._start(call, write)
+
+    def commit(self, call: Call) -> None:
+        """Make an image of a container and send its digest: name, image, comment."""
+        from ..container.images import changes, shelf
+
+        image, comment = shelf.full_name(get_str(call.arguments, "image")), get_str(call.arguments, "comment", "")
+
+        def write(container: Container) -> None:
+            linux, upper = container.spec.linux, container.bundle / "upper"
+            maps = [
+                [(one.container_id, one.host_id, one.size) for one in some]
+                for some in (linux.uid_mappings, linux.gid_mappings)
+            ]
+            owners = changes.id_owners(*maps) if maps[0] else None
+            made_by = " ".join(container.spec.process.args)[:200]
+            made = changes.commit(
+                self._runtime.store, container.image, upper, image, created_by=made_by, comment=comment, owners=owners
+            )
+            os.write(1, made.digest.encode())
+
+        self._start(call, write)
+
+    def _start(self, call: Call, action: Any) -> None:
+        container = self._keeper.get(get_str(call.arguments, "name")).container
+        stdio = Stdio.make(tty=False, stdin=False)
+        try:
+            launch = fork(container, action, stdio.child)
+        except BaseException:
+            stdio.close_ours()
+            raise
+        finally:
+            stdio.close_child()
+        self._server.add(Job(call.request, launch, stdio, self._server.send, role="copy"))
