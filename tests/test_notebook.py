@@ -184,7 +184,7 @@ def test_help_behind_a_question_mark(notebook: Notebook, name: str) -> None:
     ("line", "matches"),
     [
         ("%%container --memory-", ["--memory-reservation", "--memory-swap"]),
-        ("%container lo", ["logs"]),
+        ("%container log", ["logs"]),
         ("%container logs --t", ["--tail"]),
         ("%container volume cr", ["create"]),
         ("%%vm --no", ["--no-raise-error"]),
@@ -257,7 +257,7 @@ def test_docker_words_run(notebook: Notebook) -> None:
     assert notebook.ok("%container run -v kept:/data:ro busybox cat /data/note").out == "x\n"
     assert "kept" in notebook.value("%container volume ls")
     notebook.ok("%container volume rm kept")
-    assert "mount" in notebook.ok("%%container --timings\ntrue").text.lower()
+    assert "overlay" in notebook.ok("%%container --timings\ntrue").text
     assert "--tail" in notebook.ok("%container logs --help").out
 
 

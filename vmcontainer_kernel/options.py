@@ -76,7 +76,8 @@ def checked(options: argparse.Namespace) -> argparse.Namespace:
     if not re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,62})?", options.name):
         raise UserError(f"{options.name!r} cannot be a name", hint="use letters, digits, '-', '_' and '.'")
     options.timeout_s = parse_number(options.timeout, "--timeout")
-    options.memory_bytes = parse_size(options.memory) if options.memory is not None else None
+    memory = getattr(options, "memory", None)
+    options.memory_bytes = parse_size(memory) if memory is not None else None
     from_files = [words.read_variables(path) for path in getattr(options, "env_file", ())]
     options.env = {name: value for some in from_files for name, value in some.items()} | dict(
         _variable(text) for text in options.env

@@ -200,6 +200,8 @@ class ContainerVerbs:
     def inspect(self, call: Call) -> dict[str, Any]:
         """Return all that is known of a container: name."""
         kept = self._keeper.get(get_str(call.arguments, "name"))
+        if kept.job:
+            kept.container.steps_ms = kept.job.steps
         document = self._runtime.inspect(kept.container)
         if kept.container.health:
             results = {"failing_streak": kept.failing_streak, "log": kept.health}
@@ -250,7 +252,6 @@ class ContainerVerbs:
         kept = self._keeper.find(job.subject)
         if kept is None or kept.job is not job:
             return
-        kept.container.steps_ms = job.steps
         if kept.one_shot or (job.failed and kept.provisional):
             self._remove(kept, force=True)
         self._lives.ended(kept, job)
