@@ -261,6 +261,20 @@ def test_docker_words_run(notebook: Notebook) -> None:
     assert "--tail" in notebook.ok("%container logs --help").out
 
 
+def test_a_machine_is_given_the_image_it_lacks(notebook: Notebook) -> None:
+    notebook.ok("%container run --name web busybox sh -c 'echo mine >/note'")
+    assert notebook.ok("%container diff web").out == "A /note\n"
+    notebook.ok("%container commit web mine -m note")
+    notebook.ok("%container rm web")
+    assert "mine" in notebook.value("%container images")
+    assert "note" in notebook.value("%container history mine")
+    assert notebook.ok("%%container --on vm --image mine\ncat /note").out == "mine\n"
+    assert "mine" in notebook.value("%container images --on vm")
+    notebook.ok("%container tag mine other:1")
+    notebook.ok("%container rmi mine other:1")
+    assert "mine" in notebook.fails("%%container --image mine\ntrue", "NotFound")
+
+
 def test_the_reset_button(notebook: Notebook) -> None:
     notebook.ok("%%vm again\ntouch /tmp/x")
     notebook.ok("%vm reset again")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TextIO
 
 from .errors import CommandFailed, LabError, NodeLost, TimeLimit, UserError
+from .giving import give_image
 from .node import Node, Request
 from .options import container_options, process_options, vm_cpus
 from .run import STDERR, STDOUT, Captured, Run, dropped_marker
@@ -129,7 +130,7 @@ def container_run(
 
     async def start(run: Run) -> Request:
         node = await find_node()
-        await session.give_image(node, options.image)
+        await give_image(node, options.image)
         if options.name and not options.rm:
             session.note_container(node, options.name, container_options(options))
         arguments = {"name": options.name, "options": described, "remove": options.rm}
@@ -146,7 +147,7 @@ def start_detached(
 
     async def start() -> str:
         node = await find_node()
-        await session.give_image(node, options.image)
+        await give_image(node, options.image)
         arguments = {"name": options.name, "options": described, "remove": options.rm, "detach": True}
         name = str((await node.call("container.run", **arguments))["container"])
         session.note_container(node, name, container_options(options))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import LabError, MachineError, NodeLost, NotFound, UserError
+from .giving import give_image
 from .memory import available_memory
 from .node import HostAgent, Node, Request
 from .paths import cache_dir, run_dir
@@ -65,7 +66,6 @@ class Session:
         self.id = f"s{os.getpid()}-{secrets.token_hex(3)}"
         self.guests: dict[str, Guest] = {}
         self.containers: dict[tuple[str, str], dict[str, Any]] = {}  # (node, name) -> options it was made with
-        self._given: dict[Node, set[str]] = {}  # images that machines have for certain
         self._host: HostAgent | None = None
         self._host_lock = asyncio.Lock()
         self._making: dict[str, asyncio.Lock] = {}
@@ -295,7 +295,7 @@ class Session:
         """
         made_with = self.containers.get((node.name, name))
         if made_with is None:
-            await self.give_image(node, options.get("image"))
+            await give_image(node, options.get("image"))
             try:
                 await node.call("container.run", name=name, options={**options, "argv": list(HOLD)}, detach=True)
             except asyncio.CancelledError:  # an agent carries out requests in order: it may be there by then
@@ -307,30 +307,6 @@ class Session:
                 f"container {name} was made with other options: {made_with or 'none'}",
                 hint=f"remove it first (%container rm {name}), or leave the options out",
             )
-
-    async def give_image(self, node: Node, name: str | None) -> None:
-        """Copy an image of this computer's store to a machine that lacks it; pulled images come to this store only."""
-        if name is None or node.name == "host" or name in self._given.setdefault(node, set()):
-            return
-        from .container.images import Store
-        from .container.images.shelf import full_name
-
-        store, wanted = Store(cache_dir("images")), full_name(name)
-        there = (await node.call("image.list"))["names"]
-        if not {name, wanted} & {*there, *(f"{one}:latest" for one in there)}:
-            try:
-                image = await asyncio.to_thread(store.resolve, name)
-            except LabError:
-                return  # the node's own error tells which images it has
-            digests = [layer.digest for layer in image.layers]
-            for digest, path in (await node.call("image.missing", digests=digests))["paths"].items():
-                await node.put_file(store.blob_path(digest), path)
-            layers = [
-                {"media_type": one.media_type, "digest": one.digest, "size_bytes": one.size_bytes}
-                for one in image.layers
-            ]
-            await node.call("image.add", name=wanted, config=image.config, layers=layers)
-        self._given[node].add(name)
 
     def note_container(self, node: Node, name: str, options: dict[str, Any]) -> None:
         """Take note of a container that was made by name, so that cells run inside it."""

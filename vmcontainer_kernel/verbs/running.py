@@ -9,6 +9,7 @@ from typing import Any
 from .. import arguments, cells
 from ..display import show_timings
 from ..errors import UserError
+from ..giving import give_image
 from ..node import Request
 from ..options import checked, container_options, process_options
 from ..run import STDERR, STDOUT, Run
@@ -68,7 +69,7 @@ def create(session: Session, given: Words, language: str) -> str:
 
     async def make() -> str:
         node = await find()
-        await session.give_image(node, options.image)
+        await give_image(node, options.image)
         answer = await node.call("container.create", name=options.name, options=described)
         session.note_container(node, answer["name"], container_options(options))
         return str(answer["name"])
