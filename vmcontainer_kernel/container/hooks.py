@@ -13,13 +13,12 @@ Each gets the container's state as JSON on its standard input. Until the program
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import signal
 from functools import partial
 
-from vmcontainer_kernel.container import linux, rootfs
+from vmcontainer_kernel.container import jsontext, linux, rootfs
+from vmcontainer_kernel.container.csignal import signal
 from vmcontainer_kernel.container.spec import Hook, Hooks
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError, LabError
@@ -44,7 +43,7 @@ def answer(hooks: Hooks, gate: Gate, state: Callable[[], dict[str, Any]], bundle
     """
     if not _asks(hooks) or not gate.wait():
         return
-    text = json.dumps(state()).encode()
+    text = jsontext.dumps(state()).encode()
     for where, group in (("prestart", hooks.prestart), ("createRuntime", hooks.create_runtime)):
         run(group, where, text, bundle)
     gate(len(text).to_bytes(4, "big") + text)
@@ -91,7 +90,7 @@ def _hook_step(where: str, hooks: tuple[Hook, ...], cwd: str) -> Step:
 def _run_inside(where: str, hooks: tuple[Hook, ...], cwd: str, scene: Scene) -> None:
     state = scene.state
     if where == "startContainer":
-        state = json.dumps({**json.loads(state), "status": "created"}).encode()
+        state = jsontext.dumps({**jsontext.loads(state.decode()), "status": "created"}).encode()
     run(hooks, where, state, cwd)
 
 

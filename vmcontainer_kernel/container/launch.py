@@ -19,19 +19,18 @@ The child never returns into the caller's code: it becomes the program or it exi
 
 from __future__ import annotations
 
+import _socket  # `socket` and `json` take too long to import for a command of the runtime
 import contextlib
 import errno
 import gc
-import json
 import os
 import select
-import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 
-from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container import jsontext, linux
 from vmcontainer_kernel.container.cgroups import Cgroup
+from vmcontainer_kernel.container.csignal import signal
 from vmcontainer_kernel.container.process import (
     CANNOT_RUN,
     NOT_FOUND,
@@ -96,7 +95,7 @@ def read_report(data: bytes) -> Report:
     error: LabError | None = None
     ready = False
     for line in data.splitlines():
-        document = json.loads(line)
+        document = jsontext.loads(line.decode())
         if "error" in document:
             error = from_json(document["error"])
         elif "warning" in document:
@@ -166,7 +165,7 @@ def clone_child(
     reaped.
     """
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
-    ours, theirs = socket.socketpair()
+    ours, theirs = _socket.socketpair()
     gate, sync_r = Gate(ours.detach()), theirs.detach()
     start = _Start(steps, stdio, report_w, sync_r, tuple(extra), entry.handed, tuple(signals_to_reset()))
     pid = 0
@@ -323,7 +322,7 @@ def run_steps(steps: Sequence[Step], scene: Scene) -> int:
             begin_ns = now_ns
     except BaseException as error:
         told = error if isinstance(error, LabError) else _step_error(step, error)
-        scene.lines.append(json.dumps({"error": to_json(told)}) + "\n")
+        scene.lines.append(jsontext.dumps({"error": to_json(told)}) + "\n")
         scene.flush()
         return {"exec: ENOENT": NOT_FOUND}.get(
             told.where, CANNOT_RUN if told.where.startswith("exec:") else SETUP_FAILED

@@ -14,7 +14,6 @@ import fcntl
 import functools
 import os
 import struct
-from signal import SIGCHLD
 
 __all__ = [
     "CAPABILITIES",
@@ -53,6 +52,7 @@ __all__ = [
 ]
 
 # linux/sched.h
+SIGCHLD = 17
 CLONE_PARENT = 0x8000
 CLONE_NEWTIME = 0x80
 CLONE_NEWNS = 0x20000

@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import time
 
 from vmcontainer_kernel.container.cgroups import limits
 from vmcontainer_kernel.container.cgroups.files import read, table, write
+from vmcontainer_kernel.container.csignal import signal
 from vmcontainer_kernel.container.spec import Resources
 from vmcontainer_kernel.errors import ContainerError, HostError
 

@@ -6,10 +6,11 @@ container's.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # the module `signal` takes 7 ms to import, for names of numbers
 import os
 import select
 from contextlib import suppress
+
+from vmcontainer_kernel.container.csignal import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ class Signals:
 
     def __init__(self) -> None:
         self.fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        _signal.set_wakeup_fd(write_fd)
-        for number in range(1, _signal.NSIG):
+        signal.set_wakeup_fd(write_fd)
+        for number in range(1, signal.NSIG):
             if number not in _NOT_PASSED_ON and number not in (32, 33):  # the C library's own
-                _signal.signal(number, _nothing)
+                signal.signal(number, _nothing)
 
     def read(self) -> Iterator[int]:
         """Return those that have come."""

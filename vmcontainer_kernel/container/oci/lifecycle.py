@@ -13,6 +13,7 @@ import os
 
 from vmcontainer_kernel.container import hooks, jsontext
 from vmcontainer_kernel.container.birth import adopt, bear
+from vmcontainer_kernel.container.csignal import signal
 from vmcontainer_kernel.container.launch import Gate, Launch
 from vmcontainer_kernel.container.oci import gate, groups, log
 from vmcontainer_kernel.container.oci.state import Folder, Process, Saved, now
@@ -273,15 +274,13 @@ def send_signal(folder: Folder, signum: int, *, everything: bool) -> None:
 
 def _signal(process: Process, signum: int) -> None:
     """Signal a process that cannot be another one: its descriptor is opened before it is looked at again."""
-    import _signal  # type: ignore[import-not-found]
-
     try:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return
     try:
         if process.alive:
-            _signal.pidfd_send_signal(pidfd, signum)
+            signal.pidfd_send_signal(pidfd, signum)
     except ProcessLookupError:
         pass
     finally:
