@@ -367,7 +367,7 @@ def enter_child(
     """
     pidfd, group_fd = os.pidfd_open(init_pid), group.open_for_birth() if group else -1
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
-    ours, theirs = (one.detach() for one in socket.socketpair()) if set_up else (-1, -1)
+    ours, theirs = (one.detach() for one in _socket.socketpair()) if set_up else (-1, -1)
     start = _Start(steps, stdio, report_w, theirs, tuple(extra), (("pidfd", pidfd),), tuple(signals_to_reset()))
     cpus = (process.initial_cpus, process.final_cpus) if process else ("", "")
     enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda scene: _enter(flags, scene, group, cpus))
