@@ -147,7 +147,7 @@ def main(rounds: int) -> None:
             lambda: load_rows(5),
             lambda: container_rows(notebook, rounds * 3),
             lambda: engine.rows(rounds * 3),
-            lambda: layers.rows(max(3, rounds // 2)),
+            lambda: layers.rows(3),
             lambda: clone_rows(notebook, session, rounds),
             lambda: boot_rows(session, 2),
         ):
