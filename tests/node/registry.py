@@ -16,6 +16,9 @@ log: {{level: error, accesslog: {{disabled: true}}}}
 storage: {{filesystem: {{rootdirectory: {folder}/data}}, delete: {{enabled: true}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
+ACCESS = "auth: {{htpasswd: {{realm: test, path: {folder}/users}}}}\n"
+# Her password is "secret" (bcrypt, at its least cost).
+ANN = "ann:$2y$04$lVdLXWl4SarG8dG7wwgiKOm.SuJ.s2Ui8tydVCunetVLOUncOkpeG\n"
 
 
 class Registry:
@@ -24,13 +27,14 @@ class Registry:
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.place, self.data = folder, f"127.0.0.1:{port}", folder / "data"
 
-    def push(self, store: Path, name: str, target: str) -> None:
+    def push(self, store: Path, name: str, target: str, *options: str) -> None:
         subprocess.run(
             [
                 "skopeo",
                 "copy",
                 "-q",
                 "--dest-tls-verify=false",
+                *options,
                 f"oci:{store}:{name}",
                 f"docker://{self.place}/{target}",
             ],
@@ -44,11 +48,12 @@ class Registry:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Registry]:
-    """Start a registry and wait until it answers; it ends with the block."""
+def running(folder: Path, *, private: bool = False) -> Iterator[Registry]:
+    """Start a registry and wait until it answers; it ends with the block. A private one knows Ann only."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    (folder / "config.yml").write_text(CONFIG.format(folder=folder, port=port))
+    (folder / "users").write_text(ANN)
+    (folder / "config.yml").write_text((CONFIG + (ACCESS if private else "")).format(folder=folder, port=port))
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "OTEL_TRACES_EXPORTER": "none"}
     with subprocess.Popen(
         ["docker-registry", "serve", folder / "config.yml"], env=environment, stderr=(folder / "log").open("wb")

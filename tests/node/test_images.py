@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import fcntl
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ from tests.node.registry import Registry, running
 from vmcontainer_kernel.container.images import LAYER_TYPE, Image, Store
 from vmcontainer_kernel.container.images.archives import export_image, import_images
 from vmcontainer_kernel.container.images.busybox import build_busybox
-from vmcontainer_kernel.container.images.changes import Change, commit, diff
+from vmcontainer_kernel.container.images.changes import Change, commit, diff, id_owners
 from vmcontainer_kernel.container.images.pack import pack
 from vmcontainer_kernel.container.images.pull import pull
 from vmcontainer_kernel.container.images.shelf import list_images, prune, remove, tag
@@ -105,6 +107,19 @@ def test_why_a_pull_fails(registry: Registry, tmp_path: Path, reference: str, tl
         pull(Store(tmp_path), reference.replace("PLACE", registry.place), tls_verify=tls_verify)
     assert caught.value.hint and caught.value.where
     assert not Store(tmp_path).names()
+
+
+def test_a_private_registry(source: Store, tmp_path: Path) -> None:
+    if not shutil.which("docker-registry"):
+        pytest.skip("docker-registry: not installed")
+    authfile = tmp_path / "auth.json"
+    with running(tmp_path, private=True) as registry:
+        password = base64.b64encode(b"ann:secret").decode()
+        authfile.write_text(json.dumps({"auths": {registry.place: {"auth": password}}}))
+        with pytest.raises(ImageError, match="refuses access"):
+            pull(Store(tmp_path / "store"), f"{registry.place}/a:1", tls_verify=False)
+        registry.push(source.path, "busybox:latest", "a:1", f"--authfile={authfile}")
+        assert pull(Store(tmp_path / "store"), f"{registry.place}/a:1", tls_verify=False, authfile=authfile)
 
 
 def test_a_name_that_is_none(tmp_path: Path) -> None:
@@ -237,6 +252,31 @@ def test_commit(changed: tuple[Store, Image, Path], tmp_path: Path) -> None:
         subprocess.run(command, check=True, capture_output=True)
         root = tmp_path / "bundle/rootfs"
         assert not (root / "root").exists() and not (root / "home/guest").exists() and (root / "home/mine").exists()
+
+
+def test_owners_are_the_containers(changed: tuple[Store, Image, Path]) -> None:
+    store, image, upper = changed
+    me = os.geteuid(), os.getegid()
+    mine = commit(store, image, upper, "mine", owners=id_owners([(0, 9, 1), (7, me[0], 1)], [(8, me[1], 1)]), time_s=9)
+    with tarfile.open(store.blob_path(mine.layers[-1].digest)) as archive:
+        assert {(entry.uid, entry.gid) for entry in archive if not entry.name.endswith(".wh..wh..opq")} == {(7, 8)}
+    with pytest.raises(ImageError, match=f"id {me[1]}"):
+        commit(store, image, upper, "mine", owners=id_owners([(0, me[0], 1)], []))
+    assert not [*(store.path / "blobs").glob(".*")]
+
+
+def test_what_a_killed_pull_left_is_removed(source: Store, tmp_path: Path) -> None:
+    export_image(source, "busybox", tmp_path / "a.tar")
+    store = Store(tmp_path / "store")
+    (store.path / ".incoming-killed/image/blobs").mkdir(parents=True)
+    (store.path / ".incoming-alive").mkdir()
+    alive = os.open(store.path / ".incoming-alive", os.O_RDONLY)
+    try:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        import_images(store, tmp_path / "a.tar")
+        assert [path.name for path in store.path.glob(".incoming-*")] == [".incoming-alive"]
+    finally:
+        os.close(alive)
 
 
 def test_what_cannot_be_packed(tmp_path: Path) -> None:
