@@ -1,4 +1,4 @@
-"""Where things are kept: the cache (may be deleted any time) and the run folder (gone with its session).
+"""Where things are kept: the cache (may be deleted any time, named volumes in volumes/ apart) and the run folder (gone with its session).
 
 cache/  images/  guests/  templates/  probes/      $VMCONTAINER_CACHE or $XDG_CACHE_HOME/vmcontainer
 run/    SESSION/  lock  containers/  machines/      $VMCONTAINER_RUN or /run/vmcontainer (root),

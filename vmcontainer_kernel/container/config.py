@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from vmcontainer_kernel.container.requests import Volume
 
-__all__ = ["DEFAULT_CAPABILITIES", "DEFAULT_PATH", "Surroundings", "command_of", "make_config"]
+__all__ = ["DEFAULT_CAPABILITIES", "DEFAULT_PATH", "Surroundings", "adapted", "command_of", "make_config"]
 
 DEFAULT_CAPABILITIES = (
     *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
@@ -90,6 +90,20 @@ def make_config(
         config["linux"]["uidMappings"] = [{"containerID": 0, "hostID": owner[0], "size": 1}]
         config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": owner[1], "size": 1}]
     return config
+
+
+def adapted(
+    config: dict[str, Any], options: Options, image_config: dict[str, Any], *, name: str, home: str
+) -> dict[str, Any]:
+    """Return a configuration with the program, its environment and folder, and the limits of other `options`."""
+    defaults = image_config.get("config") or {}
+    process = {
+        **config["process"],
+        "args": command_of(options, defaults),
+        "env": _environment(options, defaults, name, home),
+        "cwd": options.workdir or defaults.get("WorkingDir") or "/",
+    }
+    return {**config, "process": process, "linux": {**config["linux"], "resources": limits.resources(options, {})}}
 
 
 def _left_out(options: Options) -> set[str]:

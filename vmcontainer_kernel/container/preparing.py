@@ -16,7 +16,7 @@ from typing import Any
 from vmcontainer_kernel.container import files, namespaces
 from vmcontainer_kernel.container.cgroups import Cgroups
 from vmcontainer_kernel.container.checks import check_name, check_options, possible
-from vmcontainer_kernel.container.config import make_config
+from vmcontainer_kernel.container.config import adapted, make_config
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.images import Image, Store
 from vmcontainer_kernel.container.lookups import look_up
@@ -94,6 +94,23 @@ class Preparer:
 
     def _name_mounts(self, name: str, options: Options) -> list[dict[str, Any]]:
         return names.mounts(self._run_dir / "network" / name) if options.named else []
+
+    def adapt(self, spare: Container, options: Options) -> Container | None:
+        """Return the container a spare becomes: only what may differ from its shape is made anew and checked, as that
+        is on the way to a cell's first byte. None if the image has changed meanwhile; raises as `prepare` does.
+        """
+        image = self._store.resolve(options.image)
+        if image.digest != spare.image.digest:
+            return None
+        process = spare.spec.process
+        check_options(options, process.user, grouped=self._cgroups is not None, rootless=self._rootless)
+        config = adapted(spare.config, options, image.config, name=spare.name, home=spare.home)
+        new = parse({**config, "mounts": [], "linux": {**config["linux"], "seccomp": None}})
+        told = process.replace(args=new.process.args, env=new.process.env, cwd=new.process.cwd)
+        spec = spare.spec.replace(process=told, linux=spare.spec.linux.replace(resources=new.linux.resources))
+        group = self._cgroups.group(spare.name, spec.linux.resources) if self._cgroups else None
+        bundle, steps = spare.bundle, spare.steps
+        return Container(spare.name, spare.id, image, config, spec, bundle, steps, spare.home, group, options=options)
 
     def _user(self, image: Image, options: Options) -> tuple[User, str]:
         """Return the ids and home folder of the process: asked for, or the image's own."""

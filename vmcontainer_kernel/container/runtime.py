@@ -181,8 +181,8 @@ class Runtime:
         spare = self.spare
         if spare is None or spare.shape != spares.shape_of(options) or not options.argv:
             return None
-        container = self._preparer.prepare(spare.container.name, options)
-        if container.image.digest != spare.container.image.digest or not spare.alive:
+        container = self._preparer.adapt(spare.container, options) if spare.alive else None
+        if container is None:
             self.drop_spare()
             return None
         container.layers = spare.container.layers
