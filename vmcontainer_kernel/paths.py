@@ -1,6 +1,7 @@
-"""Where things are kept: the cache (may be deleted any time, named volumes in volumes/ apart) and the run folder (gone with its session).
+"""Where things are kept: the cache (may be deleted any time) and the run folder (gone with its session). In the cache,
+volumes/ holds the named volumes, which nothing can make again.
 
-cache/  images/  guests/  templates/  probes/      $VMCONTAINER_CACHE or $XDG_CACHE_HOME/vmcontainer
+cache/  volumes/  images/  guests/  templates/  probes/      $VMCONTAINER_CACHE or $XDG_CACHE_HOME/vmcontainer
 run/    SESSION/  lock  containers/  machines/      $VMCONTAINER_RUN or /run/vmcontainer (root),
                                                     $XDG_RUNTIME_DIR/vmcontainer, /tmp/vmcontainer-UID
 """
