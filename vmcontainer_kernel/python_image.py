@@ -21,7 +21,6 @@ from .container.config import DEFAULT_PATH
 from .container.images import LAYER_TYPE, Image, Store
 from .container.images.busybox import FILES, applets_of
 from .container.images.pack import pack
-from .container.images.shelf import prune
 from .errors import NotFound
 from .paths import cache_dir
 from .vm import packages as distribution
@@ -75,6 +74,7 @@ def build_python(store: Store, report: Report) -> Image:
     """Return the image ``python:latest`` of `store`, building it if it is not there or was made otherwise.
 
     The packages are chosen once and kept in the cache, beside those of guests; fetching them takes the network.
+    A former image stays without its name: a container may run on it (`shelf.prune`).
     Raises HostError and MachineError as guests do (`vm.guest.ensure_guest`).
     """
     guests = cache_dir("guests")
@@ -87,9 +87,7 @@ def build_python(store: Store, report: Report) -> Image:
                 return image
         except NotFound:
             pass
-        image = _build(store, guests, packages, key, report)
-    prune(store, in_use=())
-    return image
+        return _build(store, guests, packages, key, report)
 
 
 def _key(packages: Sequence[Package]) -> str:
