@@ -23,7 +23,7 @@ _NOT_PASSED_ON = (_SIGKILL, _SIGSTOP, _SIGPIPE, 8, 11, 4, 7)  # errors of our ow
 
 
 class Signals:
-    """All signals to this process, as numbers to read from `fd`."""
+    """All signals to this process, as numbers to read from `fd`; made before the child is, so that none is lost."""
 
     def __init__(self) -> None:
         self.fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -50,12 +50,11 @@ def exit_status(wait_status: int) -> int:
     return 128 - code if code < 0 else code
 
 
-def wait_for(pid: int, master: int = -1) -> int:
+def wait_for(pid: int, signals: Signals, master: int = -1) -> int:
     """Wait for a child, pass signals on to it and reap whatever else is ours; return its exit status.
 
     `master`: the master of its terminal, which is shown on our own descriptors 0 and 1.
     """
-    signals = Signals()
     shown = _Terminal(master) if master >= 0 else None
     try:
         status = _loop(pid, signals, shown)

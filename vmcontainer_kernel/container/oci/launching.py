@@ -11,6 +11,10 @@ from vmcontainer_kernel.container.oci.lifecycle import Request
 from vmcontainer_kernel.container.oci.state import Folder
 from vmcontainer_kernel.errors import UserError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from vmcontainer_kernel.container.oci.foreground import Signals
+
 __all__ = ["create", "execute", "run"]
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -85,24 +89,31 @@ def run(root: str, arguments: Arguments) -> int:
         ours, console_fd = socket_pair()
     if not detach and not arguments.flag("no-subreaper"):
         linux.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    signals = None if detach else _signals()
     pid = lifecycle.create(root, _request(arguments, gated=False, console_fd=console_fd))
     _write_pid(arguments, pid)
-    if detach:
+    if signals is None:
         return 0
-    status = _wait(pid, ours)
+    status = _wait(pid, signals, ours)
     if not arguments.flag("keep"):
         lifecycle.delete(Folder(root, name), force=True)
     return status
 
 
-def _wait(pid: int, socket_fd: int) -> int:
+def _signals() -> Signals:
+    from vmcontainer_kernel.container.oci.foreground import Signals
+
+    return Signals()
+
+
+def _wait(pid: int, signals: Signals, socket_fd: int) -> int:
     from vmcontainer_kernel.container.oci.foreground import wait_for
 
     if socket_fd < 0:
-        return wait_for(pid)
+        return wait_for(pid, signals)
     from vmcontainer_kernel.container.oci.console import receive_master
 
-    return wait_for(pid, receive_master(socket_fd))
+    return wait_for(pid, signals, receive_master(socket_fd))
 
 
 def execute(root: str, arguments: Arguments) -> int:
@@ -132,6 +143,7 @@ def execute(root: str, arguments: Arguments) -> int:
         from vmcontainer_kernel.container.oci.console import socket_pair
 
         ours, console_fd = socket_pair()
+    signals = None if detach else _signals()
     pid = executing.execute(
         folder,
         process,
@@ -140,7 +152,7 @@ def execute(root: str, arguments: Arguments) -> int:
         ignore_paused=arguments.flag("ignore-paused"),
     )
     _write_pid(arguments, pid)
-    return 0 if detach else _wait(pid, ours)
+    return 0 if signals is None else _wait(pid, signals, ours)
 
 
 def _group(text: str) -> int:
