@@ -194,6 +194,9 @@ def test_features_name_what_the_parser_takes() -> None:
     found = features()
     assert found["ociVersionMin"] <= found["ociVersionMax"]
     assert {"pid", "mount", "user", "time"} <= set(found["linux"]["namespaces"])
+    assert {"bind", "rro", "rslave", "nosymfollow", "idmap", "atime"} <= set(found["mountOptions"])
+    assert len(found["hooks"]) == 6
+    assert "SCMP_CMP_MASKED_EQ" in found["linux"]["seccomp"]["operators"]
 
 
 @pytest.mark.parametrize(

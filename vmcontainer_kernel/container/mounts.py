@@ -27,6 +27,7 @@ __all__ = [
     "mount_step",
     "named",
     "open_source",
+    "option_names",
     "read_options",
     "source",
     "sources",
@@ -101,6 +102,12 @@ class Options(Record):
     all_spread: int = 0
     data: str = ""
     copies_up: bool = False
+
+
+def option_names() -> list[str]:
+    """Return the options that are not left to the file system (features.md, "Mount Options")."""
+    whole = (f"r{name}" for name in (*_ATTRIBUTES, *_PROPAGATION))
+    return sorted({*_FLAGS, *_UNFLAGS, *_PROPAGATION, *_OURS, *whole})
 
 
 def read_options(options: tuple[str, ...]) -> Options:

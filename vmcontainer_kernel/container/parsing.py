@@ -36,7 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["parse", "parse_process"]
+__all__ = ["HOOKS", "parse", "parse_process"]
 
 _MAX_ID = 2**32 - 2
 _MAX_INT32 = 2**31 - 1
@@ -301,9 +301,11 @@ def _mount(fields: Fields) -> Mount:
 # -- hooks
 
 
+HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+
+
 def _hooks(fields: Fields) -> Hooks:
-    kinds = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
-    return Hooks(*(fields.objects(kind, _hook) for kind in kinds))
+    return Hooks(*(fields.objects(kind, _hook) for kind in HOOKS))
 
 
 def _hook(fields: Fields) -> Hook:

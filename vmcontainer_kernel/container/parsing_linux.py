@@ -21,7 +21,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["clean_path", "mapping", "parse_linux"]
+__all__ = [
+    "SECCOMP_ACTIONS",
+    "SECCOMP_ARCHITECTURES",
+    "SECCOMP_FLAGS",
+    "SECCOMP_OPERATORS",
+    "clean_path",
+    "mapping",
+    "parse_linux",
+]
 
 _MAX_ID = 2**32 - 1
 _NUMBERS = {"major": 2**12 - 1, "minor": 2**20 - 1}  # MINORBITS, linux/kdev_t.h: more would be another device
@@ -33,14 +41,14 @@ _PROPAGATIONS = (
     *("rprivate", "rslave", "rshared", "runbindable"),
 )
 _CLOCKS = ("boottime", "monotonic")
-_ACTIONS = tuple(
+SECCOMP_ACTIONS = tuple(
     f"SCMP_ACT_{name}"
     for name in ("ALLOW", "ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "LOG", "NOTIFY", "TRACE", "TRAP")
 )
 _HIGHEST_ERRNO = {"SCMP_ACT_ERRNO": 4095, "SCMP_ACT_TRACE": 65535}
 """Actions that carry a number; the kernel's MAX_ERRNO, and SECCOMP_RET_DATA (seccomp(2))."""
-_OPERATORS = tuple(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
-_ARCHITECTURES = tuple(
+SECCOMP_OPERATORS = tuple(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
+SECCOMP_ARCHITECTURES = tuple(
     f"SCMP_ARCH_{name}"
     for name in (
         *("X86", "X86_64", "X32", "ARM", "AARCH64", "LOONGARCH64", "M68K", "MIPS", "MIPS64", "MIPS64N32", "MIPSEL"),
@@ -48,7 +56,7 @@ _ARCHITECTURES = tuple(
         "RISCV64",
     )
 )
-_FILTER_FLAGS = tuple(f"SECCOMP_FILTER_FLAG_{name}" for name in ("TSYNC", "LOG", "SPEC_ALLOW", "WAIT_KILLABLE_RECV"))
+SECCOMP_FLAGS = tuple(f"SECCOMP_FILTER_FLAG_{name}" for name in ("TSYNC", "LOG", "SPEC_ALLOW", "WAIT_KILLABLE_RECV"))
 
 
 def parse_linux(fields: Fields) -> Linux:
@@ -211,14 +219,14 @@ def _personality(fields: Fields) -> Personality:
 
 
 def _seccomp(fields: Fields) -> Seccomp:
-    action = fields.choice("defaultAction", _ACTIONS)
+    action = fields.choice("defaultAction", SECCOMP_ACTIONS)
     if action == "SCMP_ACT_NOTIFY":
         raise fields.error("defaultAction", "must not be SCMP_ACT_NOTIFY: the call that asks would itself be asked for")
     seccomp = Seccomp(
         default_action=action,
         default_errno=_errno(fields, "defaultErrnoRet", action),
-        architectures=_all_of(fields, "architectures", _ARCHITECTURES),
-        flags=_all_of(fields, "flags", _FILTER_FLAGS),
+        architectures=_all_of(fields, "architectures", SECCOMP_ARCHITECTURES),
+        flags=_all_of(fields, "flags", SECCOMP_FLAGS),
         listener_path=fields.path("listenerPath", ""),
         listener_metadata=fields.text("listenerMetadata", ""),
         rules=fields.objects("syscalls", _rule),
@@ -234,7 +242,7 @@ def _rule(fields: Fields) -> SeccompRule:
     names = fields.texts("names")
     if not names or "" in names:
         raise fields.error("names", "must name at least one system call, and each by its name")
-    action = fields.choice("action", _ACTIONS)
+    action = fields.choice("action", SECCOMP_ACTIONS)
     return SeccompRule(names, action, _errno(fields, "errnoRet", action), fields.objects("args", _argument))
 
 
@@ -249,7 +257,7 @@ def _argument(fields: Fields) -> SeccompArg:
     return SeccompArg(
         index=fields.required("index", 0, 5),
         value=fields.required("value", 0, _MAX_UINT64),
-        op=fields.choice("op", _OPERATORS),
+        op=fields.choice("op", SECCOMP_OPERATORS),
         value_two=fields.number("valueTwo", 0, _MAX_UINT64) or 0,
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container import linux, mounts, parsing
+from vmcontainer_kernel.container import parsing_linux as words
 
 __all__ = ["features"]
 
@@ -14,12 +15,23 @@ def features() -> dict[str, Any]:
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",
+        "hooks": list(parsing.HOOKS),
+        "mountOptions": mounts.option_names(),
         "linux": {
             "namespaces": sorted(linux.NAMESPACE_FLAGS),
             "capabilities": [f"CAP_{name}" for name in linux.CAPABILITIES],
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False},
+            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "seccomp": {
+                "enabled": True,
+                "actions": sorted(words.SECCOMP_ACTIONS),
+                "operators": sorted(words.SECCOMP_OPERATORS),
+                "archs": sorted(words.SECCOMP_ARCHITECTURES),
+                "knownFlags": sorted(words.SECCOMP_FLAGS),
+                "supportedFlags": sorted(words.SECCOMP_FLAGS),
+            },
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},
             "intelRdt": {"enabled": False},
+            "mountExtensions": {"idmap": {"enabled": True}},
         },
     }
