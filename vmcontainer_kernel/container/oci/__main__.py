@@ -4,6 +4,6 @@ import sys
 
 sys.path.insert(0, __file__.rpartition("/vmcontainer_kernel/")[0])
 
-from vmcontainer_kernel.container.oci.command import main
+from vmcontainer_kernel.container.oci.command import leave
 
-sys.exit(main(sys.argv[1:]))
+leave(sys.argv[1:])

@@ -17,9 +17,9 @@ from vmcontainer_kernel.errors import LabError, UserError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
-__all__ = ["COMMANDS", "GLOBAL", "PROGRAM", "main"]
+__all__ = ["COMMANDS", "GLOBAL", "PROGRAM", "leave", "main"]
 
 PROGRAM = "vmcontainer runtime"
 
@@ -181,6 +181,21 @@ def main(words: list[str]) -> int:
             traceback.print_exc()
         log.tell(error)
         return 1
+
+
+def leave(words: list[str]) -> NoReturn:
+    """Run one command and end this process at once, without tearing down what is gone in a moment anyway."""
+    status = 1
+    try:
+        status = main(words)
+        sys.stdout.flush()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _run(context: Context, options: Arguments) -> int:

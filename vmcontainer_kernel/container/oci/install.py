@@ -1,7 +1,8 @@
 """``install``: the runtime as a program of its own, which Python starts without looking for site-packages.
 
 `-S` and `-I` (python(1)) save two thirds of Python's start, and keep the environment and folders of whoever calls the
-runtime, such as PYTHONPATH, out of a program that runs as root.
+runtime, such as PYTHONPATH, out of a program that runs as root. So short a life needs no collection of garbage, and no
+tidying up at its end: together a tenth of its time.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ def script(python: str, package: str) -> str:
             "this Python cannot be named in the first line of a script", hint="use a shorter path", where=python
         )
     return f"""{first}
-import sys
+import gc, sys
+gc.disable()
 sys.path.insert(0, {package!r})
-from vmcontainer_kernel.container.oci.command import main
-sys.exit(main(sys.argv[1:]))
+from vmcontainer_kernel.container.oci.command import leave
+leave(sys.argv[1:])
 """
 
 
