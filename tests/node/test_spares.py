@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,15 +38,26 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def waiting(bench: Bench) -> list[int]:
-    """Return the supervisor's children once there is one and no request under way."""
+    """Return the supervisor's children that are in a container, once there is one and no request under way."""
+    return wait_for(bench, lambda pid: is_inside(bench, pid))
+
+
+def is_inside(bench: Bench, pid: int) -> bool:
+    inside, ours = (Path(f"/proc/{one}/ns/pid").readlink() for one in (pid, bench.agent.process.pid))
+    return inside != ours
+
+
+def wait_for(bench: Bench, wanted: Callable[[int], bool]) -> list[int]:
+    """Return the supervisor's children of one kind, once there is one and no request under way."""
     pid = bench.agent.process.pid
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        if children and not bench.node._requests:
-            return children
+        with contextlib.suppress(OSError):  # one that has just ended
+            if (found := [child for child in children if wanted(child)]) and not bench.node._requests:
+                return found
         bench.wait(asyncio.sleep(0.02))
-    raise AssertionError("no container was made ahead")
+    raise AssertionError("nothing was made ahead")
 
 
 def started_pid(events: list[dict]) -> int:

@@ -43,13 +43,14 @@ class ContainerVerbs:
         self._keeper = Keeper()
         self._names, self._requests = itertools.count(1), itertools.count(1 << 31)
         self._shape: Options | None = None
+        self._active = False  # somebody uses containers here
         self._spare_s, self._spare_timer = spare_s, Timer(0.0, _nothing)
         self._checkups = Checkups(server, runtime, self._requests)
         self._lives = Lives(server, runtime, self._keeper, self.begin)
         server.on_reaped = self._reaped
         server.on_finished = self._finished
         if spares:
-            server.on_idle = self._make_spare
+            server.on_idle = self._make_ready
         server.limits_of = self._limits
         server.verbs |= {
             "container.run": self.run,
@@ -134,7 +135,7 @@ class ContainerVerbs:
     def _add(self, request: int, launch: Launch, stdio: Stdio, kept: Kept, *, detach: bool) -> None:
         send, name = self._server.send, kept.container.name
         kept.job = Job(request, launch, stdio, send, log=kept.log, role="container", subject=name, detach=detach)
-        kept.stopping = False
+        kept.stopping, self._active = False, True
         self._server.add(kept.job)
         self._checkups.begin(kept)
 
@@ -215,24 +216,27 @@ class ContainerVerbs:
 
     # -- what the loop tells
 
-    def _make_spare(self) -> None:
-        """Make a spare for another one-shot container like the last one, now that nobody waits."""
-        shape = self._shape
-        if (
-            shape is None
-            or shape.tty
-            or shape.named
-            or shape.publish
-            or (self._runtime.spare and self._runtime.spare.shape == shape)
-        ):
+    def _make_ready(self) -> None:
+        """Make what the next container needs, now that nobody waits: a spare if it is like the last one, and a process
+        for any other.
+        """
+        if not self._active:
             return
         with contextlib.suppress(LabError, OSError):  # whoever asks for a container will be told why there is none
-            self._runtime.make_spare(f"c{next(self._names)}", shape)
-            self._spare_timer.cancel()
-            self._spare_timer = self._server.timers.after(self._spare_s, self._drop_spare)
+            self._make_spare()
+            self._runtime.starter.readiness.make()
+        self._spare_timer.cancel()
+        self._spare_timer = self._server.timers.after(self._spare_s, self._drop_ready)
 
-    def _drop_spare(self) -> None:
-        self._shape = None
+    def _make_spare(self) -> None:
+        shape, spare = self._shape, self._runtime.spare
+        if shape is None or shape.tty or shape.named or shape.publish or (spare and spare.shape == shape):
+            return
+        self._runtime.make_spare(f"c{next(self._names)}", shape)
+
+    def _drop_ready(self) -> None:
+        self._shape, self._active = None, False
+        self._runtime.starter.readiness.drop()
         with contextlib.suppress(LabError, OSError):
             self._runtime.drop_spare()
 

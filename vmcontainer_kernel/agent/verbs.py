@@ -127,7 +127,8 @@ class NodeVerbs:
         containers = [self._runtime.view(one) for one in self._runtime.list()]
         pids = observe.all_pids() if self._guest else self._host_pids(get_int(call.arguments, "notebook_pid", 0))
         # A container made ahead is nobody's yet.
-        waiting = self._runtime.spare.launch.pid if self._runtime.spare else 0
+        spare = self._runtime.spare
+        waiting = {*self._runtime.starter.readiness.pids, *([spare.launch.pid] if spare else [])}
         cgroups = self._runtime.cgroups
         from . import isolation  # with `ipaddress`, which no container needs to start
 
@@ -135,7 +136,7 @@ class NodeVerbs:
         view = observe.kernel_view(
             node,
             containers,
-            pids=[pid for pid in pids if pid != waiting],
+            pids=[pid for pid in pids if pid not in waiting],
             agent_pid=os.getpid(),
             machines=tuple(job.pid for job in self._server.jobs.values() if job.role == "machine"),
             cgroup=cgroups.kind if cgroups else "none",

@@ -11,12 +11,12 @@ from functools import partial
 
 from vmcontainer_kernel.container import linux, mappings, mounts, namespaces
 from vmcontainer_kernel.container.cgroups import Cgroup
-from vmcontainer_kernel.container.launch import Entry, Gate, Launch, Stdio, clone_child
+from vmcontainer_kernel.container.launch import Clone, Entry, Gate, Launch, Stdio, clone_child
 from vmcontainer_kernel.container.spec import Linux, Mount, Spec
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import HostError
 
-__all__ = ["adopt", "bear"]
+__all__ = ["adopt", "bear", "is_plain"]
 
 
 def bear(
@@ -28,8 +28,10 @@ def bear(
     *,
     group_fd: int = -1,
     extra: Sequence[int] = (),
+    clone: Clone | None = None,
 ) -> tuple[Launch, int]:
-    """Start the process of a container that executes `steps` of `planning.plan`; as `launch.clone_child`.
+    """Start the process of a container that executes `steps` of `planning.plan`; as `launch.clone_child`. `clone` is
+    for what `is_plain` only.
 
     New user namespaces get their ids before `set_up(pid, gate)` is called: it makes the groups, lets `adopt` see to
     them (one go-ahead, if the plan has a group) and answers hooks.
@@ -42,7 +44,7 @@ def bear(
                 handed[where] = _open_id_mapped(one, where, bundle, spec.linux)
         map_ids = partial(mappings.write_maps, config=spec.linux) if "user" in spec.linux.new_kinds else None
         entry = Entry(tuple(namespaces.entry_steps(spec)), tuple(handed.items()), map_ids)
-        return clone_child(namespaces.clone_flags(spec), steps, stdio, group_fd, set_up, extra, entry)
+        return clone_child(namespaces.clone_flags(spec), steps, stdio, group_fd, set_up, extra, entry, clone)
     finally:
         for fd in handed.values():
             os.close(fd)
@@ -60,6 +62,12 @@ def adopt(spec: Spec, group: Cgroup | None, pid: int) -> None:
             os.write(fd, str(pid).encode())
         finally:
             os.close(fd)
+
+
+def is_plain(spec: Spec) -> bool:
+    """Tell whether nothing has to be handed to the child, and it makes all its namespaces by clone(2)."""
+    mapped = any(mounts.is_id_mapped(one) for _, one in mounts.named(spec))
+    return not mapped and not namespaces.entry_steps(spec)
 
 
 def _open_id_mapped(one: Mount, where: str, bundle: str, config: Linux) -> int:

@@ -15,7 +15,6 @@ from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.images import Image
 from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.container.spec import Spec
-from vmcontainer_kernel.container.step import Step
 
 __all__ = ["Container", "events", "exit_status", "inspect", "state", "stats", "view"]
 
@@ -36,7 +35,6 @@ class Container:
     config: dict[str, Any]
     spec: Spec
     bundle: Path
-    steps: list[Step]
     home: str = "/"
     cgroup: Cgroup | None = None
     status: str = "created"

@@ -29,7 +29,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from vmcontainer_kernel.container import jsontext, linux
-from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.csignal import signal
 from vmcontainer_kernel.container.process import (
     CANNOT_RUN,
@@ -40,9 +39,6 @@ from vmcontainer_kernel.container.process import (
     take_descriptors,
 )
 from vmcontainer_kernel.container.record import Record
-from vmcontainer_kernel.container.scheduling import pin
-from vmcontainer_kernel.container.settings import oom_steps
-from vmcontainer_kernel.container.spec import Process
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, from_json, to_json
 
@@ -51,14 +47,20 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 __all__ = [
+    "Clone",
     "Entry",
     "Gate",
     "Launch",
     "Report",
+    "Start",
     "Stdio",
+    "abandon",
+    "begin",
+    "clone_by_helper",
     "clone_child",
-    "enter_child",
+    "clone_error",
     "has_executed",
+    "instead_of",
     "read_report",
     "run_steps",
 ]
@@ -137,7 +139,7 @@ class Entry(Record):
     map_ids: Callable[[int], None] | None = None
 
 
-class _Start(Record):
+class Start(Record):
     """All a child is told; `others` it gets by name, and closes before the program runs."""
 
     steps: Sequence[Step]
@@ -149,6 +151,10 @@ class _Start(Record):
     signals: tuple[int, ...] = ()
 
 
+Clone = Callable[[int, Start, int], int]
+"""What makes a child: (CLONE_NEW* flags, what it is told, a version 2 group's descriptor or -1) to its pid."""
+
+
 def clone_child(
     flags: int,
     steps: Sequence[Step],
@@ -157,24 +163,25 @@ def clone_child(
     set_up: Callable[[int, Gate], None],
     extra: Sequence[int] = (),
     entry: Entry = Entry(),  # noqa: B008 - a frozen value
+    clone: Clone | None = None,
 ) -> tuple[Launch, int]:
     """Clone a child that executes `steps`; return it and the descriptor for `has_executed`.
 
-    `extra`: descriptors for the steps alone (`Scene.extra`).
+    `extra`: descriptors for the steps alone (`Scene.extra`); `clone`: what makes the child, if not this process.
     `set_up(pid, gate)` is the parent's part; it calls `gate` for each go-ahead. If it raises, the child is ended and
     reaped.
     """
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
     ours, theirs = _socket.socketpair()
     gate, sync_r = Gate(ours.detach()), theirs.detach()
-    start = _Start(steps, stdio, report_w, sync_r, tuple(extra), entry.handed, tuple(signals_to_reset()))
+    start = Start(steps, stdio, report_w, sync_r, tuple(extra), entry.handed, tuple(signals_to_reset()))
     pid = 0
     try:
         try:
             if entry.steps:
-                pid = _clone_by_helper(flags, start, group_fd, entry, gate)
+                pid = clone_by_helper(flags, start, group_fd, entry, gate)
             else:
-                pid = _clone(flags, start, group_fd)
+                pid = (clone or _clone)(flags, start, group_fd)
         finally:
             os.close(report_w)
             os.close(sync_r)
@@ -183,15 +190,15 @@ def clone_child(
             gate()
         set_up(pid, gate)
     except BaseException as error:
-        told = _told(error, report_r)
-        _abandon(pid, report_r, gate.fd)
+        told = instead_of(error, report_r)
+        abandon(pid, report_r, gate.fd)
         if told is error:
             raise
         raise told from error
     return Launch(pid, report_r), gate.fd
 
 
-def _told(error: BaseException, report_fd: int) -> BaseException:
+def instead_of(error: BaseException, report_fd: int) -> BaseException:
     """Return what the helper said in place of "it ended"."""
     if not isinstance(error, EOFError):
         return error
@@ -204,7 +211,8 @@ def _told(error: BaseException, report_fd: int) -> BaseException:
     )
 
 
-def _abandon(pid: int, *fds: int) -> None:
+def abandon(pid: int, *fds: int) -> None:
+    """End and reap a child that is not wanted any more, and close what led to it."""
     for fd in fds:
         os.close(fd)
     if pid:
@@ -212,21 +220,22 @@ def _abandon(pid: int, *fds: int) -> None:
         os.waitpid(pid, 0)
 
 
-def _clone(flags: int, start: _Start, group_fd: int) -> int:
+def _clone(flags: int, start: Start, group_fd: int) -> int:
     """Fork by clone(2); all signals are blocked meanwhile, so that no handler of the parent's runs in the child."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
     try:
         pid = linux.clone(flags, group_fd)
         if pid == 0:
-            _begin(start)
+            begin(start)
         return pid
     except OSError as error:
-        raise _clone_error(error) from error
+        raise clone_error(error) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(start: _Start) -> NoReturn:
+def begin(start: Start) -> NoReturn:
+    """Go on as the child: take the descriptors, then the steps."""
     status = SETUP_FAILED
     try:
         gc.disable()  # a collection would touch, and so copy, every page shared with the parent
@@ -242,7 +251,7 @@ def _begin(start: _Start) -> NoReturn:
         os._exit(status)
 
 
-def _clone_by_helper(flags: int, start: _Start, group_fd: int, entry: Entry, gate: Gate | None) -> int:
+def clone_by_helper(flags: int, start: Start, group_fd: int, entry: Entry, gate: Gate | None) -> int:
     """Let a helper do the entry's steps and clone the child; return the child's pid, `EOFError` if there is none.
 
     A pid namespace is entered by children only (pid_namespaces(7)); of a sibling (CLONE_PARENT) the caller is the
@@ -279,7 +288,7 @@ def _clone_sibling(flags: int, steps: Sequence[Step], scene: Scene) -> None:
     try:
         pid = linux.clone(flags | linux.CLONE_PARENT)
     except OSError as error:
-        raise _clone_error(error) from error
+        raise clone_error(error) from error
     answer_fd = scene.handed.pop("answer")
     if pid:
         os.write(answer_fd, f"{pid}\n".encode())
@@ -288,7 +297,8 @@ def _clone_sibling(flags: int, steps: Sequence[Step], scene: Scene) -> None:
     os._exit(run_steps(steps, scene))
 
 
-def _clone_error(error: OSError) -> LabError:
+def clone_error(error: OSError) -> LabError:
+    """Return what a failed clone(2) means to who asked for a container."""
     name = errno.errorcode.get(error.errno or 0, "?")
     if error.errno in (errno.EPERM, errno.ENOSYS, errno.EINVAL):
         return HostError(
@@ -348,64 +358,3 @@ def _step_error(step: Step, error: BaseException) -> ContainerError:
     return ContainerError(
         f"{step.name} failed: {error.strerror}{subject}", hint=_HINTS.get(error.errno or 0, ""), where=where
     )
-
-
-def enter_child(
-    flags: int,
-    init_pid: int,
-    steps: Sequence[Step],
-    stdio: Stdio,
-    group: Cgroup | None,
-    extra: Sequence[int] = (),
-    process: Process | None = None,
-    set_up: Callable[[int, int], None] | None = None,
-) -> Launch:
-    """Start a process inside the namespaces `flags` of the process `init_pid` and in `group`; `process` may say on
-    which CPUs it begins and ends up, and how soon it is killed when memory runs out.
-
-    `set_up(pid, sync_fd)`: the parent's part, if the steps wait for one; if it raises, the child is ended and reaped.
-    """
-    pidfd, group_fd = os.pidfd_open(init_pid), group.open_for_birth() if group else -1
-    report_r, report_w = os.pipe2(os.O_CLOEXEC)
-    ours, theirs = (one.detach() for one in _socket.socketpair()) if set_up else (-1, -1)
-    start = _Start(steps, stdio, report_w, theirs, tuple(extra), (("pidfd", pidfd),), tuple(signals_to_reset()))
-    cpus = (process.initial_cpus, process.final_cpus) if process else ("", "")
-    enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda scene: _enter(flags, scene, group, cpus))
-    first = oom_steps(process) if process else []
-    try:
-        pid = _clone_by_helper(0, start, group_fd, Entry((*first, enter)), None)
-    except BaseException as error:
-        os.close(report_w)
-        report_w = -1
-        told = _told(error, report_r)
-        _close(report_r, ours)
-        if told is error:
-            raise
-        raise told from error
-    finally:
-        _close(pidfd, group_fd, report_w, theirs)
-    if set_up:
-        try:
-            set_up(pid, ours)
-        except BaseException:
-            _abandon(pid, report_r, ours)
-            raise
-        os.close(ours)
-    return Launch(pid, report_r)
-
-
-def _close(*fds: int) -> None:
-    for fd in fds:
-        if fd >= 0:
-            os.close(fd)
-
-
-def _enter(flags: int, scene: Scene, group: Cgroup | None, cpus: tuple[str, str]) -> None:
-    pin(cpus[0], "process.execCPUAffinity.initial")
-    if group is not None:
-        group.join()
-    pin(cpus[1], "process.execCPUAffinity.final")
-    # Not dumpable: from now on processes of the container see this one, and must not reach the agent's program through
-    # /proc/PID/exe (CVE-2019-5736). execve makes the user's program dumpable again.
-    linux.prctl(linux.PR_SET_DUMPABLE, 0)
-    linux.setns(scene.handed["pidfd"], flags)

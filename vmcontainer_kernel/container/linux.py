@@ -21,6 +21,7 @@ __all__ = [
     "bpf",
     "capabilities_permitted",
     "capset",
+    "check",
     "clone",
     "close_range",
     "duplicate",
@@ -47,13 +48,17 @@ __all__ = [
     "setdomainname",
     "sethostname",
     "setns",
+    "syscall",
     "umount",
     "unshare",
 ]
 
 # linux/sched.h
 SIGCHLD = 17
+CLONE_VM = 0x100
+CLONE_VFORK = 0x4000
 CLONE_PARENT = 0x8000
+CLONE_PARENT_SETTID = 0x100000
 CLONE_NEWTIME = 0x80
 CLONE_NEWNS = 0x20000
 CLONE_NEWCGROUP = 0x2000000
@@ -155,7 +160,7 @@ CAPABILITIES = (
 
 # Numbers are per architecture for old calls and shared by all for new ones (asm-generic/unistd.h).
 _ARM = os.uname().machine == "aarch64"
-_NR_CLONE = 220 if _ARM else 56
+NR_CLONE = 220 if _ARM else 56
 _NR_KEYCTL = 219 if _ARM else 250
 _NR_SECCOMP = 277 if _ARM else 317
 _NR_IOPRIO_SET = 30 if _ARM else 251
@@ -163,7 +168,7 @@ _NR_SCHED_SETATTR = 274 if _ARM else 314
 _NR_BPF = 280 if _ARM else 321
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
-_NR_CLONE3 = 435
+NR_CLONE3 = 435
 _NR_CLOSE_RANGE = 436
 _NR_OPENAT2 = 437
 _NR_PIDFD_GETFD = 438
@@ -179,14 +184,16 @@ _libc.mount.argtypes = (_text, _text, _text, _unsigned, _text)
 _libc.prctl.argtypes = (ctypes.c_int, _unsigned, _unsigned, _unsigned, _unsigned)
 
 
-def _check(result: int, subject: object = None) -> int:
+def check(result: int, subject: object = None) -> int:
+    """Return the result of a call of the C library; raise its error."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), None if subject is None else str(subject))
     return result
 
 
-def _syscall(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
+def syscall(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
+    """Make a system call by its number (syscall(2))."""
     wide = [_long(value) if isinstance(value, int) else value for value in arguments]
     return int(_libc.syscall(_long(number), *wide))
 
@@ -201,22 +208,22 @@ def clone(flags: int, group_fd: int = -1) -> int:
     `group_fd`: a version 2 control group for the child to be born in (clone3(2), CLONE_INTO_CGROUP, Linux 5.7).
     """
     if group_fd < 0:
-        return _check(_syscall(_NR_CLONE, flags | SIGCHLD, 0, 0, 0, 0), "clone")
+        return check(syscall(NR_CLONE, flags | SIGCHLD, 0, 0, 0, 0), "clone")
     # struct clone_args: flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup
     arguments = struct.pack("=11Q", flags | CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, group_fd)
-    return _check(_syscall(_NR_CLONE3, arguments, len(arguments)), "clone3")
+    return check(syscall(NR_CLONE3, arguments, len(arguments)), "clone3")
 
 
 def unshare(flags: int) -> None:
     """Move this process into new namespaces (unshare(2))."""
-    _check(_libc.unshare(flags), "unshare")
+    check(_libc.unshare(flags), "unshare")
 
 
 def setns(fd: int, flags: int) -> None:
     """Join the namespaces `flags` of the process behind the pidfd `fd` (setns(2), Linux 5.8), or the one namespace
     behind `fd`.
     """
-    _check(_libc.setns(fd, flags), "setns")
+    check(_libc.setns(fd, flags), "setns")
 
 
 def namespace_type(fd: int) -> int:
@@ -226,36 +233,36 @@ def namespace_type(fd: int) -> int:
 
 def mount(source: str | None, target: str, fstype: str | None, flags: int = 0, data: str | None = None) -> None:
     """Attach a file system (mount(2))."""
-    _check(_libc.mount(_bytes(source), os.fsencode(target), _bytes(fstype), flags, _bytes(data)), target)
+    check(_libc.mount(_bytes(source), os.fsencode(target), _bytes(fstype), flags, _bytes(data)), target)
 
 
 def umount(target: str, flags: int = 0) -> None:
     """Detach a file system (umount2(2))."""
-    _check(_libc.umount2(os.fsencode(target), flags), target)
+    check(_libc.umount2(os.fsencode(target), flags), target)
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
     """Swap the root mount of this mount namespace (pivot_root(2))."""
-    _check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), new_root)
+    check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), new_root)
 
 
 def open_tree(dir_fd: int, path: str, flags: int = OPEN_TREE_CLONE) -> int:
     """Return a descriptor of a detached copy of the mount at `path`, like a bind mount that is nowhere yet
     (open_tree(2)).
     """
-    return _check(_syscall(_NR_OPEN_TREE, dir_fd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC), path)
+    return check(syscall(_NR_OPEN_TREE, dir_fd, os.fsencode(path), flags | OPEN_TREE_CLOEXEC), path)
 
 
 def openat2(dir_fd: int, path: str, flags: int, resolve: int) -> int:
     """Open with rules for the way there, RESOLVE_* (openat2(2), Linux 5.6); close-on-exec."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
-    return _check(_syscall(_NR_OPENAT2, dir_fd, os.fsencode(path), how, len(how)), path)
+    return check(syscall(_NR_OPENAT2, dir_fd, os.fsencode(path), how, len(how)), path)
 
 
 def is_procfs(fd: int) -> bool:
     """Tell whether `fd` is on a procfs and on nothing that looks like one (fstatfs(2))."""
     data = ctypes.create_string_buffer(256)
-    _check(_libc.fstatfs(fd, data), "fstatfs")
+    check(_libc.fstatfs(fd, data), "fstatfs")
     return int(struct.unpack_from("=Q", data)[0]) == _PROC_SUPER_MAGIC
 
 
@@ -264,7 +271,7 @@ def move_mount(tree_fd: int, at: int, name: str = "") -> None:
     not followed (move_mount(2)).
     """
     flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if name else MOVE_MOUNT_T_EMPTY_PATH)
-    _check(_syscall(_NR_MOVE_MOUNT, tree_fd, b"", at, os.fsencode(name), flags), name)
+    check(syscall(_NR_MOVE_MOUNT, tree_fd, b"", at, os.fsencode(name), flags), name)
 
 
 def mount_setattr(
@@ -284,12 +291,12 @@ def mount_setattr(
     """
     flags = (0 if path else AT_EMPTY_PATH) | (AT_RECURSIVE if recursive else 0)
     record = struct.pack("=QQQQ", attributes, clear, propagation, idmap_fd)
-    _check(_syscall(_NR_MOUNT_SETATTR, fd, os.fsencode(path), flags, record, len(record)), path)
+    check(syscall(_NR_MOUNT_SETATTR, fd, os.fsencode(path), flags, record, len(record)), path)
 
 
 def prctl(option: int, value: int = 0, third: int = 0) -> None:
     """Change a property of this process (prctl(2))."""
-    _check(_libc.prctl(option, value, third, 0, 0), "prctl")
+    check(_libc.prctl(option, value, third, 0, 0), "prctl")
 
 
 def seccomp(program: bytes, flags: int) -> int:
@@ -299,12 +306,12 @@ def seccomp(program: bytes, flags: int) -> int:
     """
     code = ctypes.cast(ctypes.c_char_p(program), ctypes.c_void_p).value  # not copied: struct sock_fprog points to it
     fprog = struct.pack("@HP", len(program) // 8, code)
-    return _check(_syscall(_NR_SECCOMP, _SECCOMP_SET_MODE_FILTER, flags, fprog), "seccomp")
+    return check(syscall(_NR_SECCOMP, _SECCOMP_SET_MODE_FILTER, flags, fprog), "seccomp")
 
 
 def pidfd_getfd(pidfd: int, number: int) -> int:
     """Return a copy of a descriptor of another process (pidfd_getfd(2), Linux 5.6)."""
-    return _check(_syscall(_NR_PIDFD_GETFD, pidfd, number, 0), "pidfd_getfd")
+    return check(syscall(_NR_PIDFD_GETFD, pidfd, number, 0), "pidfd_getfd")
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
@@ -312,25 +319,25 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     masks = (effective, permitted, inheritable)
     low_and_high = [mask & 0xFFFFFFFF for mask in masks] + [mask >> 32 for mask in masks]
     header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
-    _check(_libc.capset(header, struct.pack("=6I", *low_and_high)), "capset")
+    check(_libc.capset(header, struct.pack("=6I", *low_and_high)), "capset")
 
 
 def capabilities_permitted() -> int:
     """Return the bit mask of the capabilities this process may use (capget(2))."""
     data = ctypes.create_string_buffer(24)
-    _check(_libc.capget(struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0), data), "capget")
+    check(_libc.capget(struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0), data), "capget")
     words = struct.unpack("=6I", data.raw)
     return int(words[1]) | int(words[4]) << 32
 
 
 def bpf(command: int, attribute: ctypes.Array[ctypes.c_char]) -> int:
     """Load, attach or ask of a program in the kernel (bpf(2)); `attribute` is its union bpf_attr, in and out."""
-    return _check(_syscall(_NR_BPF, command, attribute, len(attribute)), "bpf")
+    return check(syscall(_NR_BPF, command, attribute, len(attribute)), "bpf")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
     """Close every descriptor from `first` to `last` (close_range(2), Linux 5.9)."""
-    _check(_syscall(_NR_CLOSE_RANGE, first, last, 0), "close_range")
+    check(syscall(_NR_CLOSE_RANGE, first, last, 0), "close_range")
 
 
 def duplicate(fd: int, lowest: int) -> int:
@@ -350,50 +357,50 @@ def last_capability() -> int:
 def sethostname(name: str) -> None:
     """Set the host name of this UTS namespace (sethostname(2))."""
     encoded = os.fsencode(name)
-    _check(_libc.sethostname(encoded, len(encoded)), name)
+    check(_libc.sethostname(encoded, len(encoded)), name)
 
 
 def setdomainname(name: str) -> None:
     """Set the NIS domain name of this UTS namespace (setdomainname(2))."""
     encoded = os.fsencode(name)
-    _check(_libc.setdomainname(encoded, len(encoded)), name)
+    check(_libc.setdomainname(encoded, len(encoded)), name)
 
 
 def prlimit(resource: int, soft: int, hard: int) -> None:
     """Set a resource limit of this process, 2**64 - 1 for none (prlimit(2))."""
     # Not Python's resource module: a child that has changed its root must import nothing.
-    _check(_libc.prlimit(0, resource, struct.pack("=QQ", soft, hard), None), "prlimit")
+    check(_libc.prlimit(0, resource, struct.pack("=QQ", soft, hard), None), "prlimit")
 
 
 def sched_setattr(policy: int, flags: int, nice: int, priority: int, times_ns: tuple[int, int, int]) -> None:
     """Set how this process is scheduled; `times_ns`: runtime, deadline, period (sched_setattr(2))."""
     record = struct.pack("=IIQiIQQQ", 48, policy, flags, nice, priority, *times_ns)
-    _check(_syscall(_NR_SCHED_SETATTR, 0, record, 0), "sched_setattr")
+    check(syscall(_NR_SCHED_SETATTR, 0, record, 0), "sched_setattr")
 
 
 def set_io_priority(value: int) -> None:
     """Set the I/O class and priority of this process (ioprio_set(2), IOPRIO_WHO_PROCESS)."""
-    _check(_syscall(_NR_IOPRIO_SET, 1, 0, value), "ioprio_set")
+    check(syscall(_NR_IOPRIO_SET, 1, 0, value), "ioprio_set")
 
 
 def personality(persona: int) -> None:
     """Set the execution domain of this process (personality(2))."""
-    _check(_libc.personality(_unsigned(persona)), "personality")
+    check(_libc.personality(_unsigned(persona)), "personality")
 
 
 def join_session_keyring() -> None:
     """Leave the inherited session keyring for a new, empty one (keyctl(2)); a kernel without keyrings has none to
     leave.
     """
-    result = _syscall(_NR_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None)
+    result = syscall(_NR_KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None)
     if result < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
-        _check(result, "keyctl")
+        check(result, "keyctl")
 
 
 def link_up(name: str) -> None:
     """Bring a network interface of this network namespace up (netdevice(7), SIOCSIFFLAGS)."""
     # By the C library: importing Python's socket module costs more than starting a container.
-    sock = _check(_libc.socket(2, 2 | os.O_CLOEXEC, 0), "socket")
+    sock = check(_libc.socket(2, 2 | os.O_CLOEXEC, 0), "socket")
     try:
         request = fcntl.ioctl(sock, SIOCGIFFLAGS, struct.pack("16sh22x", name.encode(), 0))
         flags = struct.unpack("16sh22x", request)[1]

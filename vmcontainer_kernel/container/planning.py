@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from vmcontainer_kernel.container import hooks, masks, namespaces, process, rootfs, settings
+from collections.abc import Sequence
+
+from vmcontainer_kernel.container import hooks, masks, namespaces, rootfs, settings
 from vmcontainer_kernel.container.cgroups import Cgroup
+from vmcontainer_kernel.container.process import identity_steps
 from vmcontainer_kernel.container.seccomp.install import ordered
-from vmcontainer_kernel.container.spec import Spec
+from vmcontainer_kernel.container.spec import Process, Spec
 from vmcontainer_kernel.container.step import Step
 
-__all__ = ["before_clone", "plan", "surroundings"]
+__all__ = ["before_clone", "exec_plan", "plan", "surroundings"]
 
 
 def plan(
@@ -19,13 +22,15 @@ def plan(
     *,
     tty: bool = False,
     networked: bool = False,
+    seccomp: Sequence[Step] | None = None,
 ) -> list[Step]:
     """Return every step of the child, in order, without doing anything; `group`: None where there are none.
 
-    `networked`: the parent connects its network namespace, and the program is to find it connected.
+    `networked`: the parent connects its network namespace, and the program is to find it connected. `seccomp`: the
+    filter's steps if they are made already and `spec` is without; compiling takes longer than all the rest.
     """
-    judged, last = ordered(spec, hooks.start_steps(spec.hooks))
-    identity = process.identity_steps(
+    judged, last = ordered(spec, hooks.start_steps(spec.hooks), seccomp)
+    identity = identity_steps(
         spec.process,
         user_namespace="user" in spec.linux.kinds,
         tty=tty,
@@ -35,6 +40,13 @@ def plan(
     )
     connected = [_network_step()] if networked else []
     return [*surroundings(spec, bundle, layers, group, tty=tty), *connected, *identity]
+
+
+def exec_plan(process: Process, *, user_namespace: bool, tty: bool, seccomp: Sequence[Step]) -> list[Step]:
+    """Return every step of one more process, which has joined the container's namespaces: nothing is mounted, it only
+    takes on an identity.
+    """
+    return identity_steps(process, user_namespace=user_namespace, tty=tty, seccomp=seccomp)
 
 
 def _network_step() -> Step:

@@ -1,6 +1,6 @@
 """From a request to a container that can be started: looked up, checked, described, and its bundle written.
 
-options ──▶ look_up ──▶ make_config ──▶ parse ──▶ plan ──▶ Container        nothing is changed on the node
+options ──▶ look_up ──▶ make_config ──▶ parse ──▶ Container        nothing is changed on the node
 Container ──▶ write_bundle ──▶ BUNDLE/{config.json, rootfs, upper, work}
 """
 
@@ -24,8 +24,9 @@ from vmcontainer_kernel.container.network import names
 from vmcontainer_kernel.container.network.networks import Networks
 from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
-from vmcontainer_kernel.container.planning import before_clone, plan
+from vmcontainer_kernel.container.planning import before_clone
 from vmcontainer_kernel.container.spec import Process, User
+from vmcontainer_kernel.container.starting import recipe_of
 from vmcontainer_kernel.container.volumes import Volumes
 from vmcontainer_kernel.errors import HostError
 
@@ -73,11 +74,10 @@ class Preparer:
             around=look_up(options, bundle, self._volumes, self._find, self._name_mounts(name, options)),
         )
         spec = possible(parse(config), options, rootless=self._rootless)
-        layers = tuple(str(path) for path in self._store.layer_paths(image))
         group = self._cgroups.group(name, spec.linux.resources) if self._cgroups else None
-        steps = plan(spec, str(bundle), layers, group, tty=options.tty, networked=options.networked)
         full_id = f"{self._session}-{name}"
-        return Container(name, full_id, image, config, spec, bundle, steps, home, group, options=options)
+        layers = self._store.layer_paths(image)
+        return Container(name, full_id, image, config, spec, bundle, home, group, layers=layers, options=options)
 
     def explain(self, name: str, options: Options) -> list[dict[str, Any]]:
         """Return what would be done to make and start it, in order: step, call, why, source."""
@@ -85,7 +85,7 @@ class Preparer:
         clone = namespaces.clone_step(container.spec)
         steps = [step.describe() for step in (*before_clone(container.spec), clone)]
         steps += container.cgroup.describe() if container.cgroup else []
-        steps += [step.describe() for step in container.steps]
+        steps += [step.describe() for step in recipe_of(container, tty=options.tty)()]
         if options.networked:
             at = next(number for number, step in enumerate(steps) if step["step"] == "network")
             publish, aliases = options.publish, options.network_alias
@@ -109,8 +109,7 @@ class Preparer:
         told = process.replace(args=new.process.args, env=new.process.env, cwd=new.process.cwd)
         spec = spare.spec.replace(process=told, linux=spare.spec.linux.replace(resources=new.linux.resources))
         group = self._cgroups.group(spare.name, spec.linux.resources) if self._cgroups else None
-        bundle, steps = spare.bundle, spare.steps
-        return Container(spare.name, spare.id, image, config, spec, bundle, steps, spare.home, group, options=options)
+        return Container(spare.name, spare.id, image, config, spec, spare.bundle, spare.home, group, options=options)
 
     def _user(self, image: Image, options: Options) -> tuple[User, str]:
         """Return the ids and home folder of the process: asked for, or the image's own."""

@@ -28,7 +28,9 @@ __all__ = [
     "SETUP_FAILED",
     "check_program",
     "identity_steps",
+    "program_steps",
     "reset_signals",
+    "rights_steps",
     "signals_to_reset",
     "take_descriptors",
 ]
@@ -85,6 +87,30 @@ def identity_steps(
     steps after it, too, so it comes as late as can be; but without no_new_privs only CAP_SYS_ADMIN may load one, so
     then it comes before the ids and capabilities change (seccomp(2)).
     """
+    early, late = ((), seccomp) if process.no_new_privileges else (seccomp, ())
+    given_up = rights_steps(
+        process,
+        user_namespace=user_namespace,
+        tty=tty,
+        keyring=keyring,
+        mortal=mortal,
+        seccomp=early,
+        personality=personality,
+    )
+    return [*given_up, *program_steps(process, last, late)]
+
+
+def rights_steps(
+    process: Process,
+    *,
+    user_namespace: bool,
+    tty: bool,
+    keyring: bool = True,
+    mortal: bool = True,
+    seccomp: Sequence[Step] = (),
+    personality: Personality | None = None,
+) -> list[Step]:
+    """Return the steps that give up rights: what they do does not depend on the program."""
     asked, given = process.capabilities, process.capabilities
     if asked is not None:
         given = rights.granted(asked, 2**64 - 1 if user_namespace else linux.capabilities_permitted())
@@ -92,8 +118,7 @@ def identity_steps(
     if asked is not None and given is not None:
         steps += [rights.lacking_step(asked, given)] if given != asked else []
         steps.append(rights.bounding_step(given))
-    if not process.no_new_privileges:
-        steps += seccomp
+    steps += seccomp
     steps.append(_ids_step(process, user_namespace=user_namespace))
     if given is not None:
         steps.append(rights.capability_step(given))
@@ -101,10 +126,12 @@ def identity_steps(
         steps.append(rights.no_new_privs_step())
     if mortal:
         steps.append(_death_step())
-    steps += [_cwd_step(process.cwd), *last, _descriptor_step()]
-    if process.no_new_privileges:
-        steps += seccomp
-    return [*steps, _exec_step(process)]
+    return steps
+
+
+def program_steps(process: Process, last: Sequence[Step] = (), seccomp: Sequence[Step] = ()) -> list[Step]:
+    """Return the steps that make the process the user's program."""
+    return [_cwd_step(process.cwd), *last, _descriptor_step(), *seccomp, _exec_step(process)]
 
 
 def _scheduling_steps(process: Process, personality: Personality | None) -> list[Step]:

@@ -19,19 +19,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vmcontainer_kernel.container import connections, files, hooks, linux, process, signals, spares
+from vmcontainer_kernel.container import connections, files, linux, signals, spares
 from vmcontainer_kernel.container import container as observed
-from vmcontainer_kernel.container.birth import adopt, bear
 from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
 from vmcontainer_kernel.container.checks import check_options
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.launch import (
-    Gate,
     Launch,
     Report,
     Stdio,
-    enter_child,
     has_executed,
     read_report,
 )
@@ -41,9 +38,9 @@ from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import plan, surroundings
 from vmcontainer_kernel.container.preparing import Preparer
-from vmcontainer_kernel.container.seccomp.install import pass_on, seccomp_steps, waiting_for
+from vmcontainer_kernel.container.seccomp.install import seccomp_steps
 from vmcontainer_kernel.container.spares import Spare
-from vmcontainer_kernel.container.step import Step
+from vmcontainer_kernel.container.starting import Starter
 from vmcontainer_kernel.container.volumes import Volumes
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, NotFound, UserError
 
@@ -79,6 +76,7 @@ class Runtime:
         self.spare: Spare | None = None
         self._containers: dict[str, Container] = {}
         self.networks = Networks(self.run_dir, session=session, guest=guest)
+        self.starter = Starter(cgroups, self.networks)
         self._preparer = Preparer(self.run_dir, store, session, cgroups, volumes, self.networks, self.get)
         if self.rootless:
             # After a change of ids without exec, /proc/PID/uid_map of our children would belong to root (prctl(2),
@@ -148,12 +146,9 @@ class Runtime:
             raise UserError(f"container {container.name} is running already", hint="run in it, or stop it first")
         if container.status == "stopped" or container.work_used:
             self.renew(container)
-        steps: Sequence[Step] = container.steps
-        if controlling_tty != container.spec.process.terminal:
-            steps = self._plan_again(container, tty=controlling_tty)
         connections.write_names(self.networks, container)
         try:
-            launch, gate_fd = self._clone(container, steps, stdio)
+            launch, gate_fd = self.starter.start(container, stdio, tty=controlling_tty)
         except BaseException:
             connections.disconnect(self.networks, container)
             raise
@@ -167,11 +162,11 @@ class Runtime:
         self._preparer.write_bundle(container)
         spec, layers = container.spec, tuple(str(path) for path in container.layers)
         judged = seccomp_steps(spec.linux.seccomp)
-        waiting = spares.waiting_step(spec.process, user_namespace="user" in spec.linux.kinds, seccomp=judged)
-        steps = [*surroundings(spec, str(container.bundle), layers, container.cgroup), waiting]
+        waiting = spares.waiting_steps(spec.process, user_namespace="user" in spec.linux.kinds, seccomp=judged)
+        steps = [*surroundings(spec, str(container.bundle), layers, container.cgroup), *waiting]
         null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            launch, gate_fd = self._clone(container, steps, (null_fd, null_fd, null_fd))
+            launch, gate_fd = self.starter.start_steps(container, steps, (null_fd, null_fd, null_fd))
         finally:
             os.close(null_fd)
         self.spare = Spare(shape, container, launch, gate_fd)
@@ -205,51 +200,6 @@ class Runtime:
             spare.container.status, spare.container.pid = "running", spare.launch.pid
             self.remove(spare.container, force=True)
 
-    def _clone(self, container: Container, steps: Sequence[Step], stdio: Stdio) -> tuple[Launch, int]:
-        spec, bundle, group = container.spec, str(container.bundle), container.cgroup
-        born_inside = group is not None and group.has_version_2
-        if born_inside:
-            self._make_group(container)
-        group_fd = group.open_for_birth() if group and born_inside else -1
-
-        def set_up(pid: int, gate: Gate) -> None:
-            """Do the parent's part while the child mounts."""
-            if group:
-                if not born_inside:
-                    self._make_group(container)
-                adopt(spec, group, pid)
-                gate()
-            if container.options.networked:
-                connections.connect(self.networks, container, pid)
-                gate()
-
-            def state() -> dict[str, Any]:
-                return {**observed.state(container), "status": "creating", "pid": pid}
-
-            hooks.answer(spec.hooks, gate, state, bundle)
-            pass_on(spec.linux.seccomp, state, pid, gate.fd)
-
-        try:
-            return bear(spec, bundle, steps, stdio, set_up, group_fd=group_fd)
-        finally:
-            if group_fd >= 0:
-                os.close(group_fd)
-
-    def _make_group(self, container: Container) -> None:
-        if self.cgroups and container.cgroup:
-            self.cgroups.make(container.cgroup)
-
-    def _plan_again(self, container: Container, *, tty: bool) -> Sequence[Step]:
-        layers = tuple(str(path) for path in container.layers)
-        return plan(
-            container.spec,
-            str(container.bundle),
-            layers,
-            container.cgroup,
-            tty=tty,
-            networked=container.options.networked,
-        )
-
     def renew(self, container: Container) -> None:
         """Make a new group, as `kill` forbids forks in the old one, and an empty work folder: a volatile overlay
         refuses one that was in use (overlayfs.rst, "Volatile mount"). Whoever mounts it next uses it up.
@@ -278,13 +228,7 @@ class Runtime:
         if not has_executed(container.gate_fd, _SETUP_S):
             raise ContainerError(f"container {container.name} is still being set up", hint="try again", where="exec")
         extra = self._preparer.exec_process(container, options)
-        # The root of the joined mount namespace is the container's: nothing to mount, only an identity to take on.
-        where = container.spec.linux
-        judged = seccomp_steps(where.seccomp)
-        steps = process.identity_steps(extra, user_namespace="user" in where.kinds, tty=controlling_tty, seccomp=judged)
-        flags = sum(linux.NAMESPACE_FLAGS[kind] for kind in where.kinds)
-        set_up = waiting_for(where.seccomp, lambda: observed.state(container))
-        return enter_child(flags, container.pid, steps, stdio, container.cgroup, set_up=set_up)
+        return self.starter.enter(container, extra, stdio, tty=controlling_tty)
 
     def exited(self, container: Container, wait_status: int) -> None:
         """Take note that the caller has reaped the container's first process."""
@@ -321,7 +265,6 @@ class Runtime:
         container.config["linux"]["resources"] = merged
         container.spec = parse(container.config)
         container.cgroup = self.cgroups.group(container.name, container.spec.linux.resources)
-        container.steps = [*self._plan_again(container, tty=container.spec.process.terminal)]
 
     def processes(self, container: Container) -> Sequence[int]:
         """Return the node's pids of all processes of a container."""
@@ -396,6 +339,7 @@ class Runtime:
     def close(self) -> None:
         """End and remove every container and the session's groups; the first error is raised once all was tried."""
         first: Exception | None = None
+        self.starter.readiness.drop()
         with contextlib.suppress(ContainerError):
             self.drop_spare()
         for container in self.list():

@@ -22,11 +22,11 @@ from typing import NoReturn
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.launch import Launch, Stdio, run_steps
 from vmcontainer_kernel.container.options import Options
-from vmcontainer_kernel.container.process import SETUP_FAILED, identity_steps
+from vmcontainer_kernel.container.process import SETUP_FAILED, program_steps, rights_steps
 from vmcontainer_kernel.container.spec import Process
 from vmcontainer_kernel.container.step import Scene, Step
 
-__all__ = ["Spare", "shape_of", "waiting_step"]
+__all__ = ["Spare", "shape_of", "waiting_steps"]
 
 _MESSAGE_BYTES = 1 << 20
 
@@ -72,20 +72,22 @@ def shape_of(options: Options) -> Options:
     return options.replace(argv=(), env={}, workdir="", memory_bytes=None, cpus=None, pids_limit=None)
 
 
-def waiting_step(base: Process, *, user_namespace: bool, seccomp: Sequence[Step] = ()) -> Step:
-    """Return a spare's last step: it waits, takes on an identity and becomes the program."""
+def waiting_steps(base: Process, *, user_namespace: bool, seccomp: Sequence[Step] = ()) -> list[Step]:
+    """Return a spare's last steps: it gives up its rights, waits, and becomes the program."""
+    early, late = ((), seccomp) if base.no_new_privileges else (seccomp, ())
+    rights = rights_steps(base, user_namespace=user_namespace, tty=False, seccomp=early)
 
     def wait(scene: Scene) -> None:
-        _become(scene, base, seccomp, user_namespace=user_namespace)
+        _become(scene, base, late)
 
-    return Step("wait", "recvmsg(…, SCM_RIGHTS)", "made ahead: the program is not known yet", "unix(7)", wait)
+    why = "made ahead: the program is not known yet"
+    return [*rights, Step("wait", "recvmsg(…, SCM_RIGHTS)", why, "unix(7)", wait)]
 
 
-def _become(scene: Scene, base: Process, seccomp: Sequence[Step], *, user_namespace: bool) -> NoReturn:
+def _become(scene: Scene, base: Process, seccomp: Sequence[Step]) -> NoReturn:
     told = _receive(scene.sync_fd)
     process = base.replace(args=tuple(told["args"]), env=tuple(told["env"]), cwd=told["cwd"][0])
-    steps = identity_steps(process, user_namespace=user_namespace, tty=False, seccomp=seccomp)
-    os._exit(run_steps(steps, scene))
+    os._exit(run_steps(program_steps(process, (), seccomp), scene))
 
 
 def _receive(sync_fd: int) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from vmcontainer_kernel.container import jsontext, linux
-from vmcontainer_kernel.container.launch import enter_child
+from vmcontainer_kernel.container.entering import enter_child
 from vmcontainer_kernel.container.oci import groups, log
 from vmcontainer_kernel.container.oci.lifecycle import find_failure, load_spec, state, status_of
 from vmcontainer_kernel.container.oci.state import Folder, Saved

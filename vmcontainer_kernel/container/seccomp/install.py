@@ -62,13 +62,14 @@ def seccomp_steps(seccomp: Seccomp | None) -> list[Step]:
     ]
 
 
-def ordered(spec: Spec, last: Sequence[Step]) -> tuple[list[Step], list[Step]]:
-    """Return the filter's step, and the `last` steps before the program: wherever it may, the filter comes after them.
+def ordered(spec: Spec, last: Sequence[Step], made: Sequence[Step] | None = None) -> tuple[list[Step], list[Step]]:
+    """Return the filter's step (`made` if it is already), and the `last` steps before the program: wherever it may, the
+    filter comes after them.
 
     One that leaves calls to an agent comes before them, with no_new_privs too: they wait for `start`, and the parent
     must still be there to `pass_on`.
     """
-    steps = seccomp_steps(spec.linux.seccomp)
+    steps = seccomp_steps(spec.linux.seccomp) if made is None else [*made]
     if has_listener(spec.linux.seccomp) and spec.process.no_new_privileges:
         return [], [*steps, *last]
     return steps, list(last)

@@ -1,0 +1,99 @@
+"""The process that is ready: others are born into its memory, and it never comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.node.test_agent import SESSION, Bench
+from tests.node.test_spares import bench, is_inside, started_pid, wait_for  # noqa: F401 - a fixture
+from vmcontainer_kernel.errors import ContainerError
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "gone"
+
+
+def ready(bench: Bench) -> int:  # noqa: F811
+    """Return the process that waits for an order: a child of the supervisor outside of containers, not stopped."""
+    found = wait_for(bench, lambda pid: not is_inside(bench, pid) and state(pid) == "S")
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_container_of_another_shape_is_born_into_it(bench: Bench) -> None:  # noqa: F811
+    pid = ready(bench)
+    result = bench.container("echo $$; hostname; read x; echo $x; exit 3", read_only=True, hostname="born")
+    assert result.out == b"1\nborn\n\n"
+    assert result.status == 3
+    assert state(pid) in ("T", "gone")  # it was stopped where it was, and not let back
+    assert started_pid(result.events) != pid
+    started = next(event for event in result.events if event["event"] == "started")
+    assert [step for step, _ in started["steps"]][:2] == ["private", "overlay"]
+
+
+def test_a_further_process_is_born_into_it(bench: Bench) -> None:  # noqa: F811
+    bench.call("container.run", name="web", options={"argv": ["sleep", "60"], "memory_bytes": 1 << 26}, detach=True)
+    bench.wait(bench.collect("container.exec", None, name="web", options={"argv": ["true"]}))
+    pid = ready(bench)
+    script = (
+        "cat /proc/self/cgroup /proc/1/cgroup; readlink /proc/self/ns/* /proc/1/ns/*;"
+        "grep -E '^(Cap|NoNew|Secc)' /proc/self/status; ls /proc/self/fd"
+    )
+    result = bench.wait(bench.collect("container.exec", None, name="web", options={"argv": ["sh", "-c", script]}))
+    assert state(pid) in ("T", "gone")
+    lines = result.out.decode().split("\n")
+    groups = [line for line in lines if line.count(":") == 2 and "/" in line]
+    assert groups[: len(groups) // 2] == groups[len(groups) // 2 :]
+    spaces = [line for line in lines if "[" in line]
+    assert spaces[: len(spaces) // 2] == spaces[len(spaces) // 2 :]
+    assert "Seccomp:\t2" in lines
+    assert "NoNewPrivs:\t1" in lines
+    assert "CapInh:\t0000000000000000" in lines
+    assert lines[-5:-1] == ["0", "1", "2", "3"]  # ls has opened the fourth itself
+    bench.call("container.remove", name="web", force=True)
+
+
+def test_errors_are_the_same(bench: Bench) -> None:  # noqa: F811
+    ready(bench)
+    with pytest.raises(ContainerError, match="no such program"):
+        bench.wait(bench.collect("container.run", None, name="", options={"argv": ["nosuch"], "read_only": True}))
+    ready(bench)
+    with pytest.raises(ContainerError, match="no folder /nowhere"):
+        bench.call("container.run", name="web", options={"argv": ["sleep", "60"]}, detach=True)
+        options = {"argv": ["true"], "workdir": "/nowhere"}
+        bench.wait(bench.collect("container.exec", None, name="web", options=options))
+    bench.call("container.remove", name="web", force=True)
+
+
+def test_one_that_was_killed_is_replaced(bench: Bench) -> None:  # noqa: F811
+    pid = ready(bench)
+    os.kill(pid, signal.SIGKILL)
+    bench.wait(asyncio.sleep(0.1))
+    assert bench.container("echo on", hostname="x").out == b"on\n"
+    assert ready(bench) != pid
+
+
+def test_what_waits_is_not_in_the_view(bench: Bench) -> None:  # noqa: F811
+    pid = ready(bench)
+    view = bench.call("view", node="host", notebook_pid=os.getpid())
+    assert pid not in [process["pid"] for process in view["processes"]]
+
+
+def test_it_ends_with_a_killed_supervisor(bench: Bench) -> None:  # noqa: F811
+    pid = ready(bench)
+    os.kill(bench.agent.process.pid, signal.SIGKILL)
+    bench.agent.process.wait(5)
+    for _ in range(200):
+        if state(pid) in ("gone", "Z"):
+            break
+        bench.wait(asyncio.sleep(0.02))
+    assert state(pid) in ("gone", "Z")
+    Bench(bench.folder.with_name(f"{SESSION}-2"), bench.folder.parent.parent / "images").close()  # it sweeps

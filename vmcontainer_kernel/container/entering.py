@@ -1,0 +1,83 @@
+"""One more process in a container: a helper joins its namespaces and clones the process as its own sibling."""
+
+from __future__ import annotations
+
+import _socket
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container.cgroups import Cgroup
+from vmcontainer_kernel.container.launch import Clone, Entry, Launch, Start, Stdio, abandon, clone_by_helper, instead_of
+from vmcontainer_kernel.container.process import signals_to_reset
+from vmcontainer_kernel.container.scheduling import pin
+from vmcontainer_kernel.container.settings import oom_steps
+from vmcontainer_kernel.container.spec import Process
+from vmcontainer_kernel.container.step import Scene, Step
+
+__all__ = ["enter_child"]
+
+
+def enter_child(
+    flags: int,
+    init_pid: int,
+    steps: Sequence[Step],
+    stdio: Stdio,
+    group: Cgroup | None,
+    extra: Sequence[int] = (),
+    process: Process | None = None,
+    set_up: Callable[[int, int], None] | None = None,
+    clone: Callable[[int], Clone] | None = None,
+) -> Launch:
+    """Start a process inside the namespaces `flags` of the process `init_pid` and in `group`; `process` may say on
+    which CPUs it begins and ends up, and how soon it is killed when memory runs out.
+
+    `set_up(pid, sync_fd)`: the parent's part, if the steps wait for one; if it raises, the child is ended and reaped.
+    `clone(pidfd)`: what makes the process, if not this one.
+    """
+    pidfd, group_fd = os.pidfd_open(init_pid), group.open_for_birth() if group else -1
+    report_r, report_w = os.pipe2(os.O_CLOEXEC)
+    ours, theirs = (one.detach() for one in _socket.socketpair()) if set_up else (-1, -1)
+    start = Start(steps, stdio, report_w, theirs, tuple(extra), (("pidfd", pidfd),), tuple(signals_to_reset()))
+    cpus = (process.initial_cpus, process.final_cpus) if process else ("", "")
+    enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda scene: _enter(flags, scene, group, cpus))
+    first = oom_steps(process) if process else []
+    try:
+        make = clone(pidfd) if clone else partial(clone_by_helper, entry=Entry((*first, enter)), gate=None)
+        pid = make(0, start, group_fd)
+    except BaseException as error:
+        os.close(report_w)
+        report_w = -1
+        told = instead_of(error, report_r)
+        _close(report_r, ours)
+        if told is error:
+            raise
+        raise told from error
+    finally:
+        _close(pidfd, group_fd, report_w, theirs)
+    if set_up:
+        try:
+            set_up(pid, ours)
+        except BaseException:
+            abandon(pid, report_r, ours)
+            raise
+        os.close(ours)
+    return Launch(pid, report_r)
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _enter(flags: int, scene: Scene, group: Cgroup | None, cpus: tuple[str, str]) -> None:
+    pin(cpus[0], "process.execCPUAffinity.initial")
+    if group is not None:
+        group.join()
+    pin(cpus[1], "process.execCPUAffinity.final")
+    # Not dumpable: from now on processes of the container see this one, and must not reach the agent's program through
+    # /proc/PID/exe (CVE-2019-5736). execve makes the user's program dumpable again.
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    linux.setns(scene.handed["pidfd"], flags)

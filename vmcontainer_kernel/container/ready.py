@@ -1,0 +1,238 @@
+"""A process made ready: forked and warm while nobody waits, so that the next start is not slowed by being a fork.
+
+    agent                      ready process                    child: a container's process
+      fork ──────────────────▶ copies its pages, waits
+      order ─────────────────▶ plans the steps
+      (control groups)         clone(CLONE_VM|CLONE_VFORK|CLONE_PARENT|CLONE_NEW…) ──▶ sends its pid, waits
+      SIGSTOP ───────────────▶ ✗                              "+" and descriptors ──▶ goes on as any child
+
+A fork shares every page with its parent until one of them writes to it; then the page is copied, 4 µs each, and Python
+writes to some 500 of them (each use of an object counts a reference) on its way through the steps of a container. The
+ready process has its copies already. It cannot become the container itself: the first process of a pid namespace must
+be born in it. So its child is born into its memory (CLONE_VM), as after vfork(2), and nothing is copied again.
+
+vfork's rule is that the parent must not go on in memory its child has changed. It never does: it sleeps in clone(2),
+and before the child is let go, a SIGSTOP waits for it that it meets on its way back from there (signal(7)). It is ended
+later, so that taking its memory down delays nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import pickle
+import select
+import signal
+import socket
+from collections.abc import Callable, Sequence
+
+from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container.cgroups import Cgroup
+from vmcontainer_kernel.container.launch import Start, begin, clone_error
+from vmcontainer_kernel.container.process import SETUP_FAILED, reset_signals, signals_to_reset, take_descriptors
+from vmcontainer_kernel.container.record import Record
+from vmcontainer_kernel.container.step import Step
+from vmcontainer_kernel.container.vfork import bear, warm
+from vmcontainer_kernel.errors import ContainerError, LabError, from_json, to_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+__all__ = ["Entered", "Readiness", "Ready", "Recipe"]
+
+Recipe = Callable[[], Sequence[Step]]
+"""What makes the steps: a `functools.partial` of a module's function, so that it can be pickled; steps cannot."""
+
+_NUMBER_BYTES = 4
+_MOST_FDS = 64
+
+
+class Entered(Record):
+    """The namespaces to join before the child is made, and the group it joins; its descriptor comes with the order."""
+
+    flags: int
+    group: Cgroup | None = None
+
+
+class _Order(Record):
+    """What a ready process is told. With it come, if `grouped`, the group to be born in, and if `entered`, a pidfd."""
+
+    recipe: Recipe
+    flags: int
+    grouped: bool
+    entered: Entered | None
+
+
+class Ready:
+    """A process that waits for one order; the caller is its parent."""
+
+    def __init__(self, pid: int, gate: socket.socket) -> None:
+        self.pid = pid
+        self._gate = gate
+
+    @property
+    def alive(self) -> bool:
+        """False if it has ended: it sends nothing before an order."""
+        poller = select.poll()
+        poller.register(self._gate, select.POLLIN)
+        return not poller.poll(0)
+
+    def clone(
+        self, recipe: Recipe, meanwhile: Callable[[], None], entered: Entered | None = None, pidfd: int = -1
+    ) -> Callable[[int, Start, int], int]:
+        """Return what makes a child as `launch.clone` does: steps are made by `recipe` there, and `meanwhile` is done
+        here.
+        """
+
+        def clone(flags: int, start: Start, group_fd: int) -> int:
+            order = _Order(recipe, flags, group_fd >= 0, entered)
+            self._send(order, [fd for fd in (group_fd, pidfd) if fd >= 0])
+            meanwhile()
+            pid = self._child()
+            # To the child alone: a pipe that the stopped process holds, too, would never end.
+            shape = bytes((len(start.stdio), int(start.sync_fd >= 0)))
+            sync = [start.sync_fd] if start.sync_fd >= 0 else []
+            socket.send_fds(self._gate, [shape], [*start.stdio, start.report_fd, *sync, *start.extra])
+            return pid
+
+        return clone
+
+    def _send(self, order: _Order, fds: Sequence[int]) -> None:
+        message = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
+        # A length ahead: a stream socket may deliver a long message in parts.
+        socket.send_fds(self._gate, [len(message).to_bytes(_NUMBER_BYTES, "big")], fds)
+        self._gate.sendall(message)
+
+    def _child(self) -> int:
+        """Return the pid of the child it made; raise what it says if there is none."""
+        answer = self._gate.recv(1 << 16)
+        pid = int.from_bytes(answer[:_NUMBER_BYTES], "big")
+        if not pid:
+            if not answer:
+                raise ContainerError("the process that was ready has ended", hint="try again", where="clone")
+            raise from_json(json.loads(answer[_NUMBER_BYTES:]))
+        os.kill(self.pid, signal.SIGSTOP)
+        return pid
+
+    def close(self) -> None:
+        """End and reap it."""
+        self._gate.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+class Readiness:
+    """One process kept ready, made again while nobody waits."""
+
+    def __init__(self) -> None:
+        self._ready: Ready | None = None
+        self._spent: list[Ready] = []
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that are nobody's yet, or any more."""
+        return [one.pid for one in (*self._spent, *([self._ready] if self._ready else []))]
+
+    def make(self) -> None:
+        """Make one ready if there is none."""
+        self._end_spent()
+        if self._ready and not self._ready.alive:
+            self.drop()
+        if self._ready is None:
+            self._ready = make_ready()
+            warm()  # our own pages have been shared by the fork, too
+
+    def take(self) -> Ready | None:
+        """Return it, if there is one; it takes one order."""
+        ready, self._ready = self._ready, None
+        if ready is None:
+            return None
+        self._spent.append(ready)
+        return ready if ready.alive else None
+
+    def drop(self) -> None:
+        """End it, and what is left of earlier ones."""
+        if self._ready:
+            self._spent.append(self._ready)
+            self._ready = None
+        self._end_spent()
+
+    def _end_spent(self) -> None:
+        while self._spent:
+            self._spent.pop().close()
+
+
+def make_ready() -> Ready:
+    """Fork a process that will follow an order."""
+    ours, theirs = socket.socketpair()
+    handled = signals_to_reset()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = linux.clone(0)
+        if pid == 0:
+            _wait(theirs.detach(), handled)
+    except OSError as error:
+        raise clone_error(error) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    theirs.close()
+    return Ready(pid, ours)
+
+
+def _wait(gate_fd: int, handled: list[int]) -> NoReturn:
+    try:
+        gc.disable()
+        signal.set_wakeup_fd(-1)
+        reset_signals(handled)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        gate = socket.socket(fileno=take_descriptors((null, null, null), gate_fd)[0])
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        warm()
+        _follow(gate, *_receive(gate))
+    finally:
+        os._exit(SETUP_FAILED)
+
+
+def _receive(gate: socket.socket) -> tuple[_Order, list[int]]:
+    """Wait for an order; end quietly if the other side ends."""
+    head, fds, _, _ = socket.recv_fds(gate, _NUMBER_BYTES, _MOST_FDS)
+    message, wanted = b"", int.from_bytes(head, "big")
+    while len(message) < wanted or len(head) < _NUMBER_BYTES:
+        part = gate.recv(wanted - len(message)) if len(head) == _NUMBER_BYTES else b""
+        if not part:
+            os._exit(0)
+        message += part
+    order: _Order = pickle.loads(message)
+    return order, list(fds)
+
+
+def _follow(gate: socket.socket, order: _Order, fds: list[int]) -> NoReturn:
+    """Make the child. This process does not come back from it; the child goes on as if it were cloned by the caller."""
+    group_fd = fds.pop(0) if order.grouped else -1
+    root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        steps = order.recipe()
+        if order.entered:
+            # Not dumpable: from now on processes of the container see this one, and must not reach the agent's program
+            # through /proc/PID/exe (CVE-2019-5736). execve makes the user's program dumpable again.
+            linux.prctl(linux.PR_SET_DUMPABLE, 0)
+            linux.setns(fds.pop(0), order.entered.flags)
+        pid = bear(order.flags, group_fd)
+    except (OSError, LabError) as error:
+        told = error if isinstance(error, LabError) else clone_error(error)
+        gate.sendall(bytes(_NUMBER_BYTES) + json.dumps(to_json(told)).encode())
+        os._exit(SETUP_FAILED)
+    os.write(gate.fileno(), pid.to_bytes(_NUMBER_BYTES, "big"))
+    shape, given, _, _ = socket.recv_fds(gate, 2, _MOST_FDS)
+    if len(shape) < 2:
+        os._exit(SETUP_FAILED)
+    if order.entered and order.entered.group:
+        order.entered.group.join(root_fd)
+    stdio, (report_fd, *rest) = tuple(given[: shape[0]]), given[shape[0] :]
+    sync_fd = rest.pop(0) if shape[1] else -1
+    begin(Start(steps, stdio, report_fd, sync_fd, tuple(rest)))

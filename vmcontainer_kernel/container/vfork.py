@@ -1,0 +1,46 @@
+"""A child that is born into its parent's memory, and the pages of a memory (clone(2), madvise(2))."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from signal import SIGCHLD
+
+from vmcontainer_kernel.container import linux
+
+__all__ = ["bear", "warm"]
+
+_MADV_POPULATE_WRITE = 23
+_NR_MADVISE = {"x86_64": 28, "aarch64": 233}.get(os.uname().machine, 0)
+
+
+def bear(flags: int, group_fd: int = -1) -> int:
+    """Clone a child into this memory and for this process's own parent; return in the child, with its pid in the
+    parent's pid namespace (clone(2): CLONE_VM, CLONE_VFORK, CLONE_PARENT, CLONE_PARENT_SETTID).
+
+    `group_fd`: as in `linux.clone`. This process sleeps until the child runs another program or ends; it must be kept
+    from coming back then, as its stack is the child's.
+    """
+    tid = ctypes.c_uint32()
+    address = ctypes.addressof(tid)
+    flags |= linux.CLONE_VM | linux.CLONE_VFORK | linux.CLONE_PARENT | linux.CLONE_PARENT_SETTID
+    if group_fd < 0:
+        linux.check(linux.syscall(linux.NR_CLONE, flags | SIGCHLD, 0, address, 0, 0), "clone")
+        return tid.value
+    fields = (flags | linux.CLONE_INTO_CGROUP, 0, 0, address, SIGCHLD, 0, 0, 0, 0, 0, group_fd)
+    arguments = struct.pack("=11Q", *fields)
+    linux.check(linux.syscall(linux.NR_CLONE3, arguments, len(arguments)), "clone3")
+    return tid.value
+
+
+def warm() -> None:
+    """Copy every page of this process that its next write would have to copy (MADV_POPULATE_WRITE, Linux 5.14; an
+    older kernel knows no such advice, and the writes do it).
+    """
+    with open("/proc/self/maps") as maps:
+        lines = maps.read().splitlines()
+    for words in map(str.split, lines):
+        if _NR_MADVISE and words[1] == "rw-p" and words[-1] != "[stack]":
+            begins, ends = (int(word, 16) for word in words[0].split("-"))
+            linux.syscall(_NR_MADVISE, begins, ends - begins, _MADV_POPULATE_WRITE)
