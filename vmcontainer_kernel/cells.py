@@ -9,7 +9,7 @@ import argparse
 import codecs
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TextIO
 
 from .errors import CommandFailed, LabError, NodeLost, TimeLimit, UserError
@@ -145,15 +145,17 @@ def start_detached(
     """Start a container that runs on, and return its name."""
     described = {**container_options(options), **process_options(options), "argv": argv}
 
-    async def start() -> str:
+    async def start() -> tuple[str, dict[str, Any]]:
         node = await find_node()
         await give_image(node, options.image)
         arguments = {"name": options.name, "options": described, "remove": options.rm, "detach": True}
-        name = str((await node.call("container.run", **arguments))["container"])
-        session.note_container(node, name, container_options(options))
-        return name
+        reply = await node.call("container.run", **arguments)
+        session.note_container(node, str(reply["container"]), container_options(options))
+        return node.name, reply
 
-    return session.wait(start())
+    node_name, reply = session.wait(start())
+    tell(session, node_name, [{"event": "started", **reply}])
+    return str(reply["container"])
 
 
 # -- running it
@@ -179,6 +181,7 @@ def run_cell(
         better: LabError = session.wait(session.explain_loss(run.node_name, error))
         raise better from None
     finally:
+        tell(session, run.node_name, run.events)
         for stream, name in ((STDOUT, options.out), (STDERR, options.err)):
             sink = sinks[stream]
             if isinstance(sink, Printer):
@@ -201,6 +204,13 @@ def watch(run: Run, sinks: dict[int, Printer]) -> dict[str, Any]:
             return {} if run.answer.cancelled() else run.answer.result()
         except KeyboardInterrupt:
             run.detach()
+
+
+def tell(session: Session, node_name: str, events: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Say on the cell's standard error what containers lack on this node, and what of this one is not as asked."""
+    warnings = [line for event in events if event.get("event") == "started" for line in event.get("warnings") or ()]
+    for line in [*session.untold(node_name), *warnings]:
+        print(f"[{node_name}] {line}", file=sys.stderr)
 
 
 def _sinks(options: argparse.Namespace) -> dict[int, Printer | Captured]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import probe
+from .container.ladder import GUEST, ID_RANGES, ROOT, RUNGS
 from .errors import LabError, NotFound
 from .memory import available_memory
 from .paths import cache_dir
@@ -87,7 +88,7 @@ def default_node(checks: Iterable[Check]) -> tuple[str, str] | None:
     if not {"containers-on-host", "qemu"} <= by_name.keys():
         return None
     host = by_name["containers-on-host"]
-    if host.verdict == "ok":
+    if host.verdict != "no":
         return "host", "this kernel lets this user make containers"
     if by_name["qemu"].verdict == "no":
         return "host", f"it will fail ({host.reason}), but there is no QEMU to make a guest with"
@@ -260,8 +261,18 @@ def _overlay() -> Finding:
 
 
 def _containers() -> Finding:
-    well = "made all namespaces, mounted a fresh /proc, changed the root"
-    return _by_doing("containers-on-host", well, "nothing need be done: containers run in a guest, %%container --on vm")
+    """Tell the rung of the ladder that holds, and why no higher one does."""
+    found = probe.find_footing()
+    reason = f"made one; rung {found.number} of {len(RUNGS)}: {found.rung}"
+    lacking = "".join(f"; not {rung}: {why}" for rung, why in found.why if rung != ROOT.name)
+    if found.rung == GUEST.name:
+        why = "; ".join(dict.fromkeys(reason for rung, reason in found.why if rung not in (ROOT.name, ID_RANGES.name)))
+        hint = "nothing need be done: containers run in a guest, %%container --on vm"
+        return Finding("no", why or found.reason_against(ROOT), hint)
+    if found.rung in (ROOT.name, ID_RANGES.name):
+        return Finding("ok", reason + lacking)
+    hint = "ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER; or all of it in a guest: --on vm"
+    return Finding("degraded", reason + lacking, hint)
 
 
 def _cgroups() -> Finding:
@@ -348,7 +359,7 @@ PROBES: dict[str, Probe] = {
     "user-namespaces": Probe(_user_namespaces, "an ordinary user's containers run in a guest"),
     "mount": Probe(_mount, "containers run in a guest"),
     "overlay": Probe(_overlay, "containers run in a guest"),
-    "containers-on-host": Probe(_containers, "containers run in a guest, beside a kernel that is not this one"),
+    "containers-on-host": Probe(_containers, "containers have one user or the node's /proc, or run in a guest"),
     "cgroups": Probe(_cgroups, "containers on this kernel have no memory, CPU and process limits"),
     "sys-resource": Probe(_sys_resource, "limits of setrlimit(2) can be lowered, not raised"),
     "guest-image": Probe(_guest_image, "the first %%vm must build it, which takes a minute and the network"),

@@ -3,6 +3,7 @@
     explore() ──exec──▶ python -S -m vmcontainer_kernel.probe ──fork──▶ user-namespaces ─┐
                                                               ──fork──▶ mount            ├─▶ {name: "" or what failed}
                                                               ──fork──▶ …                ┘
+    find_footing() ──exec──▶ … ladder ──▶ container.trial.climb
 
 Nothing else tells the truth. Ubuntu 24.04 lets ``unshare`` succeed and then takes the capabilities away, a Kubernetes
 pod allows all but a fresh /proc, Docker's seccomp profile forbids what every sysctl allows. The children come from a
@@ -11,7 +12,6 @@ program of their own, as a notebook's process has threads and may not enter a us
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -24,11 +24,14 @@ from typing import Any
 
 from .container import linux
 from .container.cgroups import Cgroups
+from .container.circumstances import remembered
+from .container.ladder import Footing
 from .container.spec import Cpu, Memory, Resources
+from .container.trial import FOOTING_FILE, climb
 from .errors import HostError
 from .paths import cache_dir
 
-__all__ = ["PROBES", "explore", "remembered"]
+__all__ = ["PROBES", "explore", "find_footing", "footing"]
 
 # It takes 0.1 s; a busy computer must not look like one that forbids everything.
 LIMIT_S = 3.0
@@ -41,8 +44,13 @@ def explore() -> dict[str, str]:
 
     Raises HostError if the probing program itself fails.
     """
+    found: dict[str, str] = _ask()
+    return found
+
+
+def _ask(*arguments: str) -> Any:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-S", "-m", __name__]
+    command = [sys.executable, "-S", "-m", __name__, *arguments]
     try:
         done = subprocess.run(
             command,
@@ -58,50 +66,19 @@ def explore() -> dict[str, str]:
     if done.returncode:
         last = (done.stderr.splitlines() or ["it said nothing"])[-1]
         raise HostError(f"the kernel could not be probed: status {done.returncode}", where=last)
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    return json.loads(done.stdout)
 
 
-def remembered(name: str, find: Callable[[], bool]) -> bool:
-    """Return what `find` found for a process with the same rights since this computer started; else ask it now."""
-    store = cache_dir("probes") / f"{name}.json"
-    rights = _rights()
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(store.read_text())
-        if kept["rights"] == rights:
-            return bool(kept["found"])
-    found = find()
-    with contextlib.suppress(OSError):  # a full disk costs the memory, not the answer
-        temporary = store.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({"rights": rights, "found": found}))
-        temporary.rename(store)
-    return found
-
-
-def _rights() -> list[str]:
-    """Return all that a probe's outcome depends on: this boot, this program and its namespaces, what proc(5) calls
-    its credentials and filters, and which cgroup it is in.
+def footing() -> Footing:
+    """Return the rung of the ladder this user stands on here, tried once since this computer started with the same
+    rights (`circumstances.remembered`).
     """
-    wanted = ("Uid:", "Gid:", "Groups:", "CapPrm:", "CapEff:", "CapBnd:", "NoNewPrivs:", "Seccomp:", "Seccomp_filters:")
-    lines = Path("/proc/self/status").read_text().splitlines()
-    namespaces = [str(path.readlink()) for path in sorted(Path("/proc/self/ns").iterdir())]
-    return [line for line in lines if line.startswith(wanted)] + namespaces + [_text(path) for path in _CONDITIONS]
+    return Footing.from_json(remembered(cache_dir("probes") / FOOTING_FILE, lambda: find_footing().to_json()))
 
 
-_CONDITIONS = [
-    Path("/proc", name)
-    for name in (
-        *("self/attr/current", "self/cgroup", "sys/kernel/random/boot_id", "sys/user/max_user_namespaces"),
-        *("sys/kernel/unprivileged_userns_clone", "sys/kernel/apparmor_restrict_unprivileged_userns"),
-    )
-]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+def find_footing() -> Footing:
+    """Try the rungs of the ladder now. Raises HostError if the probing program itself fails."""
+    return Footing.from_json(_ask("ladder"))
 
 
 class _StepFailed(Exception):
@@ -149,29 +126,6 @@ def _overlay() -> None:
     _do("write to the overlay", Path(STAGE, "merged", "file").write_text, "probe")
 
 
-def _containers() -> None:
-    """All that a container needs, in the order of the real thing."""
-    kinds = [kind for kind in linux.NAMESPACE_FLAGS if kind not in ("user", "mount")]
-    _enter_mount_namespace()
-    for kind in kinds:
-        _do(f"new {kind} namespace", linux.unshare, linux.NAMESPACE_FLAGS[kind])
-    child = os.fork()  # the first process of the new pid namespace: only there is a fresh /proc allowed
-    if child == 0:
-        _report(_enter_root)
-    _, status = os.waitpid(child, 0)
-    if status:
-        raise _StepFailed("")  # the child has told already
-
-
-def _enter_root() -> None:
-    new_root = f"{STAGE}/root"
-    for path in (new_root, f"{new_root}/proc", f"{new_root}/old"):
-        Path(path).mkdir()
-    _do("bind the root file system", linux.mount, new_root, new_root, None, linux.MS_BIND)
-    _do("mount a fresh /proc", linux.mount, "proc", f"{new_root}/proc", "proc")
-    _do("pivot_root", linux.pivot_root, new_root, f"{new_root}/old")
-
-
 def _cgroups() -> None:
     groups = Cgroups.detect(f"probe-{os.getpid()}")
     if groups is None:
@@ -194,7 +148,6 @@ PROBES: dict[str, Callable[[], None]] = {
     "user-namespaces": _user_namespaces,
     "mount": _enter_mount_namespace,
     "overlay": _overlay,
-    "containers-on-host": _containers,
     "cgroups": _cgroups,
 }
 """Check name of ``doctor`` → what is done in the child."""
@@ -232,11 +185,14 @@ def _run(name: str, probe: Callable[[], None]) -> str:
 
 
 def main() -> None:
-    """Print what each probe found as one JSON object."""
+    """Print what each probe found, or with ``ladder`` the rung that holds, as one JSON object."""
     if os.geteuid() != 0:
         # After a change of ids /proc/self/uid_map would belong to root (prctl(2), PR_SET_DUMPABLE).
         linux.prctl(linux.PR_SET_DUMPABLE, 1)
-    print(json.dumps({name: _run(name, probe) for name, probe in PROBES.items()}))
+    if sys.argv[1:] == ["ladder"]:
+        print(json.dumps(climb().to_json()))
+    else:
+        print(json.dumps({name: _run(name, probe) for name, probe in PROBES.items()}))
 
 
 if __name__ == "__main__":

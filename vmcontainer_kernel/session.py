@@ -68,6 +68,7 @@ class Session:
         self.containers: dict[tuple[str, str], dict[str, Any]] = {}  # (node, name) -> options it was made with
         self._host: HostAgent | None = None
         self._host_lock = asyncio.Lock()
+        self._untold: list[str] = []
         self._making: dict[str, asyncio.Lock] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vmcontainer", daemon=True)
@@ -297,16 +298,27 @@ class Session:
         if made_with is None:
             await give_image(node, options.get("image"))
             try:
-                await node.call("container.run", name=name, options={**options, "argv": list(HOLD)}, detach=True)
+                described = {**options, "argv": list(HOLD)}
+                reply = await node.call("container.run", name=name, options=described, detach=True)
             except asyncio.CancelledError:  # an agent carries out requests in order: it may be there by then
                 node.start("container.remove", {"name": name, "force": True})
                 raise
+            self._untold += reply.get("warnings") or []
             self.containers[node.name, name] = options
         elif any(made_with.get(key) != value for key, value in options.items()):
             raise UserError(
                 f"container {name} was made with other options: {made_with or 'none'}",
                 hint=f"remove it first (%container rm {name}), or leave the options out",
             )
+
+    def untold(self, node_name: str) -> list[str]:
+        """Return what the user does not know yet: what containers lack on this node, and what one of his has not as
+        asked; each once.
+        """
+        host = self._host.node if self._host and node_name == "host" else None
+        lacking: list[str] = host.facts.pop("losses", []) if host else []
+        told, self._untold = self._untold, []
+        return [f"containers here: {'; '.join(lacking)} (%lab doctor says more)"] * bool(lacking) + told
 
     def note_container(self, node: Node, name: str, options: dict[str, Any]) -> None:
         """Take note of a container that was made by name, so that cells run inside it."""

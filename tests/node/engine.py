@@ -21,12 +21,22 @@ NOBODY = 65534
 class Engine:
     """The driver process; a method call is a request."""
 
-    def __init__(self, base: Path, uid: int, before: str = "", package: Path | None = None) -> None:
+    def __init__(
+        self,
+        base: Path,
+        uid: int,
+        before: str = "",
+        package: Path | None = None,
+        *,
+        words: tuple[str, ...] = (),
+        rights: tuple[str, ...] = (),
+    ) -> None:
         self.base = base
         package = package or base / "package"
         python = Path(sys.executable).resolve()
         # -S as in a guest; -B: an ordinary user may not write beside the source.
-        command = [str(python), "-S", "-B", str(package / "engine_driver.py"), str(base)]
+        command = [str(python), "-S", "-B", str(package / "engine_driver.py"), str(base), *words]
+        command = [*rights, *command]
         if uid != os.geteuid():
             command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", *command]
         if before:
@@ -74,8 +84,8 @@ class Engine:
         assert self.process.wait(10) == 0
 
 
-def start_engine(base: Path, uid: int) -> Engine:
-    """Start a driver as a user who can read it: below a folder of theirs, as a checkout may be private to root."""
+def prepare_base(base: Path, uid: int) -> None:
+    """Make what a driver needs where its user can read it: a checkout may be private to root."""
     shutil.copytree(ROOT / "vmcontainer_kernel", base / "package" / "vmcontainer_kernel")
     shutil.copy(ROOT / "tests/node/engine_driver.py", base / "package")
     build_busybox(Store(base / "store"))
@@ -84,4 +94,9 @@ def start_engine(base: Path, uid: int) -> Engine:
         path.chmod(0o755)
     for path in (base, *base.rglob("*")):
         os.lchown(path, uid, uid)
+
+
+def start_engine(base: Path, uid: int) -> Engine:
+    """Start a driver as a user, below a folder of theirs."""
+    prepare_base(base, uid)
     return Engine(base, uid)

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from vmcontainer_kernel.container.cgroups import Cgroups
+from vmcontainer_kernel.container.ids import Steward
 from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.ladder import losses
 from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.runtime import Container, Launch, Runtime, read_report
+from vmcontainer_kernel.container.trial import find_footing
 from vmcontainer_kernel.errors import LabError, to_json
 
 LIMIT_S = 30.0
@@ -27,11 +30,13 @@ LIMIT_S = 30.0
 class Driver:
     """One runtime and the processes it has on the way."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, *, climbs: bool) -> None:
         session = f"test-{os.getpid()}"
-        # As on the host: the agent asks for groups only as root (an ordinary user has none of his own).
+        self.footing = find_footing(base / "probes") if climbs else None
+        # An ordinary user might have a tree of his own, as a service of systemd's; the tests shall not depend on it.
         cgroups = Cgroups.detect(session) if os.geteuid() == 0 else None
-        self.runtime = Runtime(base / "run", Store(base / "store"), session=session, cgroups=cgroups)
+        store = Store(base / "store", Steward(self.footing.ids if self.footing else None))
+        self.runtime = Runtime(base / "run", store, session=session, cgroups=cgroups, footing=self.footing)
         self.running: dict[int, tuple[Launch, int, Container | None]] = {}
 
     def create(self, name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -141,6 +146,18 @@ class Driver:
         assert group
         group.freeze()
 
+    def ladder(self) -> dict[str, Any]:
+        """Tell on which rung this is, what is lost there, and what containers were warned of."""
+        found = self.runtime.footing
+        return {**found.to_json(), "losses": losses(found), "number": found.number}
+
+    def warnings(self, name: str) -> Any:
+        return self.runtime.get(name).warnings
+
+    def remove_volume_of(self, path: str) -> None:
+        """Remove a folder that containers have written to."""
+        self.runtime.store.steward.remove_tree(path)
+
     def inspect(self, name: str) -> dict[str, Any]:
         return self.runtime.inspect(self.runtime.get(name))
 
@@ -181,7 +198,7 @@ class Driver:
 
 def main() -> None:
     ctypes.PyDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: never outlive the test
-    driver = Driver(Path(sys.argv[1]))
+    driver = Driver(Path(sys.argv[1]), climbs="climb" in sys.argv[2:])
     for line in sys.stdin:
         request = json.loads(line)
         try:

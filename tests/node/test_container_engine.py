@@ -323,7 +323,7 @@ def test_view_has_the_contracts_shape(rooted: Engine) -> None:
 
 
 def test_limits_without_control_groups_are_refused(rootless: Engine) -> None:
-    for options in ({"memory_bytes": 1 << 25}, {"cpus": 1}, {"pids_limit": 5}):
+    for options in ({"memory_reservation_bytes": 1 << 25}, {"cpus": 1}, {"cpuset_cpus": "0"}):
         with pytest.raises(HostError, match="control groups") as caught:
             rootless.sh("true", **options)
         assert "--on vm" in caught.value.hint

@@ -323,7 +323,7 @@ def test_a_group_that_does_not_empty_is_named(tmp_path: Path, monkeypatch: pytes
 def test_limits_of_processes_where_no_group_can_be_made() -> None:
     found = fallback_rlimits(LIMITS)
     assert found.rlimits == (Rlimit("RLIMIT_AS", 1 << 26, 1 << 26), Rlimit("RLIMIT_NPROC", 9, 9))
-    assert "each process" in found.loss and "all processes of this user" in found.loss
+    assert "each process" in found.loss and "each user of the container" in found.loss
     assert "cpu: not limited" in found.loss
     assert fallback_rlimits(Resources()) == fallback_rlimits(Resources(pids_limit=-1))
     assert fallback_rlimits(Resources()).loss == ""

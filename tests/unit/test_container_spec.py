@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from tests.unit.oci_documents import FULL
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.config import DEFAULT_CAPABILITIES, make_config
+from vmcontainer_kernel.container.ids import own_ids
+from vmcontainer_kernel.container.ladder import Footing
 from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse, parse_process
 from vmcontainer_kernel.container.spec import (
@@ -66,7 +68,7 @@ def test_a_configuration_is_json() -> None:
 
 
 def test_an_ordinary_user_gets_a_user_namespace() -> None:
-    spec = parse(make_config(Options(), IMAGE, name="c", owner=(1000, 1000)))
+    spec = parse(make_config(Options(), IMAGE, name="c", footing=Footing("one id", own_ids(1000, 1000))))
     assert "user" in spec.linux.kinds
     assert spec.linux.uid_mappings[0].host_id == 1000
 
@@ -394,7 +396,11 @@ def spots(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 GOOD = make_config(
-    Options(memory_bytes=1 << 25, cpus=0.5, pids_limit=7), IMAGE, name="c", owner=(1, 1), cgroups_path="/x"
+    Options(memory_bytes=1 << 25, cpus=0.5, pids_limit=7),
+    IMAGE,
+    name="c",
+    footing=Footing("one id", own_ids(1, 1)),
+    cgroups_path="/x",
 )
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from vmcontainer_kernel import cli, doctor, probe
+from vmcontainer_kernel.container.ids import own_ids
+from vmcontainer_kernel.container.ladder import BOUND, GUEST, ID_RANGES, ONE_ID, RUNGS, Footing
 from vmcontainer_kernel.doctor import Check
 from vmcontainer_kernel.errors import HostError, NotFound
 from vmcontainer_kernel.memory import available_memory
@@ -24,7 +26,9 @@ GIB = 1 << 30
 def refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that forbids all, as Docker's default profile does."""
     forbidden = dict.fromkeys(probe.PROBES, "new user namespace: Operation not permitted (EPERM)")
+    why = tuple((one.name, "new namespaces: Operation not permitted (EPERM)") for one in RUNGS[:-1])
     monkeypatch.setattr(probe, "explore", lambda: forbidden)
+    monkeypatch.setattr(probe, "find_footing", lambda: Footing(GUEST.name, why=why))
 
 
 def test_every_check_says_what_it_saw_and_what_its_lack_costs() -> None:
@@ -94,8 +98,21 @@ def test_where_the_kernel_forbids_containers_they_run_in_a_guest() -> None:
         assert "EPERM" in by_name[name].reason
     assert doctor.default_node([*checks[1:], Check("qemu", "ok", "")]) == (
         "guest",
-        "not on this kernel: new user namespace: Operation not permitted (EPERM)",
+        "not on this kernel: new namespaces: Operation not permitted (EPERM)",
     )
+
+
+def test_a_lower_rung_is_told_with_why_no_higher_one_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    why = (("root", "uid 5 is not root"), (ID_RANGES.name, "/etc/subuid gives ann no range"))
+    found = Footing(ONE_ID.name, own_ids(5, 5), (), why)
+    monkeypatch.setattr(probe, "find_footing", lambda: found)
+    check = doctor.check("containers-on-host")
+    assert check.verdict == "degraded" and "rung 3 of 5: one id" in check.reason
+    assert "not id ranges: /etc/subuid gives ann no range" in check.reason and "add-subuids" in check.hint
+    assert "one id" in doctor.to_text([check])
+    monkeypatch.setattr(probe, "find_footing", lambda: found.replace(rung=BOUND.name, bound=("/proc",)))
+    assert doctor.check("containers-on-host").verdict == "degraded"
+    assert (doctor.default_node([doctor.check("containers-on-host"), Check("qemu", "ok", "")]) or "")[0] == "host"
 
 
 def test_the_default_node() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vmcontainer_kernel import probe
 from vmcontainer_kernel.agent import guest, spawn
 from vmcontainer_kernel.agent.spawn import Command, start_plain
+from vmcontainer_kernel.container import circumstances
 from vmcontainer_kernel.errors import LabError, NodeError
 from vmcontainer_kernel.session import Guest, Session
 
@@ -64,24 +64,24 @@ def test_what_is_not_plain(change):
 
 
 def test_a_probe_is_asked_once_and_again_after_a_change(tmp_path, monkeypatch):
-    monkeypatch.setenv("VMCONTAINER_CACHE", str(tmp_path))
-    rights, asked = ["Uid: 0"], []
-    monkeypatch.setattr(probe, "_rights", lambda: list(rights))
+    held, asked = ["Uid: 0"], []
+    monkeypatch.setattr(circumstances, "circumstances", lambda: list(held))
+    store = tmp_path / "probes" / "x.json"
 
     def find():
         asked.append(1)
         return len(asked) > 1
 
-    assert [probe.remembered("x", find) for _ in range(3)] == [False] * 3
-    rights.append("NoNewPrivs: 1")
-    assert [probe.remembered("x", find) for _ in range(3)] == [True] * 3
-    (tmp_path / "probes/x.json").write_text("not JSON")
-    probe.remembered("x", find)
+    assert [circumstances.remembered(store, find) for _ in range(3)] == [False] * 3
+    held.append("NoNewPrivs: 1")
+    assert [circumstances.remembered(store, find) for _ in range(3)] == [True] * 3
+    store.write_text("not JSON")
+    circumstances.remembered(store, find)
     assert len(asked) == 3
 
 
 def test_rights_are_told_in_full():
-    words = " ".join(probe._rights())
+    words = " ".join(circumstances.circumstances())
     for part in ("Uid:", "CapBnd:", "NoNewPrivs:", "Seccomp:", "user:[", "mnt:["):
         assert part in words
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from vmcontainer_kernel import doctor, magics, verbs
+from vmcontainer_kernel import magics, probe, verbs
+from vmcontainer_kernel.container.ladder import BOUND, GUEST, ROOT, Footing
 from vmcontainer_kernel.errors import UserError
 from vmcontainer_kernel.verbs import nodes, words
 
@@ -28,9 +29,8 @@ class Session:
 
 @pytest.fixture
 def allowed(request: pytest.FixtureRequest, private_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    verdict = request.param
     monkeypatch.setattr(nodes, "_default_node", "")
-    monkeypatch.setattr(doctor, "check", lambda name: doctor.Check(name, verdict, "a reason"))
+    monkeypatch.setattr(probe, "find_footing", lambda: Footing(request.param.name))
 
 
 def found(name: str) -> Any:
@@ -40,7 +40,7 @@ def found(name: str) -> Any:
 
 @pytest.mark.parametrize(
     ("allowed", "default", "node"),
-    [("ok", "host", "found host"), ("no", "vm", "made vm"), ("degraded", "vm", "made vm")],
+    [(ROOT, "host", "found host"), (BOUND, "host", "found host"), (GUEST, "vm", "made vm")],
     indirect=["allowed"],
 )
 def test_where_the_host_allows_no_containers_they_run_in_a_machine(allowed: None, default: str, node: str) -> None:
@@ -48,7 +48,7 @@ def test_where_the_host_allows_no_containers_they_run_in_a_machine(allowed: None
     assert found("") == node
 
 
-@pytest.mark.parametrize("allowed", ["ok", "no"], indirect=True)
+@pytest.mark.parametrize("allowed", [ROOT, GUEST], indirect=True)
 def test_a_node_that_is_named_is_never_made(allowed: None) -> None:
     assert found("host") == "found host"
     assert found("vm") == "found vm"
@@ -57,9 +57,11 @@ def test_a_node_that_is_named_is_never_made(allowed: None) -> None:
 def test_the_answer_is_asked_for_once(private_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(nodes, "_default_node", "")
-    monkeypatch.setattr(doctor, "check", lambda name: asked.append(name) or doctor.Check(name, "no", ""))
+    monkeypatch.setattr(probe, "find_footing", lambda: asked.append(1) or Footing(GUEST.name))
     assert [verbs.default_node_name() for _ in range(3)] == ["vm"] * 3
-    assert asked == ["containers-on-host"]
+    monkeypatch.setattr(nodes, "_default_node", "")  # as in the next notebook: the answer is on the disk
+    assert verbs.default_node_name() == "vm"
+    assert len(asked) == 1
 
 
 def parsed(line: str, magic: str = "container") -> Any:

@@ -8,10 +8,14 @@ import select
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from ..container.cgroups import Cgroups
+from ..container.ids import Steward
 from ..container.images import Store
+from ..container.ladder import GUEST, Footing, losses
 from ..container.runtime import Runtime
+from ..container.trial import find_footing
 from ..container.volumes import Volumes
 from .channel import Channel
 from .containers import ContainerVerbs
@@ -48,12 +52,15 @@ def _host(fd: int, folder: Path, images: Path, *, spares: bool) -> None:
     supervisor.isolate()
     lock_fd = supervisor.lock(folder)
     session = folder.name
-    supervisor.sweep(folder.parent, session)
+    footing = find_footing(images.parent / "probes")
+    steward = Steward(footing.ids)
+    supervisor.sweep(folder.parent, session, steward)
     # Beside the images: a volume outlives the session.
-    volumes = Volumes(images.parent / "volumes")
-    runtime = Runtime(folder, Store(images), session=session, cgroups=Cgroups.detect(session), volumes=volumes)
+    volumes = Volumes(images.parent / "volumes", steward)
+    cgroups, store = Cgroups.detect(session), Store(images, steward)
+    runtime = Runtime(folder, store, session=session, cgroups=cgroups, volumes=volumes, footing=footing)
     try:
-        server = Server(Channel(fd, passes_fds=True), {"node": "host", "pid": os.getpid()})
+        server = Server(Channel(fd, passes_fds=True), _facts(footing))
         NodeVerbs(server, runtime, guest=False)
         ContainerVerbs(server, runtime, spares=spares)
         gc.freeze()  # a child that is cloned from here must not copy pages by collecting garbage
@@ -61,6 +68,12 @@ def _host(fd: int, folder: Path, images: Path, *, spares: bool) -> None:
     finally:
         supervisor.end(runtime, folder)
         os.close(lock_fd)
+
+
+def _facts(footing: Footing) -> dict[str, Any]:
+    """Return what the other side is told first; `losses`: what containers lack here, for the user to know."""
+    found = [] if footing.rung == GUEST.name else losses(footing, Cgroups.missing_reason())
+    return {"node": "host", "pid": os.getpid(), "losses": found}
 
 
 class GuestServer(Server):

@@ -134,7 +134,10 @@ class ContainerVerbs:
 
     def _add(self, request: int, launch: Launch, stdio: Stdio, kept: Kept, *, detach: bool) -> None:
         send, name = self._server.send, kept.container.name
-        kept.job = Job(request, launch, stdio, send, log=kept.log, role="container", subject=name, detach=detach)
+        told = kept.container.warnings
+        kept.job = Job(
+            request, launch, stdio, send, log=kept.log, role="container", subject=name, warnings=told, detach=detach
+        )
         kept.stopping, self._active = False, True
         self._server.add(kept.job)
         self._checkups.begin(kept)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from ..container import linux
 from ..container.container import Container
+from ..container.ids import Steward
 from ..container.launch import Launch
 from ..container.overlay import Overlay
 from ..container.process import take_descriptors
@@ -49,7 +50,8 @@ class CopyVerbs:
             if left_out:
                 os.write(2, f"[not copied, as they are no files: {' '.join(left_out[:20])}]\n".encode())
 
-        self._start(call, lambda container: pack(_root(container)), stdin=False)
+        steward = self._runtime.store.steward
+        self._start(call, lambda container: pack(_root(container, steward)), stdin=False)
 
     def copy_in(self, call: Call) -> None:
         """Write an archive (tar) that comes as STDIN to a place in the container."""
@@ -62,12 +64,14 @@ class CopyVerbs:
             with open(0, "rb", closefd=False) as source:
                 transfer.unpack(folder_fd, source, name)
 
-        self._start(call, lambda container: unpack(_root(container)), stdin=True)
+        steward = self._runtime.store.steward
+        self._start(call, lambda container: unpack(_root(container, steward)), stdin=True)
 
     def _start(self, call: Call, action: Action, *, stdin: bool) -> None:
         container = self._keeper.get(get_str(call.arguments, "name")).container
         if container.status != "running":
             self._runtime.renew(container)
+        self._runtime.store.steward.prepare()
         stdio = Stdio.make(tty=False, stdin=stdin)
         try:
             launch = fork(container, action, stdio.child)
@@ -104,14 +108,18 @@ def _child(container: Container, action: Action, stdio: tuple[int, int, int], re
         os._exit(status)
 
 
-def _root(container: Container) -> int:
-    """Return the container's root, opened."""
+def _root(container: Container, steward: Steward) -> int:
+    """Return the container's root, opened, and become who may reach all that is in it."""
     if container.status == "running":
-        return os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        steward.enter()
+        return root
+    steward.enter()
     rootless = "user" in container.spec.linux.new_kinds
+    alone = rootless and steward.ids is None
     uid, gid = os.geteuid(), os.getegid()
-    linux.unshare(linux.CLONE_NEWNS | (linux.CLONE_NEWUSER if rootless else 0))
-    if rootless:
+    linux.unshare(linux.CLONE_NEWNS | (linux.CLONE_NEWUSER if alone else 0))
+    if alone:
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)

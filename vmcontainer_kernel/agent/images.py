@@ -60,7 +60,10 @@ class ImageVerbs:
         """Send what a container changed as lines of A, C or D and a path: name."""
         from ..container.images import changes
 
+        steward = self._runtime.store.steward
+
         def write(container: Container) -> None:
+            steward.enter()
             lines = [f"{one.kind} {one.path}\n" for one in changes.diff(container.bundle / "upper", container.layers)]
             with open(1, "wb", closefd=False) as out:
                 out.write("".join(lines).encode("utf-8", "surrogateescape"))
@@ -72,14 +75,17 @@ class ImageVerbs:
         from ..container.images import changes, shelf
 
         image, comment = shelf.full_name(get_str(call.arguments, "image")), get_str(call.arguments, "comment", "")
+        steward = self._runtime.store.steward
+        alone = steward.ids is None
 
         def write(container: Container) -> None:
+            steward.enter()
             linux, upper = container.spec.linux, container.bundle / "upper"
             maps = [
                 [(one.container_id, one.host_id, one.size) for one in some]
                 for some in (linux.uid_mappings, linux.gid_mappings)
             ]
-            owners = changes.id_owners(*maps) if maps[0] else None
+            owners = changes.id_owners(*maps) if maps[0] and alone else None  # among the ids they are as inside
             made_by = " ".join(container.spec.process.args)[:200]
             made = changes.commit(
                 self._runtime.store, container.image, upper, image, created_by=made_by, comment=comment, owners=owners
@@ -90,6 +96,7 @@ class ImageVerbs:
 
     def _start(self, call: Call, action: Any) -> None:
         container = self._keeper.get(get_str(call.arguments, "name")).container
+        self._runtime.store.steward.prepare()
         stdio = Stdio.make(tty=False, stdin=False)
         try:
             launch = fork(container, action, stdio.child)

@@ -83,6 +83,7 @@ class Job:
         role: str = "process",
         subject: str = "",
         watches: str = "",
+        warnings: tuple[str, ...] = (),
         detach: bool = False,
         on_end: Callable[[Job], None] | None = None,
     ) -> None:
@@ -90,6 +91,7 @@ class Job:
         self.role = role  # process, machine or container
         self.subject = subject  # the container's name, if it is a container's first process
         self.watches = watches or subject  # the container whose limits are told while this runs
+        self.warnings = warnings  # what is not as asked; each is told once
         self.detach = detach  # REPLY when it runs; its output goes to the log only
         self.on_end = on_end  # who else wants to know
         self.outputs = [Output(request, kind, fd, None if detach else send, log) for kind, fd in stdio.outputs]
@@ -116,6 +118,7 @@ class Job:
         self._error = report.error
         # A container's process tells when it is about to become the program; a plain one tells errors only.
         begun = report.error is None and (report.complete or not self.watches)
+        self.warnings += report.warnings
         if begun:
             self.tell_started(report.steps)
         elif report.error is None and not self.signalled:
@@ -128,9 +131,9 @@ class Job:
     def tell_started(self, steps: list[tuple[str, float]]) -> None:
         """Say that the program runs."""
         self.steps = steps
-        self._event("started", {"pid": self.pid, "steps": steps})
+        self._event("started", {"pid": self.pid, "steps": steps, "warnings": self.warnings})
         if self.detach:
-            self._reply(Kind.REPLY, {"pid": self.pid, "container": self.subject})
+            self._reply(Kind.REPLY, {"pid": self.pid, "container": self.subject, "warnings": self.warnings})
 
     def _event(self, name: str, data: Mapping[str, Any]) -> None:
         self._send(encode_json(Kind.EVENT, self.request, {"event": name, **data}))

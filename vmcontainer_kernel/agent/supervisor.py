@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ..container import linux
 from ..container.cgroups import Cgroups
-from ..container.files import remove_tree
+from ..container.ids import Steward
 from ..container.runtime import Runtime
 from ..errors import LabError
 from . import observe
@@ -73,7 +73,7 @@ def _try_lock(folder: Path) -> int | None:
     return fd
 
 
-def sweep(run: Path, own: str) -> list[str]:
+def sweep(run: Path, own: str, steward: Steward) -> list[str]:
     """Remove what sessions left whose supervisor is gone; return their names."""
     swept = []
     for folder in sorted(run.iterdir()):
@@ -82,7 +82,7 @@ def sweep(run: Path, own: str) -> list[str]:
         fd = _try_lock(folder)
         if fd is None:
             continue
-        _remove(folder)
+        _remove(folder, steward)
         os.close(fd)
         swept.append(folder.name)
     return swept
@@ -93,13 +93,13 @@ def _is_new(folder: Path) -> bool:
     return not (folder / "lock").exists() and time.time() - folder.stat().st_mtime < 5
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Path, steward: Steward) -> None:
     cgroups = Cgroups.detect(folder.name)
     if cgroups:
         with contextlib.suppress(OSError, LabError):  # what cannot be removed now is met by the next sweep
             cgroups.close()
     with contextlib.suppress(OSError):
-        remove_tree(folder)
+        steward.remove_tree(folder)
 
 
 def end(runtime: Runtime, folder: Path) -> None:
@@ -110,7 +110,7 @@ def end(runtime: Runtime, folder: Path) -> None:
     with contextlib.suppress(Exception):
         runtime.close()
     _kill_descendants()
-    _remove(folder)
+    _remove(folder, runtime.store.steward)
 
 
 def _kill_descendants() -> None:

@@ -77,7 +77,7 @@ def _open_id_mapped(one: Mount, where: str, bundle: str, config: Linux) -> int:
     path, recursive, spread = mounts.source(one, bundle)
     tree = mounts.open_source(path, where, spread, recursive=recursive)
     own = config.replace(uid_mappings=one.uid_mappings, gid_mappings=one.gid_mappings) if one.uid_mappings else config
-    user_namespace = _open_user_namespace(own)
+    user_namespace = mappings.open_user_namespace(own)
     try:
         linux.mount_setattr(
             tree, "", linux.MOUNT_ATTR_IDMAP, idmap_fd=user_namespace, recursive="ridmap" in one.options
@@ -96,29 +96,3 @@ def _open_id_mapped(one: Mount, where: str, bundle: str, config: Linux) -> int:
     finally:
         os.close(user_namespace)
     return tree
-
-
-def _open_user_namespace(config: Linux) -> int:
-    """Return a user namespace with these mappings; it lives as long as the descriptor."""
-    ready_r, ready_w = os.pipe2(os.O_CLOEXEC)
-    wait_r, wait_w = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(wait_w)
-            linux.unshare(linux.CLONE_NEWUSER)
-            os.write(ready_w, b"+")
-            os.read(wait_r, 1)
-        finally:
-            os._exit(0)
-    try:
-        os.close(ready_w)
-        os.close(wait_r)
-        if os.read(ready_r, 1) != b"+":
-            raise HostError("this node allows no more user namespaces", hint="see /proc/sys/user/max_user_namespaces")
-        mappings.write_maps(pid, config)
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        os.close(ready_r)
-        os.close(wait_w)
-        os.waitpid(pid, 0)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 
 from vmcontainer_kernel.container import linux, signals
+from vmcontainer_kernel.container.cgroups import fallback_rlimits
+from vmcontainer_kernel.container.ladder import ID_RANGES, Footing
 from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.container.spec import Capabilities, Spec, User
 from vmcontainer_kernel.errors import HostError, UserError
 
-__all__ = ["check_name", "check_options", "possible"]
+__all__ = ["check_name", "check_options", "check_user", "possible", "without_groups"]
 
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
 _LIMITS = (
-    *("cpus", "cpu-shares", "cpuset-cpus", "cpuset-mems", "pids-limit", "blkio-weight"),
+    *("cpus", "cpu-shares", "cpuset-cpus", "cpuset-mems", "blkio-weight"),
     *("device-read-bps", "device-write-bps", "device-read-iops", "device-write-iops"),
 )
 
@@ -29,8 +31,8 @@ def check_name(name: str) -> None:
         )
 
 
-def check_options(options: Options, user: User, *, grouped: bool, rootless: bool) -> None:
-    """Refuse what this node cannot keep, before anything is done."""
+def check_options(options: Options, user: User, footing: Footing, *, grouped: bool, running: bool = False) -> None:
+    """Refuse what this node cannot keep, before anything is done; `running`: limits of a process that runs."""
     total_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     cpus = os.cpu_count() or 1
     if (options.memory_bytes or 0) > total_bytes:
@@ -44,30 +46,47 @@ def check_options(options: Options, user: User, *, grouped: bool, rootless: bool
     if options.stop_signal:
         signals.number_of(options.stop_signal)
     if not grouped:
-        _refuse_limits(options, rootless=rootless)
-    if rootless and (user.uid or user.gid):
-        raise HostError(
-            f"an ordinary user's container has one user, root, not {options.user}",
-            hint="his user namespace maps one id (user_namespaces(7)); run it in a guest: --on vm",
-            where="user",
-        )
+        _refuse_limits(options, rootless=footing.ids is not None, running=running)
+    check_user(user, options.user, footing)
     if "user" in options.without:
         why = (
             "an ordinary user can make the other namespaces only inside one"
-            if rootless
+            if footing.ids
             else "root's containers have none"
         )
         raise UserError(f"the user namespace cannot be left out: {why}", where="without")
 
 
-def _bytes_of(options: Options, word: str) -> int | None:
-    found: int | None = getattr(options, f"{word.replace('-', '_')}_bytes")
-    return found
+def check_user(user: User, asked: str, footing: Footing) -> None:
+    """Refuse a user or group that the container's user namespace does not have."""
+    ids = footing.ids
+    lacking = ids.lacks((user.uid,), (user.gid, *user.additional_gids)) if ids else ""
+    if not ids or not lacking:
+        return
+    if ids.several:
+        last = sum(one.size for one in ids.uids) - 1
+        raise HostError(
+            f"this user's containers have the ids up to {last}, and {asked} is {lacking}",
+            hint="root can set more aside (subuid(5)); or run it in a guest: --on vm",
+            where="user",
+        )
+    why = footing.reason_against(ID_RANGES)
+    raise HostError(
+        f"an ordinary user's container has one user, root, not {asked or lacking}" + (f": {why}" if why else ""),
+        hint="the rung of one id (vmcontainer doctor); run it in a guest: --on vm",
+        where="user",
+    )
 
 
-def _refuse_limits(options: Options, *, rootless: bool) -> None:
+def _refuse_limits(options: Options, *, rootless: bool, running: bool) -> None:
+    """Refuse limits that only groups keep; of an ordinary user's process that is yet to start, memory and processes
+    can be limited otherwise (`without_groups`).
+    """
     asked = [f"--{word}" for word in _LIMITS if getattr(options, word.replace("-", "_"), None)]
-    asked += [f"--{word}" for word in ("memory", "memory-reservation") if _bytes_of(options, word)]
+    asked += ["--memory-reservation"] if options.memory_reservation_bytes else []
+    if not rootless or running:
+        asked += ["--memory"] if options.memory_bytes else []
+        asked += ["--pids-limit"] if options.pids_limit else []
     if asked:
         who = "an ordinary user" if rootless else "this process"
         raise HostError(
@@ -75,6 +94,15 @@ def _refuse_limits(options: Options, *, rootless: bool) -> None:
             hint="run it in a guest, where you are root: --on vm",
             where="cgroups(7)",
         )
+
+
+def without_groups(spec: Spec) -> tuple[Spec, tuple[str, ...]]:
+    """Let each process of an ordinary user have limits of its own, where there are no groups; tell what that is not."""
+    limited = fallback_rlimits(spec.linux.resources)
+    if not limited.loss:
+        return spec, ()
+    rlimits = (*spec.process.rlimits, *limited.rlimits)
+    return spec.replace(process=spec.process.replace(rlimits=rlimits)), (limited.loss,)
 
 
 def possible(spec: Spec, options: Options, *, rootless: bool) -> Spec:

@@ -7,12 +7,13 @@ namespaces are joined) comes in as arguments.
 from __future__ import annotations
 
 from vmcontainer_kernel.container import limits
+from vmcontainer_kernel.container.ladder import Footing
 from vmcontainer_kernel.container.limits import DeviceNumbers
 from vmcontainer_kernel.container.linux import CAPABILITIES
 from vmcontainer_kernel.container.options import NAMESPACES, Options
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.seccomp.profile import default_profile
-from vmcontainer_kernel.container.spec import User
+from vmcontainer_kernel.container.spec import IdMapping, User
 from vmcontainer_kernel.errors import UserError
 
 TYPE_CHECKING = False
@@ -64,31 +65,31 @@ def make_config(
     user: User | None = None,
     home: str = "/",
     cgroups_path: str = "",
-    owner: tuple[int, int] | None = None,
+    footing: Footing | None = None,
     around: Surroundings | None = None,
 ) -> dict[str, Any]:
     """Return the OCI ``config.json`` (runtime-spec 1.2) for `options` on an image (image-spec, config.md, "config").
 
-    `user`, `home`: `options.user` as looked up in the image. `owner`: the (uid, gid) of an ordinary user, who gets a
-    user namespace.
+    `user`, `home`: `options.user` as looked up in the image. `footing`: what this user may have; an ordinary one gets
+    a user namespace.
     """
     around, defaults = around or Surroundings(), image_config.get("config") or {}
-    left_out = _left_out(options)
-    kinds = [kind for short, kind in NAMESPACES.items() if short not in left_out and (short != "user" or owner)]
+    footing = footing or Footing()
+    left_out, ids = _left_out(options), footing.ids
+    kinds = [kind for short, kind in NAMESPACES.items() if short not in left_out and (short != "user" or ids)]
     config: dict[str, Any] = {
         "ociVersion": "1.2.0",
         "process": _process(options, defaults, name, user or User(), home),
         "root": {"path": "rootfs", "readonly": options.read_only},
         "hostname": "" if "uts" in left_out or "uts" in around.joined else (options.hostname or name),
-        "mounts": _mounts(options, around, kinds, cgroup=bool(cgroups_path), rootless=owner is not None),
+        "mounts": _mounts(options, around, kinds, footing, cgroup=bool(cgroups_path)),
         "linux": _linux(options, around, kinds, cgroups_path),
         "annotations": {"org.opencontainers.image.ref.name": options.image, **dict(options.labels)},
     }
     if options.domainname:
         config["domainname"] = options.domainname
-    if owner:
-        config["linux"]["uidMappings"] = [{"containerID": 0, "hostID": owner[0], "size": 1}]
-        config["linux"]["gidMappings"] = [{"containerID": 0, "hostID": owner[1], "size": 1}]
+    if ids:
+        config["linux"] |= {"uidMappings": _mappings(ids.uids), "gidMappings": _mappings(ids.gids)}
     return config
 
 
@@ -104,6 +105,10 @@ def adapted(
         "cwd": options.workdir or defaults.get("WorkingDir") or "/",
     }
     return {**config, "process": process, "linux": {**config["linux"], "resources": limits.resources(options, {})}}
+
+
+def _mappings(maps: tuple[IdMapping, ...]) -> list[dict[str, int]]:
+    return [{"containerID": one.container_id, "hostID": one.host_id, "size": one.size} for one in maps]
 
 
 def _left_out(options: Options) -> set[str]:
@@ -213,21 +218,23 @@ def _bind(destination: str, source: str, *options: str) -> dict[str, Any]:
 
 
 def _mounts(
-    options: Options, around: Surroundings, kinds: list[str], *, cgroup: bool, rootless: bool
+    options: Options, around: Surroundings, kinds: list[str], footing: Footing, *, cgroup: bool
 ) -> list[dict[str, Any]]:
     """Return the file systems the specification promises (config-linux.md, "Default Filesystems"), then the user's."""
     plain = ("nosuid", "noexec", "nodev")
-    group = () if rootless else ("gid=5",)  # group tty, an id that a user namespace of one user has not
+    # Group tty, an id that a user namespace of one user has not.
+    group = ("gid=5",) if footing.ids is None or footing.ids.several else ()
     access = "rw" if options.privileged else "ro"
     mounts = [
-        _mount("/proc", "proc", *plain),
+        # The node's own can be written through the outside's processes: oom_score_adj of this user's other programs.
+        _bind("/proc", "/proc", *plain, "rro") if "/proc" in footing.bound else _mount("/proc", "proc", *plain),
         _mount("/dev", "tmpfs", *plain, "strictatime", "mode=755", "size=65536k"),
         _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *group),
         _shm(options),
-        _mount("/sys", "sysfs", *plain, access),
+        _bind("/sys", "/sys", *plain, "rro") if "/sys" in footing.bound else _mount("/sys", "sysfs", *plain, access),
     ]
     # Queues belong to the IPC namespace: an ordinary user may mount those of one he made, not the node's.
-    mounts += [_mount("/dev/mqueue", "mqueue", *plain)] if not rootless or "ipc" in kinds else []
+    mounts += [_mount("/dev/mqueue", "mqueue", *plain)] if not footing.ids or "ipc" in kinds else []
     mounts += [_mount("/sys/fs/cgroup", "cgroup", *plain, "relatime", access)] if cgroup else []
     return [*mounts, *around.mounts] + [_volume(one, around) for one in (*options.volumes, *options.tmpfs)]
 

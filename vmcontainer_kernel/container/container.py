@@ -45,6 +45,7 @@ class Container:
     gate_fd: int = -1
     layers: list[Path] = field(default_factory=list)
     options: Options = field(default_factory=Options)
+    warnings: tuple[str, ...] = ()
     paused: bool = False
     restarting: bool = False
     work_used: bool = False

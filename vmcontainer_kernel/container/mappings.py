@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 
+from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.spec import IdMapping, Linux
 from vmcontainer_kernel.errors import ContainerError, HostError
 
-__all__ = ["has_own_id_only", "map_text", "write_maps"]
+__all__ = ["has_own_id_only", "map_text", "open_user_namespace", "write_maps"]
 
 
 def map_text(mappings: tuple[IdMapping, ...]) -> str:
@@ -31,16 +32,23 @@ def write_maps(pid: int, config: Linux) -> None:
         _write(pid, "uid_map", map_text(uids))
         _write(pid, "gid_map", map_text(gids))
         return
-    if has_own_id_only(gids, os.getegid()):
-        # First: with setgroups a member of a group that is denied something could drop the group (CVE-2014-8989).
-        _write(pid, "setgroups", "deny")
-        _write(pid, "gid_map", map_text(gids))
-    else:
-        _run("newgidmap", pid, gids)
-    if has_own_id_only(uids, os.geteuid()):
-        _write(pid, "uid_map", map_text(uids))
-    else:
-        _run("newuidmap", pid, uids)
+    helpers: list[tuple[str, int, int]] = []
+    failures: list[HostError] = []
+    try:
+        if has_own_id_only(gids, os.getegid()):
+            # First: with setgroups a member of a group that is denied something could drop the group (CVE-2014-8989).
+            _write(pid, "setgroups", "deny")
+            _write(pid, "gid_map", map_text(gids))
+        else:
+            helpers.append(_begin("newgidmap", pid, gids))
+        if has_own_id_only(uids, os.geteuid()):
+            _write(pid, "uid_map", map_text(uids))
+        else:
+            helpers.append(_begin("newuidmap", pid, uids))
+    finally:
+        failures += [failed for helper in helpers if (failed := _end(*helper))]
+    if failures:
+        raise failures[0]
 
 
 def _write(pid: int, name: str, text: str) -> None:
@@ -57,8 +65,8 @@ def _write(pid: int, name: str, text: str) -> None:
         os.close(fd)
 
 
-def _run(program: str, pid: int, mappings: tuple[IdMapping, ...]) -> None:
-    """Let a set-user-ID program write a mapping; what it has to say goes into the error."""
+def _begin(program: str, pid: int, mappings: tuple[IdMapping, ...]) -> tuple[str, int, int]:
+    """Let a set-user-ID program write a mapping; return its name, its pid, and where it says what is wrong."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     arguments = [program, str(pid), *map_text(mappings).split()]
     actions = [(os.POSIX_SPAWN_DUP2, write_end, 1), (os.POSIX_SPAWN_DUP2, write_end, 2)]
@@ -73,8 +81,40 @@ def _run(program: str, pid: int, mappings: tuple[IdMapping, ...]) -> None:
         ) from None
     finally:
         os.close(write_end)
+    return program, child, read_end
+
+
+def _end(program: str, child: int, read_end: int) -> HostError | None:
+    """Wait for it, and return what it had to say as an error."""
     with open(read_end, "rb") as stream:
         said = stream.read(4096).decode(errors="replace").strip()
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        hint = f"see /etc/sub{program[3:6]}: it says which ids a user may map"
-        raise HostError(f"{program} does not map these ids: {said}", hint=hint, where=program)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+        return None
+    hint = f"see /etc/sub{program[3:6]}: it says which ids a user may map"
+    return HostError(f"{program} does not map these ids: {said}", hint=hint, where=program)
+
+
+def open_user_namespace(config: Linux) -> int:
+    """Return a user namespace with these mappings; it lives as long as the descriptor."""
+    ready_r, ready_w = os.pipe2(os.O_CLOEXEC)
+    wait_r, wait_w = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(wait_w)
+            linux.unshare(linux.CLONE_NEWUSER)
+            os.write(ready_w, b"+")
+            os.read(wait_r, 1)
+        finally:
+            os._exit(0)
+    try:
+        os.close(ready_w)
+        os.close(wait_r)
+        if os.read(ready_r, 1) != b"+":
+            raise HostError("this node allows no more user namespaces", hint="see /proc/sys/user/max_user_namespaces")
+        write_maps(pid, config)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ready_r)
+        os.close(wait_w)
+        os.waitpid(pid, 0)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vmcontainer_kernel.container import files, namespaces
+from vmcontainer_kernel.container import namespaces
 from vmcontainer_kernel.container.cgroups import Cgroups
-from vmcontainer_kernel.container.checks import check_name, check_options, possible
+from vmcontainer_kernel.container.checks import check_name, check_options, check_user, possible, without_groups
 from vmcontainer_kernel.container.config import adapted, make_config
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.images import Image, Store
+from vmcontainer_kernel.container.ladder import Footing
 from vmcontainer_kernel.container.lookups import look_up
 from vmcontainer_kernel.container.network import names
 from vmcontainer_kernel.container.network.networks import Networks
@@ -47,10 +47,11 @@ class Preparer:
         volumes: Volumes | None,
         networks: Networks,
         find: Callable[[str], Container],
+        footing: Footing,
     ) -> None:
         self._run_dir, self._store, self._session = run_dir, store, session
         self._cgroups, self._volumes, self._networks, self._find = cgroups, volumes, networks, find
-        self._rootless = os.geteuid() != 0
+        self._footing, self._steward = footing, store.steward
 
     def prepare(self, name: str, options: Options) -> Container:
         """Check everything and return the container as it will be; raise `UserError`, `NotFound`, `HostError` or
@@ -59,7 +60,7 @@ class Preparer:
         check_name(name)
         image = self._store.resolve(options.image)
         user, home = self._user(image, options)
-        check_options(options, user, grouped=self._cgroups is not None, rootless=self._rootless)
+        check_options(options, user, self._footing, grouped=self._cgroups is not None)
         if not options.network.startswith("container:"):
             self._networks.check(options.network, aliases=options.network_alias, publish=options.publish)
         bundle = self._run_dir / "containers" / name
@@ -70,14 +71,16 @@ class Preparer:
             user=user,
             home=home,
             cgroups_path="" if self._cgroups is None else self._cgroups.path(name),
-            owner=(os.geteuid(), os.getegid()) if self._rootless else None,
+            footing=self._footing,
             around=look_up(options, bundle, self._volumes, self._find, self._name_mounts(name, options)),
         )
-        spec = possible(parse(config), options, rootless=self._rootless)
+        spec, warnings = possible(parse(config), options, rootless=self._footing.ids is not None), tuple[str, ...]()
+        if self._cgroups is None:
+            spec, warnings = without_groups(spec)
         group = self._cgroups.group(name, spec.linux.resources) if self._cgroups else None
-        full_id = f"{self._session}-{name}"
-        layers = self._store.layer_paths(image)
-        return Container(name, full_id, image, config, spec, bundle, home, group, layers=layers, options=options)
+        container = Container(name, f"{self._session}-{name}", image, config, spec, bundle, home, group)
+        container.layers, container.options, container.warnings = self._store.layer_paths(image), options, warnings
+        return container
 
     def explain(self, name: str, options: Options) -> list[dict[str, Any]]:
         """Return what would be done to make and start it, in order: step, call, why, source."""
@@ -103,11 +106,13 @@ class Preparer:
         if image.digest != spare.image.digest:
             return None
         process = spare.spec.process
-        check_options(options, process.user, grouped=self._cgroups is not None, rootless=self._rootless)
+        check_options(options, process.user, self._footing, grouped=self._cgroups is not None)
         config = adapted(spare.config, options, image.config, name=spare.name, home=spare.home)
         new = parse({**config, "mounts": [], "linux": {**config["linux"], "seccomp": None}})
         told = process.replace(args=new.process.args, env=new.process.env, cwd=new.process.cwd)
         spec = spare.spec.replace(process=told, linux=spare.spec.linux.replace(resources=new.linux.resources))
+        if self._cgroups is None and without_groups(spec)[0] != spec:
+            return None  # its process was made without limits of its own
         group = self._cgroups.group(spare.name, spec.linux.resources) if self._cgroups else None
         return Container(spare.name, spare.id, image, config, spec, spare.bundle, spare.home, group, options=options)
 
@@ -125,10 +130,7 @@ class Preparer:
         capabilities = base.capabilities
         if options.user:
             user, home = self._store.find_user(container.image, options.user)
-            if self._rootless and (user.uid or user.gid):
-                raise HostError(
-                    "an ordinary user's container has one user, root", hint="run it in a guest: --on vm", where="user"
-                )
+            check_user(user, options.user, self._footing)
             if user.uid and capabilities is not None:
                 capabilities = capabilities.replace(effective=0, permitted=0)
         env = dict(one.split("=", 1) for one in base.env) | {"HOME": home} | options.env
@@ -143,7 +145,7 @@ class Preparer:
     def write_bundle(self, container: Container) -> None:
         """Write what a start needs on the disk; nothing is left if that fails."""
         container.layers = self._store.rootfs_layers(container.image)
-        files.remove_tree(container.bundle)  # of an earlier run that was killed
+        self._steward.remove_tree(container.bundle)  # of an earlier run that was killed
         try:
             for folder in ("rootfs", "upper", "work"):
                 (container.bundle / folder).mkdir(parents=True)
@@ -153,7 +155,7 @@ class Preparer:
             self._write_extras(container)
         except OSError as error:
             with contextlib.suppress(OSError):
-                files.remove_tree(container.bundle)
+                self._steward.remove_tree(container.bundle)
             raise HostError(
                 f"no bundle could be written: {error.strerror}", hint="is the disk full?", where=str(container.bundle)
             ) from error

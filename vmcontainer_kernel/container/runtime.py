@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vmcontainer_kernel.container import connections, files, linux, signals, spares
+from vmcontainer_kernel.container import connections, linux, signals, spares
 from vmcontainer_kernel.container import container as observed
 from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
 from vmcontainer_kernel.container.checks import check_options
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.ladder import Footing, assumed
 from vmcontainer_kernel.container.launch import (
     Launch,
     Report,
@@ -54,7 +55,7 @@ class Runtime:
     """The containers of one session on one node.
 
     `run_dir`: holds ``containers/NAME/{config.json,rootfs,upper,work}``. `cgroups`: None where this process may make
-    none; asking for a limit is a `HostError` then. As an ordinary user every container gets a user namespace.
+    none. `footing`: what this user may have here; only assumed if not given. Ordinary users get user namespaces.
     """
 
     def __init__(
@@ -66,22 +67,21 @@ class Runtime:
         cgroups: Cgroups | None = None,
         volumes: Volumes | None = None,
         guest: bool = False,
+        footing: Footing | None = None,
     ) -> None:
         self.run_dir = Path(run_dir)
         self.store = store
         self.session = session
         self.cgroups = cgroups
         self.volumes = volumes
-        self.rootless = os.geteuid() != 0
+        self.footing = footing or assumed()
         self.spare: Spare | None = None
         self._containers: dict[str, Container] = {}
         self.networks = Networks(self.run_dir, session=session, guest=guest)
         self.starter = Starter(cgroups, self.networks)
-        self._preparer = Preparer(self.run_dir, store, session, cgroups, volumes, self.networks, self.get)
-        if self.rootless:
-            # After a change of ids without exec, /proc/PID/uid_map of our children would belong to root (prctl(2),
-            # PR_SET_DUMPABLE).
-            linux.prctl(linux.PR_SET_DUMPABLE, 1)
+        self._preparer = Preparer(self.run_dir, store, session, cgroups, volumes, self.networks, self.get, self.footing)
+        if self.footing.ids:
+            linux.prctl(linux.PR_SET_DUMPABLE, 1)  # after a change of ids our children's uid_map would be root's
 
     # -- looking
 
@@ -207,7 +207,7 @@ class Runtime:
         container.work_used = True
         if container.cgroup:
             container.cgroup.remove()
-        files.remove_tree(container.bundle / "work")
+        self.store.steward.remove_tree(container.bundle / "work")
         (container.bundle / "work").mkdir()
 
     def exec(
@@ -253,7 +253,8 @@ class Runtime:
 
     def update(self, container: Container, options: Options) -> None:
         """Change the limits of a container to those of `options` that are said; raises as `create` does."""
-        check_options(options, container.spec.process.user, grouped=self.cgroups is not None, rootless=self.rootless)
+        user = container.spec.process.user
+        check_options(options, user, self.footing, grouped=self.cgroups is not None, running=True)
         if self.cgroups is None:
             return
         asked = {"linux": {"resources": resources(options, {})}}
@@ -314,7 +315,7 @@ class Runtime:
         if container.cgroup:
             container.cgroup.kill()
             container.cgroup.remove()
-        files.remove_tree(container.bundle)
+        self.store.steward.remove_tree(container.bundle)
         self._containers.pop(container.name, None)
 
     def _end(self, container: Container) -> None:

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vmcontainer_kernel.container import files
 from vmcontainer_kernel.container.checks import check_name
+from vmcontainer_kernel.container.ids import Steward
 from vmcontainer_kernel.errors import HostError, NotFound, UserError
 
 __all__ = ["Volumes"]
@@ -24,8 +24,8 @@ __all__ = ["Volumes"]
 class Volumes:
     """The volumes of a node, below `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = Path(folder)
+    def __init__(self, folder: Path, steward: Steward | None = None) -> None:
+        self._folder, self._steward = Path(folder), steward or Steward()
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
@@ -66,7 +66,7 @@ class Volumes:
             "mountpoint": str(self._folder / name / "_data"),
             "created_s": note.get("created_s"),
             "labels": note.get("labels", {}),
-            "size_bytes": _size_bytes(str(self._folder / name / "_data")),
+            "size_bytes": self._steward.do(lambda: _size_bytes(str(self._folder / name / "_data"))),
         }
 
     def remove(self, name: str, users: list[str]) -> None:
@@ -74,7 +74,7 @@ class Volumes:
         self._require(name)
         if users:
             raise UserError(f"volume {name} is in use by {' '.join(users)}", hint="remove these containers first")
-        files.remove_tree(self._folder / name)
+        self._steward.remove_tree(self._folder / name)
 
     def _require(self, name: str) -> None:
         if name not in self.names():

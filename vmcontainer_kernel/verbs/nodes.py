@@ -7,8 +7,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..cells import DEFAULT_MACHINE
+from ..container.ladder import GUEST
 from ..node import Node
-from ..probe import remembered
+from ..probe import footing
 from ..session import Session
 
 __all__ = ["FindNode", "ask", "default_node_name", "finder", "node_finder"]
@@ -23,15 +24,8 @@ def default_node_name() -> str:
     global _default_node  # noqa: PLW0603 - the answer cannot change while this process lives
     if not _default_node:
         # `doctor` looks each time; a cell need not wait for what was found since this computer started.
-        allowed = remembered("containers-on-host", _host_allows_containers)
-        _default_node = "host" if allowed else DEFAULT_MACHINE
+        _default_node = DEFAULT_MACHINE if footing().rung == GUEST.name else "host"
     return _default_node
-
-
-def _host_allows_containers() -> bool:
-    from .. import doctor
-
-    return doctor.check("containers-on-host").verdict == "ok"
 
 
 def node_finder(session: Session, name: str, report: Callable[[str, float], None]) -> FindNode:

@@ -18,9 +18,9 @@ class Fallback(Record):
 def fallback_rlimits(resources: Resources) -> Fallback:
     """Return what setrlimit(2) can keep of `resources`.
 
-    RLIMIT_AS bounds the addresses of each process, not the memory of all; RLIMIT_NPROC counts every process of the
-    user, wherever it runs, and does not bind root (CAP_SYS_RESOURCE). CPU time is not limited at all: RLIMIT_CPU would
-    kill after so many seconds instead of slowing down.
+    RLIMIT_AS bounds the addresses of each process, not the memory of all; RLIMIT_NPROC counts the processes of each
+    user in the user namespace (before Linux 5.14: wherever they run), and does not bind the node's root. CPU time is
+    not limited at all: RLIMIT_CPU would kill after so many seconds instead of slowing down.
     """
     rlimits, losses = [], []
     limit_bytes, pids = resources.memory.limit_bytes, resources.pids_limit
@@ -29,7 +29,7 @@ def fallback_rlimits(resources: Resources) -> Fallback:
         losses.append("the memory limit holds for the addresses of each process, not for the memory of all together")
     if pids is not None and pids >= 0:
         rlimits.append(Rlimit("RLIMIT_NPROC", pids, pids))
-        losses.append("the process limit counts all processes of this user, not only the container's")
+        losses.append("the process limit holds for each user of the container by himself")
     rest = resources.replace(
         memory=resources.memory.replace(limit_bytes=None, swap_bytes=None), pids_limit=None, devices=()
     )

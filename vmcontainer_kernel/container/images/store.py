@@ -3,6 +3,7 @@
     STORE/oci-layout  index.json  blobs/sha256/HEX      image-spec, image-layout.md
     STORE/unpacked/sha256/HEX/      a layer's files, whole or not there at all: a lower layer of the overlay.
                                     HEX is the digest of the uncompressed archive (its ``diff_id`` in the configuration)
+    STORE/unpacked/ids-N/HEX/       the same for an ordinary user's containers, with owners from N on (`ids`)
     STORE/unpacked/notes/HEX        what could not be kept of it
 
 A name leads to a manifest, the manifest to a configuration and layers; each blob is named by its own SHA-256, and that
@@ -20,8 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from vmcontainer_kernel.container.ids import Steward
 from vmcontainer_kernel.container.images.tree import is_opaque
-from vmcontainer_kernel.container.images.unpack import unpack
+from vmcontainer_kernel.container.images.unpack import Unpacked, unpack
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.spec import User
 from vmcontainer_kernel.errors import ImageError, NotFound
@@ -63,8 +65,9 @@ class Image(Record):
 class Store:
     """An OCI image layout in a folder, made if needed."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, steward: Steward | None = None) -> None:
         self.path = Path(path)
+        self.steward = steward or Steward()
         self._cache: dict[str, Image] = {}
         self._stamp: tuple[int, int] | None = None
 
@@ -203,7 +206,8 @@ class Store:
 
     def layer_paths(self, image: Image) -> list[Path]:
         """Return where the unpacked layers are or will be, lowest first."""
-        return [self.path / "unpacked" / "sha256" / diff_id.partition(":")[2] for diff_id in image.diff_ids]
+        folder = self.path / "unpacked" / self.steward.layers
+        return [folder / diff_id.partition(":")[2] for diff_id in image.diff_ids]
 
     def rootfs_layers(self, image: Image) -> list[Path]:
         """Return the folders of the unpacked layers, lowest first; unpack those that are not yet."""
@@ -235,37 +239,34 @@ class Store:
             os.close(fd)
 
     def _unpack(self, layer: Blob, path: Path) -> None:
-        from vmcontainer_kernel.container import files
-
         unfinished = path.parent / f".{path.name}.tmp"
-        files.remove_tree(unfinished)  # of a process that was killed; we hold the lock
+        self.steward.remove_tree(unfinished)  # of a process that was killed; we hold the lock
         unfinished.mkdir(mode=0o755)
         try:
             with self.open_blob(layer) as stream:
-                unpacked = unpack(stream, layer.media_type, unfinished)
-            if unpacked.diff_id != f"sha256:{path.name}":
+                diff_id, left_out = self.steward.do(lambda: _values(unpack(stream, layer.media_type, unfinished)))
+            if diff_id != f"sha256:{path.name}":
                 raise ImageError(
-                    f"layer {layer.digest} unpacks to {unpacked.diff_id}: not what the configuration says",
+                    f"layer {layer.digest} unpacks to {diff_id}: not what the configuration says",
                     hint=_REPAIR,
                     where=str(self.path),
                 )
-            if unpacked.left_out:
-                self._replace(self._note(path.name), _canonical(unpacked.left_out))
+            if left_out:
+                self._replace(self._note(path.name), _canonical(left_out))
             unfinished.rename(path)
         except BaseException:
-            files.remove_tree(unfinished)
+            self.steward.remove_tree(unfinished)
             raise
 
     def forget_layer(self, diff_id: str) -> None:
         """Remove an unpacked layer, if there is one; the caller holds the lock."""
-        from vmcontainer_kernel.container import files
-
-        path = self.path / "unpacked" / "sha256" / diff_id.partition(":")[2]
-        unfinished = path.parent / f".{path.name}.tmp"
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(unfinished)
-            files.remove_tree(unfinished)
-        (self.path / self._note(path.name)).unlink(missing_ok=True)
+        name = diff_id.partition(":")[2]
+        for owners in {"sha256", self.steward.layers}:
+            folder = self.path / "unpacked" / owners
+            with contextlib.suppress(FileNotFoundError):
+                (folder / name).rename(folder / f".{name}.tmp")
+                self.steward.remove_tree(folder / f".{name}.tmp")
+        (self.path / self._note(name)).unlink(missing_ok=True)
 
     def left_out(self, image: Image) -> list[str]:
         """Return what could not be kept of an image's unpacked layers, such as attributes that only root may set."""
@@ -372,6 +373,10 @@ class NewBlob:
     def blob(self) -> Blob:
         """What was written until now."""
         return Blob(self._media_type, f"sha256:{self._digest.hexdigest()}", self._size_bytes)
+
+
+def _values(unpacked: Unpacked) -> tuple[str, tuple[str, ...]]:
+    return unpacked.diff_id, unpacked.left_out
 
 
 def _name(entry: dict[str, Any]) -> str | None:

@@ -288,6 +288,8 @@ def _explained(error: OSError, entry: Entry) -> ImageError:
         )
     if error.errno == errno.ENOTEMPTY:
         return refusal(entry.name, "replaces a folder that is not empty")
+    if error.errno == errno.EINVAL and max(entry.uid, entry.gid):
+        return refusal(entry.name, f"belongs to {entry.uid}:{entry.gid}, an id that this user has not (subuid(5))")
     return refusal(entry.name, f"cannot be written: {error.strerror}")
 
 
