@@ -14,7 +14,7 @@ from typing import Any
 
 from IPython.core import magic_arguments as ipython
 
-from .errors import UserError
+from .errors import SpecError, UserError
 
 __all__ = [
     "CELL",
@@ -88,14 +88,20 @@ def parse_volume(text: str) -> str:
 def read_profile(text: str) -> str:
     """Return a ``--security-opt`` with a seccomp profile's text in the place of its file's name."""
     key, equals, value = text.partition("=")
-    if key != "seccomp" or not equals or value in ("unconfined", "default"):
+    if key != "seccomp" or not equals or value in ("unconfined", "builtin"):
         return text
+    from .container.seccomp.docker_profile import convert
+
     try:
-        return f"seccomp={json.dumps(json.loads(Path(value).read_text()))}"
+        profile = json.loads(Path(value).read_text())
+        convert(profile, ())  # here its name is known
+        return f"seccomp={json.dumps(profile)}"
     except OSError as error:
         raise UserError(f"--security-opt {text}: {error.strerror}", hint="give a file, or unconfined") from None
     except ValueError as error:
         raise UserError(f"--security-opt {text}: no JSON: {error}") from None
+    except SpecError as error:
+        raise SpecError(f"--security-opt {text}: {error.message}", hint=error.hint, where=error.where) from None
 
 
 def read_variables(path: str) -> dict[str, str]:
@@ -189,7 +195,11 @@ _WALLS = (
     _flag("--privileged", help="all capabilities, all devices, nothing masked: root of the node, nearly"),
     _many("--cap-add", metavar="CAP", help="a capability more"),
     _many("--cap-drop", metavar="CAP", help="a capability less"),
-    _many("--security-opt", metavar="OPT", help="seccomp=unconfined|FILE, no-new-privileges[:false], systempaths=…"),
+    _many(
+        "--security-opt",
+        metavar="OPT",
+        help="seccomp=unconfined|builtin|FILE, no-new-privileges[:false], systempaths=…",
+    ),
     _many("--ulimit", metavar="NAME=SOFT[:HARD]", help="a limit of ulimit, as nofile=64"),
     _many("--sysctl", metavar="NAME=VALUE", help="a kernel setting of its namespaces"),
     argument("--oom-score-adj", metavar="N", help="who is killed first when memory ends, -1000 to 1000"),

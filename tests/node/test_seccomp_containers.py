@@ -84,6 +84,32 @@ def test_no_filter_where_none_is_wanted(engine: Engine, options: dict[str, Any])
     assert called(engine, [[NUMBER["clone3"]]], **options) == [-errno.EINVAL]
 
 
+PROFILE = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+    "syscalls": [
+        {"names": ["userfaultfd"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95, "comment": "the user's own number"},
+        {"names": ["keyctl"], "action": "SCMP_ACT_ERRNO", "errno": "ENOTTY", "includes": {"caps": ["CAP_CHOWN"]}},
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "excludes": {"caps": ["CAP_CHOWN"]}},
+    ],
+}
+
+
+@pytest.mark.parametrize("privileged", [False, True])
+def test_the_users_own_filter(engine: Engine, privileged: bool) -> None:
+    security = [f"seccomp={json.dumps(PROFILE)}"]
+    calls = [FREE["userfaultfd"], FREE["keyctl"], [NUMBER["clone3"]]]
+    found = called(engine, calls, security=security, privileged=privileged)
+    assert found == [-errno.EOPNOTSUPP, -errno.ENOTTY, -errno.EINVAL]
+
+
+def test_a_container_under_podmans_filter(engine: Engine) -> None:
+    security = [f"seccomp={Path('/usr/share/containers/seccomp.json').read_text()}"]
+    calls = [FREE["userfaultfd"], FREE["unshare"], FREE["add_key"]]
+    assert called(engine, calls, security=security)[0] == -errno.EPERM
+    assert engine.out("echo hi", security=security) == "hi"
+
+
 def test_a_capability_opens_its_calls(engine: Engine) -> None:
     calls = [[NUMBER["perf_event_open"], 0], [NUMBER["unshare"], 1 << 40]]
     assert called(engine, calls, cap_add=["PERFMON"]) == [-errno.EFAULT, -errno.EPERM]

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcontainer_kernel import magics, options
+from vmcontainer_kernel.container.config import make_config
 from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.errors import UserError
 from vmcontainer_kernel.options import parse, parse_size
@@ -200,6 +201,28 @@ def test_wrong_words_of_docker(line: str) -> None:
     with pytest.raises(UserError) as caught:
         options.container_options(container(line))
     assert line.split()[-2] in caught.value.message + caught.value.where
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ("{", "no JSON"),
+        ('{"defaultAction": "DENY"}', "defaultAction must be one of"),
+        ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{}]}', r"syscalls\[0\].names must"),
+        ('{"defaultAction": "SCMP_ACT_ALLOW", "sycalls": []}', "sycalls is not known"),
+    ],
+)
+def test_a_profile_that_is_wrong(tmp_path: Path, profile: str, words: str) -> None:
+    (tmp_path / "profile.json").write_text(profile)
+    with pytest.raises(UserError, match=f"profile.json: {words}"):
+        options.container_options(container(f"--security-opt seccomp={tmp_path}/profile.json"))
+
+
+def test_a_profile_takes_the_default_ones_place(tmp_path: Path) -> None:
+    (tmp_path / "profile.json").write_text('{"defaultAction": "SCMP_ACT_LOG", "syscalls": [], "comment": "mine"}')
+    found = options.container_options(container(f"--security-opt seccomp={tmp_path}/profile.json"))
+    config = make_config(Options.from_json({**found, "argv": ["true"]}), {})
+    assert config["linux"]["seccomp"] == {"defaultAction": "SCMP_ACT_LOG", "syscalls": []}
 
 
 def test_variables_from_a_file(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from vmcontainer_kernel.container.config import DEFAULT_CAPABILITIES
 from vmcontainer_kernel.container.fields import Fields
 from vmcontainer_kernel.container.parsing_linux import parse_linux
 from vmcontainer_kernel.container.seccomp.compiler import compile_filter
+from vmcontainer_kernel.container.seccomp.docker_profile import convert
 from vmcontainer_kernel.container.seccomp.profile import CLOSED, default_profile
 from vmcontainer_kernel.container.seccomp.syscalls import ABIS, MACHINES, X32_BIT, numbers
 
 PODMAN = Path("/usr/share/containers/seccomp.json")
 ALLOW, EPERM, ENOSYS, EINVAL = 0x7FFF0000, 0x50001, 0x50026, 0x50016
-HELD = {f"CAP_{name}" for name in DEFAULT_CAPABILITIES}
 
 # Where we decide otherwise than podman (containers-common 0.50): its author trusts user namespaces, ours are Docker's.
 CLOSER = {
@@ -62,34 +62,9 @@ def verdict(
 OURS = program(default_profile(DEFAULT_CAPABILITIES, machine="x86_64"))
 
 
-def as_oci(profile: dict[str, Any]) -> dict[str, Any]:
-    """Return what podman makes of its profile on x86-64 with the default capabilities."""
-
-    def applies(rule: dict[str, Any]) -> bool:
-        includes, excludes = rule.get("includes") or {}, rule.get("excludes") or {}
-        return (
-            set(includes.get("caps", ())) <= HELD
-            and not set(excludes.get("caps", ())) & HELD
-            and "amd64" in includes.get("arches", ["amd64"])
-            and "amd64" not in excludes.get("arches", ())
-        )
-
-    rules = [
-        {key: rule.get(key) for key in ("names", "action", "args", "errnoRet") if rule.get(key) is not None}
-        for rule in profile["syscalls"]
-        if applies(rule)
-    ]
-    return {
-        "defaultAction": profile["defaultAction"],
-        "defaultErrnoRet": profile["defaultErrnoRet"],
-        "architectures": list(MACHINES["x86_64"]),
-        "syscalls": rules,
-    }
-
-
 @pytest.mark.parametrize("abi", MACHINES["x86_64"])
 def test_the_decisions_are_podmans_but_for_these(abi: str) -> None:
-    theirs = program(as_oci(json.loads(PODMAN.read_text())))
+    theirs = program(convert(json.loads(PODMAN.read_text()), DEFAULT_CAPABILITIES, machine="x86_64"))
     table = numbers(ABIS[abi].name)
     new_user_namespace = 0x10000000
     opened = {name: verdict(OURS, name, new_user_namespace, abi=abi) == ALLOW for name in table}

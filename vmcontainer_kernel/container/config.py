@@ -12,9 +12,10 @@ from vmcontainer_kernel.container.limits import DeviceNumbers
 from vmcontainer_kernel.container.linux import CAPABILITIES
 from vmcontainer_kernel.container.options import NAMESPACES, Options
 from vmcontainer_kernel.container.record import Record
+from vmcontainer_kernel.container.seccomp.docker_profile import convert
 from vmcontainer_kernel.container.seccomp.profile import default_profile
 from vmcontainer_kernel.container.spec import IdMapping, User
-from vmcontainer_kernel.errors import UserError
+from vmcontainer_kernel.errors import SpecError, UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -174,10 +175,25 @@ def _linux(options: Options, around: Surroundings, kinds: list[str], cgroups_pat
         linux["devices"] = limits.devices(options, around.devices)
     if options.sysctls:
         linux["sysctl"] = dict(options.sysctls)
-    if not (options.privileged or "seccomp" in options.without or options.security.seccomp == "unconfined"):
-        held = CAPABILITIES if "caps" in options.without else _capabilities(options, User())["bounding"]
-        linux["seccomp"] = default_profile(held)
+    if not ("seccomp" in options.without or options.security.seccomp == "unconfined"):
+        linux["seccomp"] = _seccomp(options)
     return linux
+
+
+def _seccomp(options: Options) -> dict[str, Any] | None:
+    """Return the default filter, or that of the user's own file, which a privileged container has too, as docker's."""
+    if options.privileged and not options.security.seccomp:
+        return None
+    held = CAPABILITIES if "caps" in options.without else _capabilities(options, User())["bounding"]
+    if not options.security.seccomp.startswith("{"):
+        return default_profile(held)
+    import json
+
+    try:
+        profile = json.loads(options.security.seccomp)
+    except ValueError as error:
+        raise SpecError(f"security: the seccomp profile is no JSON: {error}", where="security") from None
+    return convert(profile, held, where="security.seccomp")
 
 
 def _environment(options: Options, defaults: dict[str, Any], name: str, home: str) -> list[str]:

@@ -29,6 +29,8 @@ __all__ = [
     "clean_path",
     "mapping",
     "parse_linux",
+    "parse_seccomp",
+    "seccomp_rule",
 ]
 
 _MAX_ID = 2**32 - 1
@@ -73,7 +75,7 @@ def parse_linux(fields: Fields) -> Linux:
         devices=fields.objects("devices", _device),
         cgroups_path=_cgroups_path(fields),
         resources=fields.child("resources", parse_resources),
-        seccomp=fields.optional("seccomp", _seccomp),
+        seccomp=fields.optional("seccomp", parse_seccomp),
         sysctl=tuple((_sysctl_name(fields, key), value) for key, value in fields.text_map("sysctl").items()),
         masked_paths=fields.items("maskedPaths", _inside),
         readonly_paths=fields.items("readonlyPaths", _inside),
@@ -218,7 +220,8 @@ def _personality(fields: Fields) -> Personality:
 # -- seccomp
 
 
-def _seccomp(fields: Fields) -> Seccomp:
+def parse_seccomp(fields: Fields) -> Seccomp:
+    """Read ``linux.seccomp``; raise `SpecError` naming the field that is wrong."""
     action = fields.choice("defaultAction", SECCOMP_ACTIONS)
     if action == "SCMP_ACT_NOTIFY":
         raise fields.error("defaultAction", "must not be SCMP_ACT_NOTIFY: the call that asks would itself be asked for")
@@ -229,7 +232,7 @@ def _seccomp(fields: Fields) -> Seccomp:
         flags=_all_of(fields, "flags", SECCOMP_FLAGS),
         listener_path=fields.path("listenerPath", ""),
         listener_metadata=fields.text("listenerMetadata", ""),
-        rules=fields.objects("syscalls", _rule),
+        rules=fields.objects("syscalls", seccomp_rule),
     )
     if seccomp.listener_metadata and not seccomp.listener_path:
         raise fields.error("listenerMetadata", "needs listenerPath")
@@ -238,7 +241,8 @@ def _seccomp(fields: Fields) -> Seccomp:
     return seccomp
 
 
-def _rule(fields: Fields) -> SeccompRule:
+def seccomp_rule(fields: Fields) -> SeccompRule:
+    """Read one of ``linux.seccomp.syscalls``; raise `SpecError` naming the field that is wrong."""
     names = fields.texts("names")
     if not names or "" in names:
         raise fields.error("names", "must name at least one system call, and each by its name")

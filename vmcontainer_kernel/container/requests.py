@@ -105,7 +105,9 @@ class Health(Record):
 
 
 class SecurityOptions(Record):
-    """All ``--security-opt`` together; None is "not said". `seccomp`: ``builtin`` or ``unconfined``."""
+    """All ``--security-opt`` together; None is "not said". `seccomp`: ``builtin``, ``unconfined`` or a profile as JSON
+    (`seccomp.docker_profile`).
+    """
 
     no_new_privileges: bool | None = None
     seccomp: str = ""
@@ -246,14 +248,15 @@ def read_security(values: tuple[str, ...], where: str) -> SecurityOptions:
     """Read all ``--security-opt``; what this engine has no means for is refused."""
     found = SecurityOptions()
     for text in values:
-        key, _, value = text.replace("=", ":", 1).partition(":")
+        cut = next((at for at, letter in enumerate(text) if letter in "=:"), len(text))
+        key, value = text[:cut], text[cut + 1 :]
         if key in ("no-new-privileges", "no_new_privileges") and value in ("", "true", "false"):
             found = found.replace(no_new_privileges=value != "false")
-        elif key == "seccomp" and value in ("unconfined", "builtin"):
+        elif key == "seccomp" and (value in ("unconfined", "builtin") or value.startswith("{")):
             found = found.replace(seccomp=value)
         elif key == "systempaths" and value == "unconfined":
             found = found.replace(unmasked=True)
         elif (key, value) not in (("apparmor", "unconfined"), ("label", "disable")):
-            hint = "there are no-new-privileges[:false], seccomp=unconfined, systempaths=unconfined"
+            hint = "there are no-new-privileges[:false], seccomp=unconfined|builtin|FILE, systempaths=unconfined"
             raise SpecError(f"{where}: {text!r} is not known here", hint=hint, where=where)
     return found
