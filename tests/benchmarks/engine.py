@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,31 +107,38 @@ def rows(rounds: int) -> Iterator[Row]:
         images = folder / "images"
         build_busybox(Store(images))
         yield from one_shot_rows(folder, images, rounds)
-        with agent(folder / "run" / "many", images, spares=False) as one:
+        with agent(folder / "run" / "exec", images, spares=True) as one:
             yield from exec_rows(one, rounds)
+        with agent(folder / "run" / "many", images, spares=False) as one:
             yield from many_rows(one)
 
 
 def one_shot_rows(folder: Path, images: Path, rounds: int) -> Iterator[Row]:
     """Time one-shot containers with all that protects them, in turns with other runtimes."""
-    cold, ahead = Series(), Series()
+    cold, ready, ahead = Series(), Series(), Series()
     run = {"options": {"argv": COMMAND, **LIMITS}, "name": ""}
     with ExitStack() as stack:
         peers = stack.enter_context(every(folder))
         plain = stack.enter_context(agent(folder / "run" / "cold", images, spares=False))
-        ready = stack.enter_context(agent(folder / "run" / "ahead", images, spares=True))
-        ready.first_byte_ms("container.run", **run)
+        usual = stack.enter_context(agent(folder / "run" / "usual", images, spares=True))
+        usual.first_byte_ms("container.run", **run)
         theirs = {name: Series() for name in peers}
-        for _ in range(rounds):
+        for number in range(rounds):
             cold.take(lambda: plain.first_byte_ms("container.run", **run))
             time.sleep(REST_S)
-            ahead.take(lambda: ready.first_byte_ms("container.run", **run))
+            other = {**run, "options": {**run["options"], "hostname": f"h{number}"}}
+            ready.take(partial(usual.first_byte_ms, "container.run", **other))
+            time.sleep(REST_S)
+            usual.first_byte_ms("container.run", **run)
+            time.sleep(REST_S)
+            ahead.take(lambda: usual.first_byte_ms("container.run", **run))
             for name, measure in peers.items():
                 theirs[name].take(measure)
-    yield Row("container, made ahead", ahead, goal=3)
+    yield Row("container like the last one (made ahead)", ahead, goal=3)
     for name, goal in (("bwrap", 0.9), ("crun", 0.25), ("runc", 0.12)):
         if name in theirs:
-            yield Row(f"container, beside {name}", cold, (name, theirs[name]), goal)
+            yield Row(f"container unlike it, beside {name}", ready, (name, theirs[name]), goal)
+    yield Row("container at once after another, nothing ready", cold)
     for name, series in theirs.items():
         yield Row(name, series)
 
@@ -140,6 +148,7 @@ def exec_rows(one: Agent, rounds: int) -> Iterator[Row]:
     start(one, "one")
     series = Series()
     for _ in range(rounds):
+        time.sleep(REST_S)
         series.take(lambda: one.first_byte_ms("container.exec", name="one", options={"argv": COMMAND}))
     one.answer(one.call("container.remove", name="one", force=True))
     yield Row("exec into a running container", series, goal=5)

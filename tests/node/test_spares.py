@@ -81,6 +81,8 @@ def test_the_next_container_is_the_one_made_ahead(bench: Bench) -> None:
 def test_limits_are_those_asked_for(bench: Bench) -> None:
     if not os.access("/sys/fs/cgroup/memory", os.W_OK):
         pytest.skip("cgroups: the limit is read from a version 1 tree of root's")
+    bench.container("true", memory_bytes=20 << 20)
+    bench.wait(asyncio.sleep(0.3))
     [spare] = waiting(bench)
     request = bench.container("sleep 0.2; x=$(head -c 99999999 /dev/zero | tr '\\0' a)", memory_bytes=20 << 20)
     assert started_pid(request.events) == spare

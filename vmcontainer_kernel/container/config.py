@@ -97,7 +97,7 @@ def make_config(
 def adapted(
     config: dict[str, Any], options: Options, image_config: dict[str, Any], *, name: str, home: str
 ) -> dict[str, Any]:
-    """Return a configuration with the program, its environment and folder, and the limits of other `options`."""
+    """Return a configuration with the program, its environment and folder of other `options`."""
     defaults = image_config.get("config") or {}
     process = {
         **config["process"],
@@ -105,7 +105,7 @@ def adapted(
         "env": _environment(options, defaults, name, home),
         "cwd": options.workdir or defaults.get("WorkingDir") or "/",
     }
-    return {**config, "process": process, "linux": {**config["linux"], "resources": limits.resources(options, {})}}
+    return {**config, "process": process}
 
 
 def _mappings(maps: tuple[IdMapping, ...]) -> list[dict[str, int]]:

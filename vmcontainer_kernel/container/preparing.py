@@ -23,9 +23,9 @@ from vmcontainer_kernel.container.lookups import look_up
 from vmcontainer_kernel.container.network import names
 from vmcontainer_kernel.container.network.networks import Networks
 from vmcontainer_kernel.container.options import ExecOptions, Options
-from vmcontainer_kernel.container.parsing import parse
+from vmcontainer_kernel.container.parsing import parse, parse_process
 from vmcontainer_kernel.container.planning import before_clone
-from vmcontainer_kernel.container.spec import Process, User
+from vmcontainer_kernel.container.spec import Process, Seccomp, Spec, User
 from vmcontainer_kernel.container.starting import recipe_of
 from vmcontainer_kernel.container.volumes import Volumes
 from vmcontainer_kernel.errors import HostError
@@ -52,6 +52,7 @@ class Preparer:
         self._run_dir, self._store, self._session = run_dir, store, session
         self._cgroups, self._volumes, self._networks, self._find = cgroups, volumes, networks, find
         self._footing, self._steward = footing, store.steward
+        self._filter: tuple[dict[str, Any], Seccomp | None] | None = None
 
     def prepare(self, name: str, options: Options) -> Container:
         """Check everything and return the container as it will be; raise `UserError`, `NotFound`, `HostError` or
@@ -74,13 +75,24 @@ class Preparer:
             footing=self._footing,
             around=look_up(options, bundle, self._volumes, self._find, self._name_mounts(name, options)),
         )
-        spec, warnings = possible(parse(config), options, rootless=self._footing.ids is not None), tuple[str, ...]()
+        spec = possible(self._parse(config), options, rootless=self._footing.ids is not None)
+        warnings: tuple[str, ...] = ()
         if self._cgroups is None:
             spec, warnings = without_groups(spec)
         group = self._cgroups.group(name, spec.linux.resources) if self._cgroups else None
         container = Container(name, f"{self._session}-{name}", image, config, spec, bundle, home, group)
         container.layers, container.options, container.warnings = self._store.layer_paths(image), options, warnings
         return container
+
+    def _parse(self, config: dict[str, Any]) -> Spec:
+        """Parse a configuration; the filter, longer than all the rest, once for as long as it is the same document."""
+        profile = config["linux"].get("seccomp")
+        if profile is None:
+            return parse(config)
+        if self._filter is None or self._filter[0] is not profile:
+            self._filter = profile, parse(config).linux.seccomp
+        spec = parse({**config, "linux": {**config["linux"], "seccomp": None}})
+        return spec.replace(linux=spec.linux.replace(seccomp=self._filter[1]))
 
     def explain(self, name: str, options: Options) -> list[dict[str, Any]]:
         """Return what would be done to make and start it, in order: step, call, why, source."""
@@ -105,16 +117,12 @@ class Preparer:
         image = self._store.resolve(options.image)
         if image.digest != spare.image.digest:
             return None
-        process = spare.spec.process
-        check_options(options, process.user, self._footing, grouped=self._cgroups is not None)
         config = adapted(spare.config, options, image.config, name=spare.name, home=spare.home)
-        new = parse({**config, "mounts": [], "linux": {**config["linux"], "seccomp": None}})
-        told = process.replace(args=new.process.args, env=new.process.env, cwd=new.process.cwd)
-        spec = spare.spec.replace(process=told, linux=spare.spec.linux.replace(resources=new.linux.resources))
-        if self._cgroups is None and without_groups(spec)[0] != spec:
-            return None  # its process was made without limits of its own
-        group = self._cgroups.group(spare.name, spec.linux.resources) if self._cgroups else None
-        return Container(spare.name, spare.id, image, config, spec, spare.bundle, spare.home, group, options=options)
+        process, new = spare.spec.process, parse_process(config["process"])
+        spec = spare.spec.replace(process=process.replace(args=new.args, env=new.env, cwd=new.cwd))
+        return Container(
+            spare.name, spare.id, image, config, spec, spare.bundle, spare.home, spare.cgroup, options=options
+        )
 
     def _user(self, image: Image, options: Options) -> tuple[User, str]:
         """Return the ids and home folder of the process: asked for, or the image's own."""

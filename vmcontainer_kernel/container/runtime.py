@@ -162,7 +162,8 @@ class Runtime:
         self._preparer.write_bundle(container)
         spec, layers = container.spec, tuple(str(path) for path in container.layers)
         judged = seccomp_steps(spec.linux.seccomp)
-        waiting = spares.waiting_steps(spec.process, user_namespace="user" in spec.linux.kinds, seccomp=judged)
+        user_namespace, filtered = "user" in spec.linux.kinds, shape.security.seccomp in ("", "builtin")
+        waiting = spares.waiting_steps(spec.process, user_namespace=user_namespace, seccomp=judged, filtered=filtered)
         steps = [*surroundings(spec, str(container.bundle), layers, container.cgroup), *waiting]
         null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -181,8 +182,6 @@ class Runtime:
             self.drop_spare()
             return None
         container.layers = spare.container.layers
-        if spare.container.cgroup:
-            spare.container.cgroup.limit(container.spec.linux.resources)
         if not spare.tell(container.spec.process, stdio):
             self.drop_spare()
             return None

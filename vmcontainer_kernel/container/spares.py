@@ -49,7 +49,7 @@ class Spare:
 
     def tell(self, process: Process, stdio: Stdio) -> bool:
         """Send the process what to run; False if it cannot be told, so that another way must be found."""
-        message = json.dumps({"args": process.args, "env": process.env, "cwd": process.cwd}).encode()
+        message = _message(process)
         if len(message) > _MESSAGE_BYTES:
             return False
         with socket.socket(fileno=os.dup(self.gate_fd)) as gate:
@@ -69,13 +69,20 @@ class Spare:
 
 def shape_of(options: Options) -> Options:
     """Return what of a request must be known when a spare is made."""
-    return options.replace(argv=(), env={}, workdir="", memory_bytes=None, cpus=None, pids_limit=None)
+    return options.replace(argv=(), env={}, workdir="")
 
 
-def waiting_steps(base: Process, *, user_namespace: bool, seccomp: Sequence[Step] = ()) -> list[Step]:
-    """Return a spare's last steps: it gives up its rights, waits, and becomes the program."""
+def waiting_steps(
+    base: Process, *, user_namespace: bool, seccomp: Sequence[Step] = (), filtered: bool = False
+) -> list[Step]:
+    """Return a spare's last steps: it gives up its rights, waits, and becomes the program.
+
+    `filtered`: the filter allows what comes after waiting, as the default one does, so it need not come last.
+    """
     early, late = ((), seccomp) if base.no_new_privileges else (seccomp, ())
     rights = rights_steps(base, user_namespace=user_namespace, tty=False, seccomp=early)
+    if filtered:
+        rights, late = [*rights, *late], ()
 
     def wait(scene: Scene) -> None:
         _become(scene, base, late)
@@ -85,12 +92,21 @@ def waiting_steps(base: Process, *, user_namespace: bool, seccomp: Sequence[Step
 
 
 def _become(scene: Scene, base: Process, seccomp: Sequence[Step]) -> NoReturn:
-    told = _receive(scene.sync_fd)
-    process = base.replace(args=tuple(told["args"]), env=tuple(told["env"]), cwd=told["cwd"][0])
+    _told(base, _message(base))  # a rehearsal: the pages it writes to need not be copied when somebody waits
+    process = _told(base, _receive(scene.sync_fd))
     os._exit(run_steps(program_steps(process, (), seccomp), scene))
 
 
-def _receive(sync_fd: int) -> dict[str, list[str]]:
+def _message(process: Process) -> bytes:
+    return json.dumps({"args": process.args, "env": process.env, "cwd": process.cwd}).encode()
+
+
+def _told(base: Process, message: bytes) -> Process:
+    document = json.loads(message)
+    return base.replace(args=tuple(document["args"]), env=tuple(document["env"]), cwd=document["cwd"])
+
+
+def _receive(sync_fd: int) -> bytes:
     """Wait for a message and put its descriptors at 0 to 2; end quietly if the other side ends."""
     gate = socket.socket(fileno=sync_fd)
     head, fds, _, _ = socket.recv_fds(gate, 4, 3)
@@ -105,5 +121,4 @@ def _receive(sync_fd: int) -> dict[str, list[str]]:
             os._exit(SETUP_FAILED)
         message += part
     gate.detach()
-    document = json.loads(message)
-    return {"args": document["args"], "env": document["env"], "cwd": [document["cwd"]]}
+    return message
