@@ -190,7 +190,7 @@ _WALLS = (
         "--without",
         metavar="KIND,…",
         default="",
-        help="leave out pid uts ipc net cgroup caps no-new-privs mask seccomp",
+        help="leave out pid uts ipc net cgroup caps no-new-privs mask seccomp devices",
     ),
     _flag("--privileged", help="all capabilities, all devices, nothing masked: root of the node, nearly"),
     _many("--cap-add", metavar="CAP", help="a capability more"),

@@ -210,7 +210,7 @@ def tell(session: Session, node_name: str, events: Sequence[Mapping[str, Any]] =
     """Say on the cell's standard error what containers lack on this node, and what of this one is not as asked."""
     warnings = [line for event in events if event.get("event") == "started" for line in event.get("warnings") or ()]
     for line in [*session.untold(node_name), *warnings]:
-        print(f"[{node_name}] {line}", file=sys.stderr)
+        print(f"[{node_name}] warning: {line}", file=sys.stderr)
 
 
 def _sinks(options: argparse.Namespace) -> dict[int, Printer | Captured]:

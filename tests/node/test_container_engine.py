@@ -501,8 +501,8 @@ def test_explain_does_nothing_and_names_what_start_does(engine: Engine) -> None:
     assert not (engine.base / "run/containers/c").exists()
     assert all(set(step) == {"step", "call", "why", "source"} and all(step.values()) for step in steps)
     done = engine("run", name="c", options={"argv": ["true"]})["steps"]
-    parents = ["clone", "group"] if engine.is_root else ["clone"]  # type: ignore[attr-defined]
-    assert [step["step"] for step in steps] == [*parents, *(name for name, _ in done), "exec"]
+    groups = [] if not engine.is_root else ["group", "devices.deny", "devices.allow"]  # type: ignore[attr-defined]
+    assert [step["step"] for step in steps] == ["clone", *groups, *(name for name, _ in done), "exec"]
 
 
 def test_removed_image(engine: Engine) -> None:

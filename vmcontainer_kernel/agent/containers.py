@@ -207,6 +207,7 @@ class ContainerVerbs:
         if kept.job:
             kept.container.steps_ms = kept.job.steps
         document = self._runtime.inspect(kept.container)
+        document["warnings"] = list(kept.job.warnings if kept.job else kept.container.warnings)
         if kept.container.health:
             results = {"failing_streak": kept.failing_streak, "log": kept.health}
             document["health"] = {"status": kept.container.health, **results}

@@ -84,7 +84,7 @@ def make_config(
         "root": {"path": "rootfs", "readonly": options.read_only},
         "hostname": "" if "uts" in left_out or "uts" in around.joined else (options.hostname or name),
         "mounts": _mounts(options, around, kinds, footing, cgroup=bool(cgroups_path)),
-        "linux": _linux(options, around, kinds, cgroups_path),
+        "linux": _linux(options, around, kinds, cgroups_path, guarded=bool(cgroups_path) and not footing.ids),
         "annotations": {"org.opencontainers.image.ref.name": options.image, **dict(options.labels)},
     }
     if options.domainname:
@@ -159,7 +159,12 @@ def _no_new_privileges(options: Options) -> bool:
     return "no-new-privs" not in options.without and not options.privileged
 
 
-def _linux(options: Options, around: Surroundings, kinds: list[str], cgroups_path: str) -> dict[str, Any]:
+def _linux(
+    options: Options, around: Surroundings, kinds: list[str], cgroups_path: str, *, guarded: bool
+) -> dict[str, Any]:
+    """Return ``linux``; `guarded`: devices can be guarded, and must be, as this is no user namespace, where the kernel
+    opens none that was made inside.
+    """
     unmasked = "mask" in options.without or options.security.unmasked or options.privileged
     linux: dict[str, Any] = {
         "namespaces": [
@@ -171,6 +176,8 @@ def _linux(options: Options, around: Surroundings, kinds: list[str], cgroups_pat
         "maskedPaths": [] if unmasked else list(MASKED_PATHS),
         "readonlyPaths": [] if unmasked else list(READONLY_PATHS),
     }
+    if guarded and not options.privileged and "devices" not in options.without:
+        linux["resources"]["devices"] = limits.device_rules(options, around.devices)
     if options.devices or options.privileged:
         linux["devices"] = limits.devices(options, around.devices)
     if options.sysctls:
@@ -252,6 +259,8 @@ def _mounts(
     # Queues belong to the IPC namespace: an ordinary user may mount those of one he made, not the node's.
     mounts += [_mount("/dev/mqueue", "mqueue", *plain)] if not footing.ids or "ipc" in kinds else []
     mounts += [_mount("/sys/fs/cgroup", "cgroup", *plain, "relatime", access)] if cgroup else []
+    # Under another name a device can only be shown, as nothing below /dev is opened that was made there (nodev).
+    mounts += [_bind(one.target, one.path) for one in options.devices if one.target != one.path]
     return [*mounts, *around.mounts] + [_volume(one, around) for one in (*options.volumes, *options.tmpfs)]
 
 

@@ -11,15 +11,9 @@ if TYPE_CHECKING:
     from vmcontainer_kernel.container.options import Options
     from vmcontainer_kernel.container.requests import Throttle
 
-__all__ = ["DeviceNumbers", "devices", "resources", "rlimits"]
+__all__ = ["DeviceNumbers", "device_rules", "devices", "resources", "rlimits"]
 
 _PERIOD_US = 100_000
-_EVERY_CONTAINER = (
-    *(("c", 1, minor) for minor in (3, 5, 7, 8, 9)),  # null zero full random urandom
-    *(("c", 5, minor) for minor in (0, 1, 2)),  # tty console ptmx
-    ("c", 136, None),  # pts/N
-)
-"""config-linux.md, "Default Devices"; numbers of Documentation/admin-guide/devices.txt."""
 
 
 class DeviceNumbers(Record):
@@ -34,17 +28,16 @@ class DeviceNumbers(Record):
 
 
 def resources(options: Options, numbers: dict[str, DeviceNumbers]) -> dict[str, Any]:
-    """Return ``linux.resources``; only what was asked for. `numbers`: of the devices the options name."""
+    """Return ``linux.resources`` but the rules for devices; only what was asked for. `numbers`: of the devices the
+    options name.
+    """
     found: dict[str, Any] = {
         "memory": _memory(options),
         "cpu": _cpu(options),
         "pids": {} if options.pids_limit is None else {"limit": options.pids_limit},
         "blockIO": _block_io(options, numbers),
     }
-    found = {key: value for key, value in found.items() if value}
-    if options.devices and not options.privileged:
-        found["devices"] = _device_rules(options, numbers)
-    return found
+    return {key: value for key, value in found.items() if value}
 
 
 def _memory(options: Options) -> dict[str, int]:
@@ -79,11 +72,13 @@ def _block_io(options: Options, numbers: dict[str, DeviceNumbers]) -> dict[str, 
     )
 
 
-def _device_rules(options: Options, numbers: dict[str, DeviceNumbers]) -> list[dict[str, Any]]:
-    """Deny all, then allow what every container has and what was asked for."""
+def device_rules(options: Options, numbers: dict[str, DeviceNumbers]) -> list[dict[str, Any]]:
+    """Return ``linux.resources.devices``: deny all, then allow what was asked for.
+
+    What every container has is allowed besides (`cgroups.devices`). The capability MKNOD makes a file of any device;
+    this is what keeps it from being opened.
+    """
     rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
-    for kind, major, minor in _EVERY_CONTAINER:
-        rules.append(_said(allow=True, type=kind, major=major, minor=minor, access="rwm"))
     for one in options.devices:
         found = numbers[one.path]
         rules.append(
@@ -93,13 +88,11 @@ def _device_rules(options: Options, numbers: dict[str, DeviceNumbers]) -> list[d
 
 
 def devices(options: Options, numbers: dict[str, DeviceNumbers]) -> list[dict[str, Any]]:
-    """Return ``linux.devices``: those asked for; of a privileged container, all the node has."""
-    wanted = {one.path: one.target for one in options.devices}
-    if options.privileged:
-        wanted = {path: path for path in numbers} | wanted
+    """Return ``linux.devices``: those asked for under their own name; of a privileged container, all the node has."""
+    own = [one.path for one in options.devices if one.target == one.path]
     return [
         {
-            "path": target,
+            "path": path,
             "type": numbers[path].type,
             "major": numbers[path].major,
             "minor": numbers[path].minor,
@@ -107,7 +100,7 @@ def devices(options: Options, numbers: dict[str, DeviceNumbers]) -> list[dict[st
             "uid": numbers[path].uid,
             "gid": numbers[path].gid,
         }
-        for path, target in wanted.items()
+        for path in (numbers if options.privileged else own)
     ]
 
 

@@ -31,7 +31,7 @@ __all__ = ["NAMESPACES", "PROTECTIONS", "ExecOptions", "Options"]
 NAMESPACES = {"pid": "pid", "uts": "uts", "ipc": "ipc", "net": "network", "cgroup": "cgroup", "user": "user"}
 """``--without`` word → type of the OCI specification."""
 
-PROTECTIONS = ("caps", "no-new-privs", "mask", "seccomp")
+PROTECTIONS = ("caps", "no-new-privs", "mask", "seccomp", "devices")
 NO_VARIABLES: dict[str, str] = {}
 _HIGHEST_BYTES = 2**50
 

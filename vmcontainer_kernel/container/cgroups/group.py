@@ -68,12 +68,19 @@ class Cgroup:
             "why": "one folder in each tree that limits, counts, stops or ends the container",
             "source": "cgroups(7)",
         }
-        rows = ((row, f"{self.paths.get(row.controller, '')}/{row.file}") for row in self.rows)
+        files: dict[tuple[str, str], list[Write]] = {}  # one row each, however many texts it takes
+        for row in self.rows:
+            files.setdefault((self.paths.get(row.controller, ""), row.file), []).append(row)
         return [
             made,
             *(
-                {"step": row.file, "call": f'write("{path}", "{row.text}")', "why": row.field, "source": "cgroups(7)"}
-                for row, path in rows
+                {
+                    "step": file,
+                    "call": "; ".join(f'write("{folder}/{file}", "{row.text}")' for row in rows),
+                    "why": rows[0].field,
+                    "source": "cgroups(7)",
+                }
+                for (folder, file), rows in files.items()
             ),
         ]
 
