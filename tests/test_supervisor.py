@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,14 +21,9 @@ from tests.notebooks import (
     sessions,
     wait_until_nothing_is_left,
 )
-from vmcontainer_kernel.container.images import Store
-from vmcontainer_kernel.container.images.busybox import build_busybox
-from vmcontainer_kernel.vm.guest import ensure_guest
+from tests.ordinary_user import FIRST_LIMIT_S, User
 
-ROOT = Path(__file__).parent.parent
-NOBODY = 65534
 END_LIMIT_S = 2.0
-FIRST_LIMIT_S = 240.0
 
 pytestmark = [pytest.mark.needs("containers-on-host"), pytest.mark.needs("qemu")]
 
@@ -127,71 +118,6 @@ def test_the_sweep_leaves_those_alone_that_live(notebook: Notebook, tmp_path: Pa
 
 # -- an ordinary user
 
-SCRIPT = """
-import io, json, sys
-from contextlib import redirect_stderr, redirect_stdout
-from IPython.core.interactiveshell import InteractiveShell
-shell = InteractiveShell.instance()
-answers = []
-for code in json.load(sys.stdin):
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        result = shell.run_cell(code)
-    error = result.error_in_exec
-    answers.append({"out": out.getvalue(), "error": type(error).__name__ if error else "", "text": str(error or "")})
-print(json.dumps(answers))
-"""
-
-
-class User:
-    """An ordinary user with a home, a cache with the guest image in it, and a run folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.run = folder, folder / "run"
-        image = ensure_guest()
-        shutil.copytree(image.path, folder / "cache" / "guests" / image.path.name)
-        build_busybox(Store(folder / "cache" / "images"))
-        for path in (folder, *folder.rglob("*")):
-            os.lchown(path, NOBODY, NOBODY)
-        # pytest's own folders are private to it
-        for parent in [*folder.parents][:2]:
-            parent.chmod(0o755)
-
-    def start(self, *codes: str, within: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        """Begin to run cells; `within`: a command to run Python with."""
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.folder),
-            "IPYTHONDIR": str(self.folder / "ipython"),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "VMCONTAINER_CACHE": str(self.folder / "cache"),
-            "VMCONTAINER_RUN": str(self.run),
-            "VMCONTAINER_PATIENCE_S": "1e9",
-        }
-        command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--no-new-privs"]
-        process = subprocess.Popen(
-            [*command, *within, sys.executable, "-c", SCRIPT],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=self.folder,
-            env=environment,
-        )
-        assert process.stdin
-        process.stdin.write(json.dumps(["%load_ext vmcontainer_kernel", *codes]))
-        process.stdin.close()
-        process.stdin = None
-        return process
-
-    def cells(self, *codes: str, within: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-        """Run cells and return what came of each."""
-        with self.start(*codes, within=within) as process:
-            out, err = process.communicate(timeout=FIRST_LIMIT_S)
-        assert (process.returncode, err) == (0, "")
-        return list(json.loads(out))[1:]
-
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
@@ -206,7 +132,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
 def test_containers_of_an_ordinary_user(user: User) -> None:
     inside, limited, missing = user.cells(
         "%%container\necho $$; id -u; hostname",
-        "%%container --memory 64m\ntrue",
+        "%%container --cpus 1\ntrue",
         "%%container --image no-such\ntrue",
     )
     assert inside["error"] == "", inside

@@ -71,7 +71,6 @@ class CopyVerbs:
         container = self._keeper.get(get_str(call.arguments, "name")).container
         if container.status != "running":
             self._runtime.renew(container)
-        self._runtime.store.steward.prepare()
         stdio = Stdio.make(tty=False, stdin=stdin)
         try:
             launch = fork(container, action, stdio.child)
@@ -114,9 +113,9 @@ def _root(container: Container, steward: Steward) -> int:
         root = os.open(f"/proc/{container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         steward.enter()
         return root
-    steward.enter()
     rootless = "user" in container.spec.linux.new_kinds
     alone = rootless and steward.ids is None
+    steward.enter()
     uid, gid = os.geteuid(), os.getegid()
     linux.unshare(linux.CLONE_NEWNS | (linux.CLONE_NEWUSER if alone else 0))
     if alone:

@@ -21,7 +21,7 @@ __all__ = ["ImageVerbs"]
 
 
 class ImageVerbs:
-    """The verbs ``image.has|missing|add`` and ``container.diff|commit``."""
+    """The verbs ``image.list|missing|add|sweep`` and ``container.diff|commit``."""
 
     def __init__(self, server: Server, runtime: Runtime, keeper: Keeper) -> None:
         self._server, self._runtime, self._keeper = server, runtime, keeper
@@ -29,6 +29,7 @@ class ImageVerbs:
             "image.list": self.list,
             "image.missing": self.missing,
             "image.add": self.add,
+            "image.sweep": self.sweep,
             "container.diff": self.diff,
             "container.commit": self.commit,
         }
@@ -55,6 +56,14 @@ class ImageVerbs:
         image = store.add(get_str(call.arguments, "name"), get_map(call.arguments, "config"), blobs)
         store.rootfs_layers(image)  # checks every digest
         return {"digest": image.digest}
+
+    def sweep(self, call: Call) -> dict[str, Any]:
+        """Remove what is still unpacked of images that were removed."""
+        from ..container.images import shelf
+
+        in_use = [container.image.digest for container in self._runtime.list()]
+        shelf.sweep_layers(self._runtime.store, in_use=in_use)
+        return {}
 
     def diff(self, call: Call) -> None:
         """Send what a container changed as lines of A, C or D and a path: name."""
@@ -96,7 +105,6 @@ class ImageVerbs:
 
     def _start(self, call: Call, action: Any) -> None:
         container = self._keeper.get(get_str(call.arguments, "name")).container
-        self._runtime.store.steward.prepare()
         stdio = Stdio.make(tty=False, stdin=False)
         try:
             launch = fork(container, action, stdio.child)

@@ -114,7 +114,8 @@ class Steward:
         """Return what `work` returns, which JSON must be able to say; it runs in a child if it has to."""
         if self.ids is None:
             return work()
-        self._open()
+        if self._namespace_fd < 0:
+            self._namespace_fd = mappings.open_user_namespace(self._config(self.ids))
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -141,32 +142,26 @@ class Steward:
 
     def enter(self) -> None:
         """Become root among these ids, for good: this process is a child, made for that."""
-        if self.ids is None:
-            return
-        self._open()
-        linux.setns(self._namespace_fd, linux.CLONE_NEWUSER)
+        if self.ids is not None:
+            self._join(mappings.open_user_namespace(self._config(self.ids)))
+
+    def _config(self, ids: Ids) -> Linux:
+        return Linux(uid_mappings=ids.uids, gid_mappings=ids.gids)
+
+    def _join(self, namespace_fd: int) -> None:
+        linux.setns(namespace_fd, linux.CLONE_NEWUSER)
+        os.close(namespace_fd)
         os.setgroups([])
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of ids clears it (prctl(2))
         self.ids = None  # from here on this process can do it all itself
-
-    def prepare(self) -> None:
-        """Make the user namespace now, so that a child can `enter` it."""
-        if self.ids is not None:
-            self._open()
-
-    def _open(self) -> None:
-        if self._namespace_fd < 0 and self.ids is not None:
-            config = Linux(uid_mappings=self.ids.uids, gid_mappings=self.ids.gids)
-            self._namespace_fd = mappings.open_user_namespace(config)
 
     def _work(self, work: Callable[[], Any], answer_fd: int) -> NoReturn:
         """Do the work as the last thing of this process, and tell what came of it."""
         try:
             signal.set_wakeup_fd(-1)
-            linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-            self.enter()
-            linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of ids clears it (prctl(2))
+            self._join(self._namespace_fd)
             answer = {"found": work()}
         except OSError as error:
             answer = {"errno": error.errno, "text": error.strerror, "path": str(error.filename or "")}

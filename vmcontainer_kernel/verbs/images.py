@@ -73,6 +73,7 @@ def _rmi(session: Session, given: Words, language: str) -> None:
     in_use = {one["image_digest"] for one in ask(session, given, "container.list")["containers"]}
     for image in given.images:
         print(f"removed {image}: {size_text(shelf.remove(_store(), image, in_use=in_use))}")
+    ask(session, given, "image.sweep")
 
 
 def _history(session: Session, given: Words, language: str) -> Table:

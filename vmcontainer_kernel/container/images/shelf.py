@@ -12,7 +12,18 @@ from vmcontainer_kernel.container.images.store import REF_NAME, Blob, Image, Sto
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.errors import ImageError, UserError
 
-__all__ = ["Listed", "discard", "full_name", "history", "inspect", "list_images", "prune", "remove", "tag"]
+__all__ = [
+    "Listed",
+    "discard",
+    "full_name",
+    "history",
+    "inspect",
+    "list_images",
+    "prune",
+    "remove",
+    "sweep_layers",
+    "tag",
+]
 
 _PUNCTUATION = frozenset("._-:@/+")
 
@@ -93,6 +104,21 @@ def prune(store: Store, *, in_use: Collection[str] = ()) -> int:
         others = [one for one in index if one not in going]
         store.write_index(others)
         return _collect(store, [str(one.get("digest")) for one in going], others, in_use)
+
+
+def sweep_layers(store: Store, *, in_use: Collection[str] = ()) -> None:
+    """Remove layers unpacked for an ordinary user's ids that no image has any more: who removes an image may not be
+    the one who can remove these. `in_use`: names or digests of images that containers run on.
+    """
+    folder = store.path / "unpacked" / store.steward.layers
+    if store.steward.ids is None or not folder.is_dir():
+        return
+    with store.locked():
+        kept = {one for entry in store.index() for one in _reach(store, str(entry.get("digest")))}
+        kept |= {one for digest in in_use for one in _reach(store, digest)}
+        for path in folder.iterdir():
+            if f"sha256:{path.name}" not in kept and not path.name.startswith("."):
+                store.forget_layer(f"sha256:{path.name}")
 
 
 def discard(store: Store, digest: str) -> None:
