@@ -13,6 +13,7 @@ from ..container.options import ExecOptions, Options
 from ..container.runtime import Runtime
 from ..container.spares import shape_of
 from ..errors import LabError, UserError
+from .builds import BuildVerbs
 from .copies import CopyVerbs
 from .health import Checkups
 from .images import ImageVerbs
@@ -66,6 +67,7 @@ class ContainerVerbs:
         Looks(server, runtime, self._keeper)
         CopyVerbs(server, runtime, self._keeper)
         ImageVerbs(server, runtime, self._keeper)
+        BuildVerbs(server, runtime)
         VolumeVerbs(server, runtime)
         NetworkVerbs(server, runtime)
 

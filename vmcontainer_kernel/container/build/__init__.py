@@ -1,0 +1,6 @@
+"""Building images from a Dockerfile.
+
+    text ──lines──▶ logical lines ──dockerfile──▶ stages of instructions ──plan──▶ steps ──builder──▶ layers, an image
+
+What is left of the second last arrow is pure; `cache` says when a step need not be done, `context` and `files` copy.
+"""
