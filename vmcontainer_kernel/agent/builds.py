@@ -75,7 +75,7 @@ class BuildVerbs:
         with contextlib.suppress(LabError, OSError):
             if self._runtime.cgroups:
                 for bundle in (folder / "containers").glob("*"):
-                    group = self._runtime.cgroups.group(bundle.name)
+                    group = self._runtime.cgroups.open(bundle.name)
                     group.kill()
                     group.remove()
             self._runtime.store.steward.remove_tree(folder)
