@@ -206,8 +206,9 @@ _WALLS = (
     _text("--pid", metavar="host|container:C", help="share the pid namespace"),
     _text("--ipc", metavar="host|container:C", help="share the IPC namespace"),
     _text("--uts", metavar="host|container:C", help="share the host name"),
-    _text("--userns", metavar="host", help="share the user namespace"),
-    _text("--cgroupns", metavar="host", help="share the cgroup namespace"),
+    _text("--userns", metavar="host|container:C", help="share the user namespace"),
+    _text("--cgroupns", metavar="host|container:C", help="share the cgroup namespace"),
+    _many("--time-offset", metavar="CLOCK=SECONDS", help="a time namespace; boottime or monotonic is so much ahead"),
 )
 
 _NAMES = (

@@ -217,6 +217,7 @@ def _wall_options(options: argparse.Namespace) -> dict[str, Any]:
         "security": [words.read_profile(text) for text in options.security_opt],
         "ulimits": options.ulimit,
         "sysctls": options.sysctl,
+        "time_offsets": options.time_offset,
         "oom_score_adj": _whole(options.oom_score_adj, "--oom-score-adj", -1000),
         **{name: getattr(options, name) for name in ("pid", "ipc", "uts", "userns", "cgroupns")},
     }

@@ -461,3 +461,6 @@ def test_a_network_is_shared(bench: Bench) -> None:
     inside = bench.wait(bench.collect("container.exec", name="web", options={"argv": ["sh", "-c", script]})).out
     assert bench.container(script, network="container:web").out == inside
     assert bench.container("ps -o args | grep -c 1000", pid="container:web").out >= b"1\n"
+    told = run(bench, "true", name="second", ipc="container:web")["warnings"]
+    assert told == inspect(bench, "second")["warnings"]
+    assert "/dev/shm is its own" in told[0]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.node.engine import Engine, start_engine
+from tests.node.engine import NOBODY, Engine, start_engine
+from vmcontainer_kernel.errors import NotFound, SpecError, UserError
 
 pytestmark = [pytest.mark.needs("containers-on-host"), pytest.mark.needs("cgroups")]
 
@@ -68,3 +69,82 @@ def test_a_privileged_one_has_the_nodes_devices_and_all_its_capabilities(engine:
     mine = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapPrm"))
     assert int(capabilities, 16) == int(mine.split()[1], 16)
     assert (masked, can) == ("0", "can")
+
+
+# -- namespaces that are shared, and the one that a container has only if asked
+
+KINDS = {"network": "net", "pid": "pid", "ipc": "ipc", "uts": "uts", "cgroupns": "cgroup", "userns": "user"}
+LINKS = "for n in net pid ipc uts cgroup user mnt time; do echo $n $(readlink /proc/self/ns/$n); done"
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    running = start_engine(tmp_path_factory.mktemp("ordinary"), NOBODY)
+    yield running
+    for name in running("list"):
+        running("remove", name=name, force=True)
+    running.close()
+
+
+def namespaces(text: str) -> dict[str, str]:
+    return dict(line.split() for line in text.splitlines())
+
+
+def beside_another(engine: Engine, script: str, **options: Any) -> tuple[dict[str, str], str]:
+    """Start container `other`, run a script in a second one; return other's namespaces and what the script wrote."""
+    engine("create", name="other", options={"argv": ["sleep", "1000"]})
+    try:
+        engine("start", name="other")
+        links = engine("finish", pid=engine("exec", name="other", options={"argv": ["sh", "-c", LINKS]}))["out"]
+        return namespaces(links), engine.out(script, **options)
+    finally:
+        engine("remove", name="other", force=True)
+
+
+def test_all_but_its_files_shared_with_another_container(engine: Engine) -> None:
+    shared = {word: "container:other" for word in KINDS if word != "userns"}
+    theirs, text = beside_another(engine, f"{LINKS}; echo name $(hostname); echo pids $(pidof sleep)", **shared)
+    ours = namespaces(text)
+    assert {kind for kind in theirs if ours[kind] == theirs[kind]} == {*KINDS.values(), "time"}
+    assert (ours["name"], ours["pids"]) == ("other", "1")
+
+
+def test_an_ordinary_users_containers_share_by_their_user_namespace(ordinary: Engine) -> None:
+    theirs, text = beside_another(ordinary, LINKS, network="container:other", uts="container:other")
+    ours = namespaces(text)
+    assert {kind for kind in theirs if ours[kind] == theirs[kind]} == {"net", "uts", "user", "time"}
+    with pytest.raises(UserError, match="only inside one"):
+        ordinary.sh("true", userns="host")
+
+
+@pytest.mark.parametrize("word", KINDS)
+def test_what_is_the_nodes_is_the_nodes(engine: Engine, word: str) -> None:
+    ours = namespaces(engine.out(LINKS, **{word: "host"}))
+    assert {kind for kind, link in engine("namespaces").items() if ours.get(kind) == link} == {
+        *("user", "time"),
+        KINDS[word],
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"userns": "container:c"}, UserError, "has no user namespace"),
+        ({"ipc": "container:nobody"}, NotFound, "nobody"),
+        ({"uts": "host", "hostname": "mine"}, UserError, "host name of its own"),
+        ({"pid": "node"}, SpecError, "must be host"),
+        ({"time_offsets": ["realtime=3"]}, SpecError, "boottime=SECONDS"),
+    ],
+)
+def test_what_cannot_be_shared(engine: Engine, options: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        engine.sh("true", **options)
+
+
+def test_clocks_of_its_own(engine: Engine) -> None:
+    node_s = float(Path("/proc/uptime").read_text().split()[0])
+    script = "cut -d. -f1 /proc/uptime; readlink /proc/self/ns/time; cat /proc/self/timens_offsets"
+    up_s, link, *offsets = engine.out(script, time_offsets=["boottime=86400"]).splitlines()
+    assert int(up_s) >= node_s + 86400 - 1
+    assert link != engine("namespaces")["time"]
+    assert [line.split() for line in offsets] == [["monotonic", "0", "0"], ["boottime", "86400", "0"]]

@@ -48,7 +48,9 @@ def check_options(options: Options, user: User, footing: Footing, *, grouped: bo
     if not grouped:
         _refuse_limits(options, rootless=footing.ids is not None, running=running)
     check_user(user, options.user, footing)
-    if "user" in options.without:
+    if (options.hostname or options.domainname) and ("uts" in options.without or options.uts):
+        raise UserError("a host name of its own needs a UTS namespace of its own", where="hostname")
+    if "user" in options.without or (options.userns == "host" and footing.ids):
         why = (
             "an ordinary user can make the other namespaces only inside one"
             if footing.ids

@@ -169,7 +169,7 @@ def _linux(
     linux: dict[str, Any] = {
         "namespaces": [
             {"type": kind, "path": around.joined[kind]} if kind in around.joined else {"type": kind}
-            for kind in (*kinds, "mount")
+            for kind in (*kinds, "mount", *(["time"] if options.time_offsets else []))
         ],
         "resources": limits.resources(options, around.devices),
         "cgroupsPath": cgroups_path,
@@ -180,6 +180,8 @@ def _linux(
         linux["resources"]["devices"] = limits.device_rules(options, around.devices)
     if options.devices or options.privileged:
         linux["devices"] = limits.devices(options, around.devices)
+    if options.time_offsets:
+        linux["timeOffsets"] = {clock: {"secs": seconds} for clock, seconds in options.time_offsets}
     if options.sysctls:
         linux["sysctl"] = dict(options.sysctls)
     if not ("seccomp" in options.without or options.security.seccomp == "unconfined"):

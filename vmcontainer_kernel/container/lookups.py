@@ -29,16 +29,19 @@ def look_up(
     volumes: Volumes | None,
     find: Callable[[str], Container],
     name_mounts: Sequence[dict[str, Any]],
+    *,
+    rootless: bool,
 ) -> Surroundings | None:
     """Return what `options` need to know of the node, None if that is nothing.
 
-    `find`: a container by its name; `name_mounts`: of the files that say which names there are.
+    `find`: a container by its name; `name_mounts`: of the files that say which names there are; `rootless`: each
+    container has a user namespace, to which its others belong.
     """
     wants_devices = options.devices or options.privileged or _throttled(options)
     if not (options.volumes or wants_devices or name_mounts or _joined_words(options)):
         return None
     return Surroundings(
-        joined=_joined(options, find),
+        joined=_joined(options, find, rootless=rootless),
         devices=_devices(options) if wants_devices else {},
         volumes=_folders(options, bundle, volumes),
         mounts=tuple(name_mounts),
@@ -50,12 +53,26 @@ def look_up(
 
 def _joined_words(options: Options) -> dict[str, str]:
     words = {"network": options.network, "pid": options.pid, "ipc": options.ipc, "uts": options.uts}
+    words |= {"cgroup": options.cgroupns, "user": options.userns}
     return {kind: text.partition(":")[2] for kind, text in words.items() if text.startswith("container:")}
 
 
-def _joined(options: Options, find: Callable[[str], Container]) -> dict[str, str]:
-    joined = {}
-    for kind, name in _joined_words(options).items():
+def _joined(options: Options, find: Callable[[str], Container], *, rootless: bool) -> dict[str, str]:
+    joined, wanted = {}, _joined_words(options)
+    if "user" in wanted and not rootless:
+        raise UserError(
+            f"container {wanted['user']} has no user namespace: root's containers have none", where="userns"
+        )
+    if rootless and len({*wanted.values()}) > 1:
+        raise HostError(
+            f"of {' and '.join(sorted({*wanted.values()}))} only one can be joined: each has a user namespace of its"
+            " own, to which its other ones belong",
+            hint="run it in a guest, where you are root: --on vm",
+            where="user_namespaces(7)",
+        )
+    if rootless and wanted:
+        wanted["user"] = next(iter(wanted.values()))
+    for kind, name in wanted.items():
         other = find(name)
         if other.status != "running":
             raise UserError(

@@ -42,7 +42,8 @@ class Options(Record):
     `argv`: empty means the image's own command; `runs_entrypoint`: it is put behind the image's entry point, as docker
     does, where a cell's shell takes its place. `user`: ``uid[:gid]`` or a name of the image. `without`: namespaces
     and protections to leave out. `pid`, `ipc`, `uts`, `userns`, `cgroupns`: empty (its own), ``host`` or
-    ``container:NAME``. None is "no limit", or "not said".
+    ``container:NAME``. `time_offsets`: (clock, seconds); with one it gets a time namespace. None is "no limit", or "not
+    said".
     """
 
     image: str = "busybox"
@@ -68,6 +69,7 @@ class Options(Record):
     uts: str = ""
     userns: str = ""
     cgroupns: str = ""
+    time_offsets: tuple[tuple[str, int], ...] = ()
 
     memory_bytes: int | None = None
     memory_swap_bytes: int | None = None
@@ -245,6 +247,7 @@ _READERS: dict[str, Callable[[Fields, str], Any]] = {
     "add_host": _items(requests.read_host),
     **dict.fromkeys(("pid", "ipc"), _shared("", "host", "private")),
     **dict.fromkeys(("uts", "userns", "cgroupns"), _shared("", "host", "private")),
+    "time_offsets": _items(requests.read_time_offset),
     "memory_bytes": _BYTES,
     "memory_swap_bytes": _number(-1, _HIGHEST_BYTES),
     "memory_reservation_bytes": _BYTES,

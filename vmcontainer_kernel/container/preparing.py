@@ -32,6 +32,8 @@ from vmcontainer_kernel.errors import HostError
 
 __all__ = ["Preparer"]
 
+_OWN_SHM = "the queues and System V memory are shared, /dev/shm is its own: to share that too, --volume NAME:/dev/shm"
+
 
 class Preparer:
     """What of a node every container needs: where images, volumes, groups and bundles are; `find`: a container by
@@ -73,12 +75,21 @@ class Preparer:
             home=home,
             cgroups_path="" if self._cgroups is None else self._cgroups.path(name),
             footing=self._footing,
-            around=look_up(options, bundle, self._volumes, self._find, self._name_mounts(name, options)),
+            around=look_up(
+                options,
+                bundle,
+                self._volumes,
+                self._find,
+                self._name_mounts(name, options),
+                rootless=self._footing.ids is not None,
+            ),
         )
         spec = possible(self._parse(config), options, rootless=self._footing.ids is not None)
         warnings: tuple[str, ...] = ()
         if self._cgroups is None:
             spec, warnings = without_groups(spec)
+        if options.ipc.startswith("container:"):
+            warnings += (_OWN_SHM,)
         group = self._cgroups.group(name, spec.linux.resources) if self._cgroups else None
         container = Container(name, f"{self._session}-{name}", image, config, spec, bundle, home, group)
         container.layers, container.options, container.warnings = self._store.layer_paths(image), options, warnings

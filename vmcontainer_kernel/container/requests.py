@@ -29,6 +29,7 @@ __all__ = [
     "read_security",
     "read_sysctl",
     "read_throttle",
+    "read_time_offset",
     "read_tmpfs",
     "read_ulimit",
     "read_volume",
@@ -220,6 +221,14 @@ def read_health(value: Any, where: str) -> Health:
 def read_sysctl(value: Any, where: str) -> tuple[str, str]:
     """Read ``NAME=VALUE`` of ``--sysctl``."""
     return _pair(value, where, needs_value=True)
+
+
+def read_time_offset(value: Any, where: str) -> tuple[str, int]:
+    """Read ``CLOCK=SECONDS`` of ``--time-offset``: what a clock of time_namespaces(7) is ahead."""
+    clock, seconds = _pair(value, where, needs_value=True)
+    if clock not in ("boottime", "monotonic") or not seconds.removeprefix("-").isdecimal() or len(seconds) > 12:
+        raise _error(where, str(value), "must be boottime=SECONDS or monotonic=SECONDS, in whole seconds")
+    return clock, int(seconds)
 
 
 def read_label(value: Any, where: str) -> tuple[str, str]:
