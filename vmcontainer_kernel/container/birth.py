@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
 
 from vmcontainer_kernel.container import linux, mappings, mounts, namespaces
 from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.launch import Clone, Entry, Gate, Launch, Stdio, clone_child
+from vmcontainer_kernel.container.light import partial
 from vmcontainer_kernel.container.spec import Linux, Mount, Spec
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 __all__ = ["adopt", "bear", "is_plain"]
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from functools import partial
 
 from vmcontainer_kernel.container import inside, linux
+from vmcontainer_kernel.container.light import partial
 from vmcontainer_kernel.container.spec import Device, Spec
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import os
 import select
-from functools import partial
 
 from vmcontainer_kernel.container import jsontext, linux, rootfs
 from vmcontainer_kernel.container.csignal import signal
+from vmcontainer_kernel.container.light import partial
 from vmcontainer_kernel.container.spec import Hook, Hooks
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError, LabError

@@ -20,16 +20,15 @@ The child never returns into the caller's code: it becomes the program or it exi
 from __future__ import annotations
 
 import _socket  # `socket` and `json` take too long to import for a command of the runtime
-import contextlib
 import errno
 import gc
 import os
 import select
 import time
-from collections.abc import Callable, Sequence
 
 from vmcontainer_kernel.container import jsontext, linux
 from vmcontainer_kernel.container.csignal import signal
+from vmcontainer_kernel.container.light import suppress
 from vmcontainer_kernel.container.process import (
     CANNOT_RUN,
     NOT_FOUND,
@@ -44,7 +43,8 @@ from vmcontainer_kernel.errors import ContainerError, HostError, LabError, from_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn, TypeAlias
 
 __all__ = [
     "Clone",
@@ -118,7 +118,7 @@ class Gate:
     def __call__(self, message: bytes = b"") -> None:
         """Let the child go on, with something to read if it asked."""
         # EPIPE: the child has failed already; its report tells why.
-        with contextlib.suppress(BrokenPipeError):
+        with suppress(BrokenPipeError):
             os.write(self.fd, b"+" + message)
 
     def wait(self) -> bool:
@@ -151,7 +151,7 @@ class Start(Record):
     signals: tuple[int, ...] = ()
 
 
-Clone = Callable[[int, Start, int], int]
+Clone: TypeAlias = "Callable[[int, Start, int], int]"
 """What makes a child: (CLONE_NEW* flags, what it is told, a version 2 group's descriptor or -1) to its pid."""
 
 

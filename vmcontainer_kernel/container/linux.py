@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import functools
 import os
 import struct
 
@@ -346,7 +345,6 @@ def duplicate(fd: int, lowest: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
-@functools.cache
 def last_capability() -> int:
     """Return the highest capability number of this kernel (PR_CAPBSET_READ of a higher one is EINVAL)."""
     number = len(CAPABILITIES)

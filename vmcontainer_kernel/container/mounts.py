@@ -10,9 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from functools import partial
 
 from vmcontainer_kernel.container import copying, inside, linux
+from vmcontainer_kernel.container.light import partial
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.spec import Mount, Spec
 from vmcontainer_kernel.container.step import Scene, Step

@@ -12,10 +12,10 @@ clocks can be set only as long as it is empty (time_namespaces(7)).
 from __future__ import annotations
 
 import os
-from functools import partial
 
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.cgroups import Cgroup
+from vmcontainer_kernel.container.light import partial
 from vmcontainer_kernel.container.spec import Linux, Spec, TimeOffset
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError, SpecError

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from vmcontainer_kernel.container import hooks, masks, namespaces, rootfs, settings
 from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.process import identity_steps
 from vmcontainer_kernel.container.seccomp.install import ordered
 from vmcontainer_kernel.container.spec import Process, Spec
 from vmcontainer_kernel.container.step import Step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["before_clone", "exec_plan", "plan", "surroundings"]
 

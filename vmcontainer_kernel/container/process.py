@@ -13,14 +13,17 @@ from __future__ import annotations
 import errno
 import os
 import select
-from collections.abc import Iterable, Sequence
-from functools import partial
 
 from vmcontainer_kernel.container import linux, rights, scheduling
 from vmcontainer_kernel.container.csignal import signal
+from vmcontainer_kernel.container.light import partial
 from vmcontainer_kernel.container.spec import Personality, Process, User
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 __all__ = [
     "CANNOT_RUN",

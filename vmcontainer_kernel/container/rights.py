@@ -6,9 +6,8 @@ its own namespaces.
 
 from __future__ import annotations
 
-from functools import partial
-
 from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container.light import partial
 from vmcontainer_kernel.container.spec import Capabilities, Rlimit
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError

@@ -13,12 +13,11 @@ mounts:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from functools import partial
 
 from vmcontainer_kernel.container import devices, inside, linux, mounts, overlay
+from vmcontainer_kernel.container.light import partial, suppress
 from vmcontainer_kernel.container.spec import Mount, Spec
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError
@@ -58,7 +57,7 @@ def _open_sources(sources: dict[str, tuple[str, bool, int]], scene: Scene, *, tt
         scene.sources[where] = mounts.open_source(path, where, spread, recursive=recursive)
     if tty:
         # By its path: the descriptor itself belongs to the node's mount namespace, of which nothing can be cloned here.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             scene.sources["terminal"] = linux.open_tree(linux.AT_FDCWD, os.ttyname(0))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import partial
 
 from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container.light import partial
 from vmcontainer_kernel.container.spec import IoPriority, Personality, Scheduler
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError, SpecError

@@ -7,9 +7,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from vmcontainer_kernel.container.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Scene", "Step"]
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import time
@@ -13,6 +12,7 @@ import time
 from vmcontainer_kernel.container.cgroups import limits
 from vmcontainer_kernel.container.cgroups.files import read, table, write
 from vmcontainer_kernel.container.csignal import signal
+from vmcontainer_kernel.container.light import suppress
 from vmcontainer_kernel.container.spec import Resources
 from vmcontainer_kernel.errors import ContainerError, HostError
 
@@ -178,14 +178,14 @@ class Cgroup:
         found: set[int] = set()
         for path in self.directories[:1]:
             for folder in _below(path) if recursive else [path]:
-                with contextlib.suppress(OSError):  # gone; or threaded (EOPNOTSUPP), whose parent lists its processes
+                with suppress(OSError):  # gone; or threaded (EOPNOTSUPP), whose parent lists its processes
                     found.update(int(line) for line in read(f"{folder}/cgroup.procs").split())
         return sorted(found)
 
     def signal(self, signum: int) -> None:
         """Send a signal to every process of the group."""
         for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):
                 os.kill(pid, signum)
 
     # -- freezing
@@ -232,16 +232,16 @@ class Cgroup:
     def kill(self) -> None:
         """End every process of the group and of those below it, forking and frozen ones too."""
         for path in self._version_2:
-            with contextlib.suppress(FileNotFoundError):  # cgroup.kill came with Linux 5.14
+            with suppress(FileNotFoundError):  # cgroup.kill came with Linux 5.14
                 write(f"{path}/cgroup.kill", "1")
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             # Version 1 has no cgroup.kill: first forbid forks, so that the list of processes cannot outrun us.
             write(f"{self.paths['pids']}/pids.max", "0") if "pids" in self.paths else None
         seen: set[int] = set()
         while not seen.issuperset(pids := self.pids()):
             seen.update(pids)
             self.signal(signal.SIGKILL)
-        with contextlib.suppress(OSError, HostError):
+        with suppress(OSError, HostError):
             self.thaw()  # a frozen version 1 task takes its SIGKILL only when thawed
 
     def remove(self) -> None:
@@ -319,7 +319,7 @@ def _below(path: str) -> list[str]:
     """Return a group's folder and all below it, the deepest last."""
     found = [path]
     for folder in found:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             # Two links and one for each folder in it: most groups have none, and are not read (kernfs).
             if os.stat(folder).st_nlink > 2:
                 with os.scandir(folder) as entries:

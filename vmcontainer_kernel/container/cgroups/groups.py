@@ -11,7 +11,6 @@ process sees it, a relative one where this process may make groups.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 
@@ -19,6 +18,7 @@ from vmcontainer_kernel.container.cgroups import trees
 from vmcontainer_kernel.container.cgroups.files import read, write
 from vmcontainer_kernel.container.cgroups.group import Cgroup
 from vmcontainer_kernel.container.cgroups.limits import ALWAYS, controllers, writes
+from vmcontainer_kernel.container.light import suppress
 from vmcontainer_kernel.container.spec import Resources
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, SpecError
 
@@ -139,7 +139,7 @@ class Cgroups:
             group.apply(group.rows, group.resources)
         except BaseException as error:
             for path in reversed(made):
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     os.rmdir(path)
             self._prepared.clear()
             if isinstance(error, OSError):
@@ -173,7 +173,7 @@ class Cgroups:
         folder = place.root
         for part in ("", *parent[len(place.root) :].strip("/").split("/")):
             folder = f"{folder}/{part}" if part else folder
-            with contextlib.suppress(FileExistsError):
+            with suppress(FileExistsError):
                 os.mkdir(folder, 0o755)
                 made.append(folder)
                 if controller == "cpuset" and place.version == 1:
@@ -201,12 +201,12 @@ class Cgroups:
     def _move_processes(self, folder: str) -> None:
         """Move the processes of a folder that we were handed, this one among them, into a group below it."""
         rest = f"{folder}/{_REST}"
-        with contextlib.suppress(FileExistsError):
+        with suppress(FileExistsError):
             os.mkdir(rest, 0o755)
         self._moved[folder] = rest
         while pids := read(f"{folder}/cgroup.procs").split():
             for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
+                with suppress(ProcessLookupError):
                     write(f"{rest}/cgroup.procs", pid)
 
     # -- changing
@@ -235,7 +235,7 @@ class Cgroups:
         larger.apply(rows, resources)
         for folder in made:
             for pid in group.pids():
-                with contextlib.suppress(ProcessLookupError):
+                with suppress(ProcessLookupError):
                     write(f"{folder}/cgroup.procs", str(pid))
         return larger
 
@@ -246,7 +246,7 @@ class Cgroups:
         found: set[str] = set()
         for place in self.roots:
             folder = f"{place.root}{place.parent}/{self.base}"
-            with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            with suppress(FileNotFoundError), os.scandir(folder) as entries:
                 found.update(entry.name for entry in entries if entry.is_dir())
         return sorted(found)
 
@@ -259,10 +259,10 @@ class Cgroups:
         for place in self.roots:
             top = f"{place.root}{place.parent}"
             for path in (f"{top}/{self.base}", f"{top}/vmcontainer"):
-                with contextlib.suppress(OSError):  # another session's groups are still there
+                with suppress(OSError):  # another session's groups are still there
                     os.rmdir(path)
         for folder, rest in self._moved.items():
-            with contextlib.suppress(OSError, LabError):
+            with suppress(OSError, LabError):
                 _move_back(folder, rest)
         self._moved.clear()
         self._prepared.clear()
@@ -283,7 +283,7 @@ def _move_back(folder: str, rest: str) -> None:
     given = read(f"{folder}/cgroup.subtree_control").split()
     write(f"{folder}/cgroup.subtree_control", " ".join(f"-{name}" for name in given))
     for pid in read(f"{rest}/cgroup.procs").split():
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             write(f"{folder}/cgroup.procs", pid)
     os.rmdir(rest)
 

@@ -8,7 +8,6 @@ master over a unix socket (SCM_RIGHTS, unix(7)): that of ``--console-socket``, o
 from __future__ import annotations
 
 import _socket  # the module `socket` takes 12 ms to import
-import array
 import fcntl
 import os
 import struct
@@ -21,6 +20,7 @@ from vmcontainer_kernel.errors import ContainerError, UserError
 
 __all__ = ["connect", "make_raw", "receive_master", "socket_pair", "terminal_step"]
 
+_INT = struct.Struct("=i")
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
 _TIOCGPTN = 0x80045430
@@ -51,11 +51,10 @@ def receive_master(socket_fd: int) -> int:
         _, ancillary, _, _ = sock.recvmsg(4096, 64, _socket.MSG_CMSG_CLOEXEC)
     finally:
         sock.close()
-    fds = array.array("i")
     for level, kind, data in ancillary:
-        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return fds[0] if fds else -1
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS) and len(data) >= _INT.size:
+            return int(_INT.unpack_from(data)[0])
+    return -1
 
 
 def terminal_step(process: Process, index: int, *, console: bool = True) -> Step:
@@ -106,7 +105,7 @@ def _show_console(path: str) -> None:
 def _send(socket_fd: int, master: int) -> None:
     sock = _socket.socket(fileno=socket_fd)
     # Receivers want a name with it, and at least one byte (unix(7)).
-    sock.sendmsg([b"/dev/ptmx"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [master]).tobytes())])
+    sock.sendmsg([b"/dev/ptmx"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _INT.pack(master))])
     sock.close()
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import select
-from contextlib import suppress
 
 from vmcontainer_kernel.container.csignal import signal
+from vmcontainer_kernel.container.light import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

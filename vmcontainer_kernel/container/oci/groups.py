@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-
 from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
 from vmcontainer_kernel.container.spec import Resources, Spec
 from vmcontainer_kernel.errors import UserError
 
 __all__ = ["find", "make", "path_of", "thaw", "update", "wanted"]
 
-_all = functools.cache(Cgroups.detect)
+_found: list[Cgroups | None] = []
+
+
+def _all() -> Cgroups | None:
+    """Return this node's groups; they are looked for once."""
+    if not _found:
+        _found.append(Cgroups.detect(""))
+    return _found[0]
 
 
 def path_of(spec: Spec, name: str) -> str:
@@ -19,7 +24,7 @@ def path_of(spec: Spec, name: str) -> str:
 
     All processes in it are the container's, as all of them end with it: a group that others are in is refused.
     """
-    groups = _all("")
+    groups = _all()
     if groups is None:
         return ""
     path = groups.below(spec.linux.cgroups_path or f"vmcontainer/{name}")
@@ -30,25 +35,25 @@ def path_of(spec: Spec, name: str) -> str:
 
 def find(path: str) -> Cgroup | None:
     """Return a container's group as it exists; None where there are none."""
-    groups = _all("") if path else None
+    groups = _all() if path else None
     return groups.open("", path) if groups else None
 
 
 def wanted(path: str, resources: Resources) -> Cgroup | None:
     """Return the group that a container with these resources gets, to be made; None where there are none."""
-    groups = _all("") if path else None
+    groups = _all() if path else None
     return groups.group("", resources, path) if groups else None
 
 
 def make(group: Cgroup) -> None:
     """Make a container's group in each tree and set its limits; nothing stays of one that cannot be made."""
-    if groups := _all(""):
+    if groups := _all():
         groups.make(group)
 
 
 def update(group: Cgroup, resources: Resources) -> None:
     """Change the limits of a container that runs; what is None stays."""
-    if groups := _all(""):
+    if groups := _all():
         groups.update(group, resources)
 
 

@@ -55,9 +55,11 @@ def _preserved(arguments: Arguments) -> int:
 
 
 def _console(arguments: Arguments) -> int:
+    if not (path := arguments.text("console-socket")):
+        return -1
     from vmcontainer_kernel.container.oci.console import connect
 
-    return connect(path) if (path := arguments.text("console-socket")) else -1
+    return connect(path)
 
 
 def _write_pid(arguments: Arguments, pid: int) -> None:

@@ -11,9 +11,9 @@ child                                    parent                       agent at l
 from __future__ import annotations
 
 import os
-from functools import partial
 
 from vmcontainer_kernel.container import linux
+from vmcontainer_kernel.container.light import partial
 from vmcontainer_kernel.container.seccomp.cache import folder, program
 from vmcontainer_kernel.container.spec import Seccomp, Spec
 from vmcontainer_kernel.container.step import Scene, Step
