@@ -42,6 +42,28 @@ def test_a_program_that_is_missing_is_known_to_be(engine: Engine) -> None:
     assert "no-such-program" in done.stderr
 
 
+def test_a_folder_is_no_program(engine: Engine) -> None:
+    done = engine.run("--rm", "busybox", "/etc")
+    assert done.returncode == 126
+    assert "permission denied" in done.stderr.lower()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--volume", "/etc/passwd:/bin"), "/etc/passwd is not a directory"),
+        (("--volume", "/tmp:/proc/self/none"), "/proc/self/none"),
+        (("--cpu-rt-runtime", "1000"), "linux.resources.cpu.realtimeRuntime"),
+    ],
+)
+def test_what_cannot_be_had_is_named(engine: Engine, words: tuple[str, ...], told: str) -> None:
+    done = engine.run("--rm", *words, "busybox", "true")
+    # Podman takes what a runtime says for its program's failure, and every "no such file" for a missing one.
+    assert done.returncode in ((126, 127) if "podman" in engine.command else (125,))
+    assert told in done.stderr
+    assert "--on vm" not in done.stderr
+
+
 def test_limits_are_kept(engine: Engine) -> None:
     script = "cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max 2>/dev/null"
     done = engine.run("--rm", "--pids-limit", "77", "busybox", "sh", "-c", script)

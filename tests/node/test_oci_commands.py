@@ -18,6 +18,7 @@ from vmcontainer_kernel.container.oci.arguments import read
 from vmcontainer_kernel.container.oci.command import COMMANDS
 from vmcontainer_kernel.container.oci.features import features
 from vmcontainer_kernel.container.oci.looking import parse_interval
+from vmcontainer_kernel.container.oci.template import template
 from vmcontainer_kernel.errors import UserError
 
 from .oci_runtime import LIMIT_S, Runtime, our_runtime, wait_until
@@ -116,6 +117,18 @@ def test_a_terminal_for_create_and_for_exec(runtime: Runtime) -> None:
             runtime.ok("delete", "--force", "c")
         finally:
             place.unlink()
+
+
+def test_a_console_on_a_root_that_is_read_only(runtime: Runtime) -> None:
+    """Without a /dev of its own, the console's file has to be made while the root can be written."""
+    mounts = [one for one in template()["mounts"] if one["destination"] in ("/proc", "/dev/pts")]
+    script = "tty; ls -l /dev/console; touch /file || echo refused"
+    process = {"terminal": True, "args": ["sh", "-c", script]}
+    bundle = runtime.bundle(name="console", process=process, root={"readonly": True}, mounts=mounts)
+    text = runtime.ok("run", "--bundle", bundle, "c")
+    assert "/dev/pts/0" in text or "/dev/console" in text
+    assert "crw" in text
+    assert "refused" in text
 
 
 def test_exec(runtime: Runtime, running: str) -> None:

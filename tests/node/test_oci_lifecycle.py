@@ -197,14 +197,31 @@ def test_a_hook_that_fails_before_the_program_ends_the_container(runtime: Runtim
     assert not (runtime.root / "c").exists()
 
 
-def test_a_hook_that_fails_afterwards_is_a_warning(runtime: Runtime) -> None:
-    hooks = {name: [hook("exit 3")] for name in ("poststart", "poststop")}
+@pytest.mark.parametrize("kind", ["startContainer", "poststart"])
+def test_a_hook_of_start_that_fails_stops_the_container(runtime: Runtime, kind: str) -> None:
+    runtime.ok("create", "--bundle", runtime.bundle(hooks={kind: [hook("echo I object >&2; exit 3")]}), "c")
+    told = runtime.fails("start", "c")
+    assert f"hooks.{kind}[0]" in told
+    assert "I object" in told
+    assert runtime.status("c") == "stopped"
+    runtime.ok("delete", "c")
+
+
+def test_a_hook_that_fails_during_run_leaves_nothing(runtime: Runtime) -> None:
+    stopped = runtime.base / "stopped"
+    hooks = {"poststart": [hook("exit 3")], "poststop": [hook(f"touch {stopped}")]}
+    assert "hooks.poststart[0]" in runtime.fails("run", "--bundle", runtime.bundle(hooks=hooks), "c")
+    assert stopped.exists()
+    assert not (runtime.root / "c").exists()
+
+
+def test_a_hook_that_fails_after_the_end_is_a_warning(runtime: Runtime) -> None:
+    hooks = {"poststop": [hook("exit 3"), hook(f"touch {runtime.base}/next")]}
     runtime.ok("create", "--bundle", runtime.bundle(hooks=hooks), "c")
-    assert "hooks.poststart[0]" in runtime("start", "c").stderr
-    assert runtime.status("c") == "running"
     gone = runtime("delete", "--force", "c")
     assert gone.returncode == 0
     assert "hooks.poststop[0]" in gone.stderr
+    assert (runtime.base / "next").exists()
 
 
 KILLED = """

@@ -7,8 +7,8 @@ Hooks").
            └─ poststart ────────────────── in the node's, once the program runs
     delete ── poststop ─────────────────── in the node's
 
-Each gets the container's state as JSON on its standard input. Until the program runs, one that fails ends the container
-(runtime.md, "Lifecycle"); one that fails afterwards is told about.
+Each gets the container's state as JSON on its standard input. One that fails ends the container; a poststop hook, which
+comes after its end, is told about (runtime.md, "Lifecycle"; up to 1.2.0 it wanted a warning only for poststart, too).
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def run(hooks: tuple[Hook, ...], where: str, state: bytes, cwd: str) -> None:
 
 
 def run_all(hooks: tuple[Hook, ...], where: str, state: bytes, cwd: str) -> list[LabError]:
-    """Run hooks one after the other, whether they fail or not; return the errors (poststart, poststop)."""
+    """Run hooks one after the other, whether they fail or not; return the errors (poststop)."""
     errors: list[LabError] = []
     for index, one in enumerate(hooks):
         try:

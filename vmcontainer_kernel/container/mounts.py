@@ -261,6 +261,12 @@ def _bind(one: Mount, options: Options, where: str, scene: Scene) -> None:
     if not options.flags & linux.MS_REMOUNT:
         is_folder = stat.S_ISDIR(os.fstat(tree).st_mode)
         place = inside.folder(one.destination) if is_folder else inside.file(one.destination)
+        if not is_folder and stat.S_ISDIR(os.fstat(place).st_mode):
+            raise ContainerError(
+                f"{where}: {one.source} is not a directory, and {one.destination} in the container is one",
+                hint="a file can be shown in the place of a file, a folder in that of a folder",
+                where=where,
+            )
         linux.move_mount(tree, place)
         os.close(place)
     os.close(tree)

@@ -67,9 +67,18 @@ def before_clone(spec: Spec) -> list[Step]:
 
 
 def surroundings(
-    spec: Spec, bundle: str, layers: tuple[str, ...], group: Cgroup | None, *, tty: bool = False
+    spec: Spec,
+    bundle: str,
+    layers: tuple[str, ...],
+    group: Cgroup | None,
+    *,
+    tty: bool = False,
+    writing: Sequence[Step] = (),
 ) -> list[Step]:
-    """Return the steps that make what is around the process: all that does not depend on which program it runs."""
+    """Return the steps that make what is around the process: all that does not depend on which program it runs.
+
+    `writing`: steps of the caller's that write to the root, so before it turns read-only.
+    """
     return [
         *settings.oom_steps(spec.process),
         *namespaces.first_steps(spec),
@@ -83,5 +92,6 @@ def surroundings(
         *hooks.create_steps(spec.hooks, bundle),
         rootfs.detach_step(),
         *masks.protection_steps(spec),
+        *writing,
         *rootfs.closing_steps(spec),
     ]

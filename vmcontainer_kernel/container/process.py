@@ -6,7 +6,7 @@ held, and a change of ids clears the parent-death signal and may clear capabilit
 """
 
 # Plain system calls: a path object costs a forked child copied pages, and hides which call it is.
-# ruff: noqa: PTH109, PTH113
+# ruff: noqa: PTH109, PTH110, PTH113
 
 from __future__ import annotations
 
@@ -310,8 +310,8 @@ def _candidates(process: Process) -> list[str]:
 
 def check_program(process: Process) -> None:
     """Raise what `_exec` would if there is no such program or it may not be run, without running it."""
-    found = [path for path in _candidates(process) if os.path.isfile(path)]
-    if not any(os.access(path, os.X_OK) for path in found):
+    found = [path for path in _candidates(process) if os.path.exists(path)]
+    if not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in found):
         raise _no_program(process.args[0], denied=bool(found))
 
 
@@ -333,7 +333,7 @@ def _no_interpreter(path: str) -> ContainerError:
 
 def _cannot_run(path: str, error: OSError) -> ContainerError:
     hints = {
-        errno.EACCES: f"make it executable: chmod +x {path}",
+        errno.EACCES: f"it must be a file that is executable: chmod +x {path}",
         errno.ENOEXEC: "it is no program for this kind of machine, and has no #! line",
         errno.E2BIG: "arguments and environment are longer than execve(2) takes",
     }

@@ -118,23 +118,31 @@ def create(root: str, request: Request) -> int:
             folder.save(saved)
             folder.write("config.json", text)
             pid = _launch(folder, saved, spec, request)
+            if not request.gated:
+                _run_poststart(folder, spec.hooks.poststart, bundle)
         except BaseException:
             saved = folder.load() or saved
             _end(saved)
             _tidy(folder, saved)
             raise
-        if not request.gated:
-            _run_hooks(folder, spec.hooks.poststart, "poststart", saved.bundle)
     return pid
 
 
-def _run_hooks(folder: Folder, wanted: tuple[Hook, ...], where: str, bundle: str, **changes: str) -> None:
-    """Run hooks whose failure changes nothing any more (runtime.md, "Lifecycle"): it is a warning."""
-    if not wanted:
-        return
-    text = jsontext.dumps(state(folder) | changes).encode()
-    for error in hooks.run_all(wanted, where, text, bundle if os.path.isdir(bundle) else "/"):
-        log.warn(str(error))
+def _run_poststart(folder: Folder, wanted: tuple[Hook, ...], bundle: str) -> None:
+    if wanted:
+        hooks.run(wanted, "poststart", jsontext.dumps(state(folder)).encode(), _folder_of_hooks(bundle))
+
+
+def _run_poststop(folder: Folder, wanted: tuple[Hook, ...], bundle: str) -> None:
+    """Run the hooks of the end; that one fails is a warning, and the next one runs (runtime.md, "Lifecycle")."""
+    if wanted:
+        text = jsontext.dumps(state(folder) | {"status": "stopped"}).encode()
+        for error in hooks.run_all(wanted, "poststop", text, _folder_of_hooks(bundle)):
+            log.warn(log.describe(error))
+
+
+def _folder_of_hooks(bundle: str) -> str:
+    return bundle if os.path.isdir(bundle) else "/"
 
 
 def _check(spec: Spec, bundle: str, request: Request) -> None:
@@ -206,7 +214,7 @@ def _steps(spec: Spec, bundle: str, group: Cgroup | None, request: Request) -> l
         seccomp=judged,
         personality=spec.linux.personality,
     )
-    return [*surroundings(spec, bundle, (), group), *shown, *identity]
+    return [*surroundings(spec, bundle, (), group, writing=shown), *identity]
 
 
 def _await_set_up(launch: Launch, *, gated: bool) -> None:
@@ -239,7 +247,11 @@ def find_failure(report: str) -> LabError | None:
 
 
 def start(folder: Folder) -> None:
-    """Let a created container run its program; raise if the program could not be executed."""
+    """Let a created container run its program; raise if the program could not be executed.
+
+    If a hook fails, too, and then the container is stopped (runtime.md, "Lifecycle"); it is left for `delete`, as those
+    who called `start` will call it.
+    """
     with folder:
         saved = folder.load()
         status = folder.status(saved)
@@ -251,7 +263,11 @@ def start(folder: Folder) -> None:
             os.close(gate_fd)
         if error := find_failure(folder.read("failed")):
             raise error
-        _run_hooks(folder, load_spec(folder).hooks.poststart, "poststart", saved.bundle)
+        try:
+            _run_poststart(folder, load_spec(folder).hooks.poststart, saved.bundle)
+        except BaseException:
+            _end(saved)
+            raise
 
 
 def send_signal(folder: Folder, signum: int, *, everything: bool) -> None:
@@ -392,7 +408,7 @@ def _tidy(folder: Folder, saved: Saved | None) -> None:
     if group:
         group.remove()
     if saved and (wanted := _stop_hooks(folder)):
-        _run_hooks(folder, wanted, "poststop", saved.bundle, status="stopped")
+        _run_poststop(folder, wanted, saved.bundle)
     folder.remove()
 
 

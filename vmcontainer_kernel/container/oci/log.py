@@ -11,6 +11,8 @@ from vmcontainer_kernel.errors import LabError
 __all__ = ["aim", "describe", "pass_on", "tell", "warn"]
 
 _target = ("", "text")
+_KNOWN = {"exec: ENOENT": "executable file not found in $PATH", "exec: EACCES": "permission denied"}
+"""The words by which Docker and Podman know that they have to end with status 127 or 126."""
 
 
 def aim(path: str, form: str) -> None:
@@ -20,14 +22,14 @@ def aim(path: str, form: str) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error's text; for a program that is missing with the words by which engines know that it is.
-
-    Docker and Podman make of "executable file not found" and "permission denied" the exit statuses 127 and 126.
-    """
-    text = str(error)
-    if isinstance(error, LabError) and error.where == "exec: ENOENT":
-        return f"exec: executable file not found in $PATH: {text}"
-    return text if isinstance(error, LabError) else f"{type(error).__name__}: {text}"
+    """Return an error's text; for a program that cannot be run with the words by which engines know that."""
+    if not isinstance(error, LabError):
+        return f"{type(error).__name__}: {error}"
+    # What a hint says of cells and machines is for notebooks; engines show their users this text.
+    hint = "" if "--on vm" in error.hint or "%" in error.hint else error.hint
+    text = str(type(error)(error.message, hint=hint, where=error.where))
+    known = _KNOWN.get(error.where)
+    return f"exec: {known}: {text}" if known else text
 
 
 def tell(error: BaseException) -> None:
