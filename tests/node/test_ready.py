@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -33,7 +36,7 @@ def test_a_container_of_another_shape_is_born_into_it(bench: Bench) -> None:  # 
     result = bench.container("echo $$; hostname; read x; echo $x; exit 3", read_only=True, hostname="born")
     assert result.out == b"1\nborn\n\n"
     assert result.status == 3
-    assert state(pid) in ("T", "gone")  # it was stopped where it was, and not let back
+    assert state(pid) in ("t", "gone")  # it was stopped where it was, and not let back
     assert started_pid(result.events) != pid
     started = next(event for event in result.events if event["event"] == "started")
     assert [step for step, _ in started["steps"]][:2] == ["private", "overlay"]
@@ -48,7 +51,7 @@ def test_a_further_process_is_born_into_it(bench: Bench) -> None:  # noqa: F811
         "grep -E '^(Cap|NoNew|Secc)' /proc/self/status; ls /proc/self/fd"
     )
     result = bench.wait(bench.collect("container.exec", None, name="web", options={"argv": ["sh", "-c", script]}))
-    assert state(pid) in ("T", "gone")
+    assert state(pid) in ("t", "gone")
     lines = result.out.decode().split("\n")
     groups = [line for line in lines if line.count(":") == 2 and "/" in line]
     assert groups[: len(groups) // 2] == groups[len(groups) // 2 :]
@@ -97,3 +100,65 @@ def test_it_ends_with_a_killed_supervisor(bench: Bench) -> None:  # noqa: F811
         bench.wait(asyncio.sleep(0.02))
     assert state(pid) in ("gone", "Z")
     Bench(bench.folder.with_name(f"{SESSION}-2"), bench.folder.parent.parent / "images").close()  # it sweeps
+
+
+BAD_DAYS = """
+    import os, signal, sys, time
+    from vmcontainer_kernel.container import ready
+    from vmcontainer_kernel.container.launch import Start
+
+    def order(of, meanwhile=lambda: None):
+        report_r, report_w = os.pipe2(os.O_CLOEXEC)
+        try:
+            return of.clone(list, meanwhile)(0, Start((), (0, 1, 2), report_w), -1), report_r
+        finally:
+            os.close(report_w)
+
+    def state(pid):
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]
+
+    def raises():
+        raise LookupError
+
+    def killing(of):
+        let_go = of._let_go
+        def kill(start):
+            os.kill(of.child, signal.SIGKILL)
+            os.waitid(os.P_PID, of.child, os.WEXITED | os.WNOWAIT)
+            let_go(start)
+        of._let_go = kill
+        return of
+
+    one = ready.make_ready()
+    try:
+        order(one, raises)
+        sys.exit("the error of meanwhile is lost")
+    except LookupError:
+        pass
+    os.waitid(os.P_PID, one.pid, os.WSTOPPED | os.WNOWAIT)
+    os.kill(one.pid, signal.SIGCONT)
+    time.sleep(0.05)
+    assert state(one.pid) == "t", "it has come back"
+    assert not os.path.exists(f"/proc/{one.child}"), "the child is left"
+    one.close()
+
+    every = ready.Readiness()
+    every.make()
+    child, report = order(killing(every.take()))
+    os.waitpid(child, 0)
+    every.reaped(child)
+    assert os.read(report, 1) == b"", "a report without end"
+    every.drop()
+    try:
+        os.waitpid(-1, 0)
+        sys.exit("a process is left")
+    except ChildProcessError:
+        pass
+"""
+
+
+def test_bad_days_leave_nobody_and_let_nobody_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(BAD_DAYS)], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 0, done.stderr

@@ -247,6 +247,7 @@ class ContainerVerbs:
             self._runtime.drop_spare()
 
     def _reaped(self, pid: int, status: int) -> None:
+        self._runtime.starter.readiness.reaped(pid)
         spare = self._runtime.spare
         if spare and spare.launch.pid == pid:  # killed from outside: the next container is made in the ordinary way
             self._runtime.drop_spare()

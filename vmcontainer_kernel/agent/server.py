@@ -299,7 +299,8 @@ class Server:
                 return
             if not pid:
                 return
-            self.exited(pid, status)
+            if not os.WIFSTOPPED(status):  # parked, not ended: container/vfork.py
+                self.exited(pid, status)
 
     def reap_until(self, done: Callable[[], bool], limit_s: float) -> None:
         """Reap children until `done` says so, for what must have ended before a request can be answered."""

@@ -4,7 +4,7 @@
       fork ──────────────────▶ copies its pages, waits
       order ─────────────────▶ plans the steps
       (control groups)         clone(CLONE_VM|CLONE_VFORK|CLONE_PARENT|CLONE_NEW…) ──▶ sends its pid, waits
-      SIGSTOP ───────────────▶ ✗                              "+" and descriptors ──▶ goes on as any child
+      descriptors ────────────────────────────────────────────────────────────────▶ goes on as any child
 
 A fork shares every page with its parent until one of them writes to it; then the page is copied, 4 µs each, and Python
 writes to some 500 of them (each use of an object counts a reference) on its way through the steps of a container. The
@@ -12,13 +12,14 @@ ready process has its copies already. It cannot become the container itself: the
 be born in it. So its child is born into its memory (CLONE_VM), as after vfork(2), and nothing is copied again.
 
 vfork's rule is that the parent must not go on in memory its child has changed. It never does: it sleeps in clone(2),
-and before the child is let go, a SIGSTOP waits for it that it meets on its way back from there (signal(7)). It is ended
-later, so that taking its memory down delays nobody.
+and is traced, so that it stops before it is back from there (`vfork.park`), be its child the program by then or killed
+by another process of its pid namespace. It is ended later, so that taking its memory down delays nobody.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -26,15 +27,18 @@ import pickle
 import select
 import signal
 import socket
+import sys
+import termios
+import time
 from collections.abc import Callable, Sequence
 
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.cgroups import Cgroup
-from vmcontainer_kernel.container.launch import Start, begin, clone_error
+from vmcontainer_kernel.container.launch import Start, abandon, begin, clone_error
 from vmcontainer_kernel.container.process import SETUP_FAILED, reset_signals, signals_to_reset, take_descriptors
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.step import Step
-from vmcontainer_kernel.container.vfork import bear, warm
+from vmcontainer_kernel.container.vfork import bear, park, warm
 from vmcontainer_kernel.errors import ContainerError, LabError, from_json, to_json
 
 TYPE_CHECKING = False
@@ -48,6 +52,7 @@ Recipe = Callable[[], Sequence[Step]]
 
 _NUMBER_BYTES = 4
 _MOST_FDS = 64
+_LOOK_MS, _LONGEST_S = 20, 10.0
 
 
 class Entered(Record):
@@ -70,15 +75,23 @@ class Ready:
     """A process that waits for one order; the caller is its parent."""
 
     def __init__(self, pid: int, gate: socket.socket) -> None:
-        self.pid = pid
+        self.pid, self.child = pid, 0
+        self._pidfd = os.pidfd_open(pid)  # whoever reaps all children may have reaped it: its number is not enough
         self._gate = gate
+        self._answer = select.poll()
+        self._answer.register(gate, select.POLLIN)
 
     @property
     def alive(self) -> bool:
         """False if it has ended: it sends nothing before an order."""
-        poller = select.poll()
-        poller.register(self._gate, select.POLLIN)
-        return not poller.poll(0)
+        return not self._answer.poll(0)
+
+    @property
+    def untaken(self) -> bool:
+        """True if its child has not taken all that was sent to it (unix(7), SIOCOUTQ)."""
+        return self._pidfd >= 0 and bool(
+            int.from_bytes(fcntl.ioctl(self._gate, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        )
 
     def clone(
         self, recipe: Recipe, meanwhile: Callable[[], None], entered: Entered | None = None, pidfd: int = -1
@@ -90,15 +103,24 @@ class Ready:
         def clone(flags: int, start: Start, group_fd: int) -> int:
             order = _Order(recipe, flags, group_fd >= 0, entered)
             self._send(order, [fd for fd in (group_fd, pidfd) if fd >= 0])
-            meanwhile()
-            pid = self._child()
-            # To the child alone: a pipe that the stopped process holds, too, would never end.
-            shape = bytes((len(start.stdio), int(start.sync_fd >= 0)))
-            sync = [start.sync_fd] if start.sync_fd >= 0 else []
-            socket.send_fds(self._gate, [shape], [*start.stdio, start.report_fd, *sync, *start.extra])
-            return pid
+            try:
+                try:
+                    meanwhile()
+                finally:
+                    self.child = self._child()  # if that failed, too: it has been made, and must be ended
+                self._let_go(start)
+            except BaseException:
+                abandon(self.child)
+                raise
+            return self.child
 
         return clone
+
+    def _let_go(self, start: Start) -> None:
+        # To the child alone: a pipe that the parked process holds, too, would never end.
+        shape = bytes((len(start.stdio), int(start.sync_fd >= 0)))
+        sync = [start.sync_fd] if start.sync_fd >= 0 else []
+        socket.send_fds(self._gate, [shape], [*start.stdio, start.report_fd, *sync, *start.extra])
 
     def _send(self, order: _Order, fds: Sequence[int]) -> None:
         message = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
@@ -108,22 +130,38 @@ class Ready:
 
     def _child(self) -> int:
         """Return the pid of the child it made; raise what it says if there is none."""
+        deadline_s = time.monotonic() + _LONGEST_S
+        while not self._answer.poll(_LOOK_MS):
+            if time.monotonic() > deadline_s or self._parked():
+                self.close()
+                hint = "has the container ended, or its memory limit been reached? see inspect"
+                raise ContainerError("the process ended before its first step", hint=hint, where="clone")
         answer = self._gate.recv(1 << 16)
         pid = int.from_bytes(answer[:_NUMBER_BYTES], "big")
-        if not pid:
-            if not answer:
-                raise ContainerError("the process that was ready has ended", hint="try again", where="clone")
-            raise from_json(json.loads(answer[_NUMBER_BYTES:]))
-        os.kill(self.pid, signal.SIGSTOP)
-        return pid
+        if pid:
+            return pid
+        if not answer:
+            raise ContainerError("the process that was ready has ended", hint="try again", where="clone")
+        raise from_json(json.loads(answer[_NUMBER_BYTES:]))
+
+    def _parked(self) -> bool:
+        """Tell whether its child is gone, or it is itself: then nothing will ever be answered."""
+        try:
+            return os.waitpid(self.pid, os.WNOHANG)[0] != 0
+        except ChildProcessError:
+            return True
 
     def close(self) -> None:
         """End and reap it."""
+        if self._pidfd < 0:
+            return
         self._gate.close()
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+        os.close(self._pidfd)
+        self._pidfd = -1
 
 
 class Readiness:
@@ -162,6 +200,14 @@ class Readiness:
             self._ready = None
         self._end_spent()
 
+    def reaped(self, pid: int) -> None:
+        """Take note that the caller has reaped `pid`. If that was a child which never took its descriptors, they are
+        still under way, and the end of its report would not be seen.
+        """
+        for one in self._spent:
+            if one.child == pid and one.untaken:
+                one.close()
+
     def _end_spent(self) -> None:
         while self._spent:
             self._spent.pop().close()
@@ -177,11 +223,18 @@ def make_ready() -> Ready:
         if pid == 0:
             _wait(theirs.detach(), handled)
     except OSError as error:
+        ours.close()
         raise clone_error(error) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    theirs.close()
-    return Ready(pid, ours)
+        theirs.close()
+    try:
+        park(pid)
+        return Ready(pid, ours)
+    except OSError:  # where ptrace(2) is not allowed, nothing is made ready
+        ours.close()
+        abandon(pid)
+        raise
 
 
 def _wait(gate_fd: int, handled: list[int]) -> NoReturn:
