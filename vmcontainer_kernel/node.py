@@ -39,6 +39,7 @@ from .agent.protocol import (
     parse_credit,
     parse_json,
 )
+from .container.sealing import open_sealed
 from .errors import LabError, NodeError, NodeLost, ProtocolError, from_json
 
 __all__ = ["HostAgent", "Node", "Request", "agent_command"]
@@ -380,9 +381,10 @@ class HostAgent:
         """
         ours, theirs = socket.socketpair()
         with tempfile.TemporaryFile() as stderr:
-            with theirs:
+            with theirs, os.fdopen(open_sealed(str(Path(sys.executable).resolve())), "rb", buffering=0) as program:
                 process = subprocess.Popen(
                     agent_command(theirs.fileno(), folder, images, spares=spares),
+                    executable=f"/proc/{os.getpid()}/fd/{program.fileno()}",
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=stderr,
@@ -394,8 +396,7 @@ class HostAgent:
                 await node.connect(timeout_s)
             except NodeLost as error:
                 node.close()
-                stderr.seek(0)
-                where = stderr.read().decode(errors="replace")[-2000:]
+                where = os.pread(stderr.fileno(), 1 << 20, 0).decode(errors="replace")[-2000:]
                 raise NodeError("the supervisor did not start", where=where, hint="vmcontainer doctor") from error
         return cls(process, node, folder)
 
@@ -409,8 +410,7 @@ class HostAgent:
 def agent_command(fd: int, folder: Path, images: Path, *, spares: bool) -> list[str]:
     """Return the command line of a supervisor that serves the socket `fd`."""
     package = str(Path(vmcontainer_kernel.__file__).parent.parent)
-    # -S: without site-packages, as in a guest. -I: neither the notebook's folder nor its environment changes what is
-    # imported; programs that cells run on the host still get that environment as it is.
+    # -S: no site-packages, as in a guest. -I: nothing imported by the notebook's folder or environment; cells get both.
     command = [sys.executable, "-S", "-I", "-c", _AGENT, package, "--spares", str(int(spares))]
     return [*command, "--fd", str(fd), "--run", str(folder), "--images", str(images)]
 

@@ -253,7 +253,7 @@ def _mounts(
     mounts = [
         # The node's own can be written through the outside's processes: oom_score_adj of this user's other programs.
         _bind("/proc", "/proc", *plain, "rro") if "/proc" in footing.bound else _mount("/proc", "proc", *plain),
-        _mount("/dev", "tmpfs", *plain, "strictatime", "mode=755", "size=65536k"),
+        _mount("/dev", "tmpfs", "nosuid", "noexec", *_no_devices(options), "strictatime", "mode=755", "size=65536k"),
         _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *group),
         _shm(options),
         _bind("/sys", "/sys", *plain, "rro") if "/sys" in footing.bound else _mount("/sys", "sysfs", *plain, access),
@@ -263,7 +263,12 @@ def _mounts(
     mounts += [_mount("/sys/fs/cgroup", "cgroup", *plain, "relatime", access)] if cgroup else []
     # Under another name a device can only be shown, as nothing below /dev is opened that was made there (nodev).
     mounts += [_bind(one.target, one.path) for one in options.devices if one.target != one.path]
-    return [*mounts, *around.mounts] + [_volume(one, around) for one in (*options.volumes, *options.tmpfs)]
+    return [*mounts, *around.mounts] + [_volume(one, options, around) for one in (*options.volumes, *options.tmpfs)]
+
+
+def _no_devices(options: Options) -> tuple[str, ...]:
+    """Return what keeps a device file that the container makes from opening; those it is to have are bound in."""
+    return () if options.privileged or "devices" in options.without else ("nodev",)
 
 
 def _shm(options: Options) -> dict[str, Any]:
@@ -273,11 +278,11 @@ def _shm(options: Options) -> dict[str, Any]:
     return _mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", f"size={(size_bytes + 1023) >> 10}k")
 
 
-def _volume(one: Volume, around: Surroundings) -> dict[str, Any]:
+def _volume(one: Volume, options: Options, around: Surroundings) -> dict[str, Any]:
     if one.kind != "tmpfs":
         # As docker's: nothing below a read-only volume can be written either.
-        options = ["rro" if option == "ro" else option for option in one.options]
-        return _bind(one.target, around.volumes.get(one.target, one.source), *options)
+        given = ["rro" if option == "ro" else option for option in one.options]
+        return _bind(one.target, around.volumes.get(one.target, one.source), *_no_devices(options), *given)
     # As docker's --tmpfs: nothing on it is run unless asked for.
     given = [option for option in one.options if option not in ("exec", "suid", "dev")]
     locked = [f"no{word}" for word in ("suid", "exec", "dev") if word not in one.options]

@@ -285,6 +285,8 @@ def clone_by_helper(flags: int, start: Start, group_fd: int, entry: Entry, gate:
 
 
 def _clone_sibling(flags: int, steps: Sequence[Step], scene: Scene) -> None:
+    if "pid" in scene.handed:
+        linux.prctl(linux.PR_SET_DUMPABLE, 0)  # as in `_enter`: those who are in the pid namespace will see the child
     try:
         pid = linux.clone(flags | linux.CLONE_PARENT)
     except OSError as error:

@@ -118,6 +118,8 @@ def rights_steps(
     if asked is not None:
         given = rights.granted(asked, 2**64 - 1 if user_namespace else linux.capabilities_permitted())
     steps = [_session_step(process, tty=tty, keyring=keyring), *_scheduling_steps(process, personality)]
+    if not user_namespace:
+        steps.append(_hidden_step())
     if asked is not None and given is not None:
         steps += [rights.lacking_step(asked, given)] if given != asked else []
         steps.append(rights.bounding_step(given))
@@ -135,6 +137,17 @@ def rights_steps(
 def program_steps(process: Process, last: Sequence[Step] = (), seccomp: Sequence[Step] = ()) -> list[Step]:
     """Return the steps that make the process the user's program."""
     return [_cwd_step(process.cwd), *last, _descriptor_step(), *seccomp, _exec_step(process)]
+
+
+def _hidden_step() -> Step:
+    return Step(
+        "hidden",
+        "prctl(PR_SET_DUMPABLE, 0)",
+        "with fewer rights it could be traced by whom it shares its pid namespace with, and is still the runtime:"
+        " its memory and /proc/PID/exe are not for containers (CVE-2019-5736); execve undoes it",
+        "ptrace(2), prctl(2)",
+        lambda _: linux.prctl(linux.PR_SET_DUMPABLE, 0),
+    )
 
 
 def _scheduling_steps(process: Process, personality: Personality | None) -> list[Step]:
