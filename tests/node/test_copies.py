@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import tarfile
@@ -131,6 +132,20 @@ def test_mounts_of_a_running_one_are_seen(bench: Bench) -> None:
         bench.call("container.remove", name="web", force=True)
 
 
+@pytest.mark.needs("containers-on-host")
+def test_mounts_of_one_that_does_not_run_are_told(bench: Bench) -> None:
+    options = {"argv": ["true"], "tmpfs": ["/fast"], "volumes": ["store:/data"]}
+    bench.call("container.create", name="web", options=options)
+    try:
+        for path in ("/fast", "/data/x", "data/../fast/./y"):
+            with pytest.raises(UserError, match="only while container web runs"):
+                put(bench, path, archive(note=b"lost"))
+        put(bench, "/database", archive(note=b"kept"))
+    finally:
+        bench.call("container.remove", name="web", force=True)
+        bench.call("volume.remove", name="store")
+
+
 def test_a_folder_that_is_written_meanwhile_keeps_its_promises(tmp_path: Path) -> None:
     """An entry has as many bytes as its header says, though the file is another size when it is read."""
     (tmp_path / "grows").write_bytes(b"x" * 100)
@@ -169,5 +184,27 @@ def test_what_changed_becomes_an_image(bench: Bench) -> None:
         again = bench.container("cat /made; ls /bin/vi || true; stat -c %a /new", image="mine")
         assert again.out == b"made\n1777\n"
         assert b"/bin/vi" in again.err
+    finally:
+        bench.call("container.remove", name="web", force=True)
+
+
+@pytest.mark.needs("containers-on-host", "cgroups")
+def test_a_container_rests_while_it_is_read(bench: Bench) -> None:
+    script = "head -c 12000000 /dev/urandom >/big; echo ready; exec sleep 1000"
+    bench.call("container.run", name="web", options={"argv": ["sh", "-c", script]}, detach=True)
+
+    async def commit() -> set[str]:
+        while not (await bench.collect("container.logs", name="web")).out:
+            await asyncio.sleep(0.02)
+        reading = asyncio.ensure_future(bench.collect("container.commit", name="web", image="big"))
+        states = set()
+        while not reading.done():
+            states |= {one["status"] for one in (await bench.node.call("container.list"))["containers"]}
+        await reading
+        return states
+
+    try:
+        assert "paused" in bench.wait(commit())
+        assert bench.call("container.inspect", name="web")["state"]["status"] == "running"
     finally:
         bench.call("container.remove", name="web", force=True)

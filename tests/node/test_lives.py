@@ -222,6 +222,21 @@ def test_health_is_checked(bench: Bench) -> None:
     bench.call("container.stop", name="web")
 
 
+def test_the_images_own_check(bench: Bench) -> None:
+    store = Store(bench.folder.parent.parent / "images")
+    busybox = store.resolve("busybox")
+    check = {"Test": ["CMD-SHELL", "echo $HOME; test -e /well"], "Interval": 50_000_000, "Retries": 1}
+    config = {**busybox.config, "config": {**busybox.config.get("config", {}), "Healthcheck": check}}
+    store.add("checked", config, busybox.layers)
+    run(bench, "sleep 1000", image="checked")
+    eventually(lambda: inspect(bench)["health"]["status"] == "unhealthy", bench)
+    assert inspect(bench)["health"]["log"][-1]["output"] == "/root\n"
+    bench.wait(bench.collect("container.exec", name="web", options={"argv": ["touch", "/well"]}))
+    eventually(lambda: inspect(bench)["health"]["status"] == "healthy", bench)
+    run(bench, "sleep 1000", name="second", image="checked", health={"argv": ["NONE"]})
+    assert "health" not in inspect(bench, "second") or inspect(bench, "second")["health"] is None
+
+
 def test_a_check_that_hangs_is_a_failure(bench: Bench) -> None:
     health = {"argv": ["sleep", "1000"], "interval_s": 0.05, "timeout_s": 0.1, "retries": 1}
     run(bench, "sleep 1000", health=health)
@@ -249,6 +264,15 @@ def test_the_last_lines(bench: Bench) -> None:
     assert logs(bench, since_s=time.time() - 500) == b"1\n2\n3\nrest"
     with pytest.raises(UserError, match="tail"):
         logs(bench, tail=-1)
+
+
+def test_what_a_second_process_writes_is_its_own(bench: Bench) -> None:
+    run(bench, "echo first; exec sleep 1000")
+    said = bench.wait(bench.collect("container.exec", name="web", options={"argv": ["echo", "second"]}))
+    assert said.out == b"second\n"
+    bench.call("container.exec", name="web", options={"argv": ["echo", "third"]}, detach=True)
+    eventually(lambda: logs(bench), bench)
+    assert logs(bench) == b"first\n"
 
 
 def test_following_goes_on_until_the_end(bench: Bench) -> None:
@@ -386,6 +410,17 @@ def test_a_volume_outlives_its_containers(bench: Bench) -> None:
     assert bench.call("volume.list")["volumes"] == []
     with pytest.raises(NotFound, match="store"):
         bench.call("volume.inspect", name="store")
+
+
+def test_an_empty_volume_is_filled_from_the_image(bench: Bench) -> None:
+    look = "stat -c %a:%u /etc; cat /etc/hosts; ls -l /bin | wc -l"
+    theirs = bench.container("ls /etc; " + look).out
+    assert bench.container("ls /etc; " + look, volumes=["first:/etc:ro", "/bin"]).out == theirs
+    bench.container("echo mine >/etc/passwd; rm /etc/group", volumes=["first:/etc"])
+    assert bench.container("cat /etc/passwd; ls /etc/group", volumes=["first:/etc"]).out == b"mine\n"
+    assert bench.container("ls /etc", volumes=["bare:/etc:nocopy"]).out == b""
+    for name in ("first", "bare"):
+        bench.call("volume.remove", name=name)
 
 
 def test_a_volume_that_is_made_by_name(bench: Bench) -> None:

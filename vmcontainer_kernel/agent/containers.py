@@ -158,7 +158,7 @@ class ContainerVerbs:
         finally:
             stdio.close_child()
         send = self._server.send
-        self._server.add(Job(call.request, launch, stdio, send, log=kept.log, watches=name, detach=detach))
+        self._server.add(Job(call.request, launch, stdio, send, watches=name, detach=detach))
 
     # -- ending
 

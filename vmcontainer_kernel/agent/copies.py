@@ -20,7 +20,7 @@ from ..container.overlay import Overlay
 from ..container.process import take_descriptors
 from ..container.runtime import Runtime
 from ..container.step import Scene
-from ..errors import ContainerError, LabError, to_json
+from ..errors import ContainerError, LabError, UserError, to_json
 from .jobs import Job, Stdio
 from .kept import Keeper
 from .protocol import get_str
@@ -70,6 +70,7 @@ class CopyVerbs:
     def _start(self, call: Call, action: Action, *, stdin: bool) -> None:
         container = self._keeper.get(get_str(call.arguments, "name")).container
         if container.status != "running":
+            _refuse_mounted(container, get_str(call.arguments, "path"))
             self._runtime.renew(container)
         stdio = Stdio.make(tty=False, stdin=stdin)
         try:
@@ -80,6 +81,18 @@ class CopyVerbs:
         finally:
             stdio.close_child()
         self._server.add(Job(call.request, launch, stdio, self._server.send, role="copy"))
+
+
+def _refuse_mounted(container: Container, path: str) -> None:
+    """Refuse a place where nothing is mounted as long as the container does not run."""
+    place = os.path.normpath("/" + path.lstrip("/")).lstrip("/") + "/"
+    for one in (*container.options.volumes, *container.options.tmpfs):
+        if place.startswith(one.target.strip("/") + "/"):
+            raise UserError(
+                f"{one.target} is mounted only while container {container.name} runs, and it is {container.status}",
+                hint=f"%container start {container.name} first; %container volume inspect tells a volume's own folder",
+                where=one.target,
+            )
 
 
 def fork(container: Container, action: Action, stdio: tuple[int, int, int]) -> Launch:

@@ -6,6 +6,7 @@ image.missing (manifest's digests) ──▶ those to be put ──put──▶ 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ..container.container import Container
@@ -14,7 +15,7 @@ from ..container.runtime import Runtime
 from .copies import fork
 from .jobs import Job, Stdio
 from .kept import Keeper
-from .protocol import get_map, get_str, get_strs
+from .protocol import get_bool, get_map, get_str, get_strs
 from .server import Call, Server
 
 __all__ = ["ImageVerbs"]
@@ -80,9 +81,13 @@ class ImageVerbs:
         self._start(call, write)
 
     def commit(self, call: Call) -> None:
-        """Make an image of a container and send its digest: name, image, comment."""
+        """Make an image of a container and send its digest: name, image, comment, pause (as long as it is read, where
+        it runs and can be; default: yes).
+        """
         from ..container.images import changes, shelf
 
+        kept = self._keeper.get(get_str(call.arguments, "name"))
+        container = kept.container
         image, comment = shelf.full_name(get_str(call.arguments, "image")), get_str(call.arguments, "comment", "")
         steward = self._runtime.store.steward
         alone = steward.ids is None
@@ -101,9 +106,23 @@ class ImageVerbs:
             )
             os.write(1, made.digest.encode())
 
-        self._start(call, write)
+        rests = container.status == "running" and not container.paused and container.cgroup is not None
+        if not (rests and get_bool(call.arguments, "pause", True)):
+            self._start(call, write)
+            return
+        self._runtime.pause(container)
 
-    def _start(self, call: Call, action: Any) -> None:
+        def go_on(_: Job | None = None) -> None:
+            if container.paused:
+                self._runtime.resume(container)
+
+        try:
+            self._start(call, write, go_on)
+        except BaseException:
+            go_on()
+            raise
+
+    def _start(self, call: Call, action: Any, on_end: Callable[[Job], None] | None = None) -> None:
         container = self._keeper.get(get_str(call.arguments, "name")).container
         stdio = Stdio.make(tty=False, stdin=False)
         try:
@@ -113,4 +132,4 @@ class ImageVerbs:
             raise
         finally:
             stdio.close_child()
-        self._server.add(Job(call.request, launch, stdio, self._server.send, role="copy"))
+        self._server.add(Job(call.request, launch, stdio, self._server.send, role="copy", on_end=on_end))

@@ -281,7 +281,8 @@ def _shm(options: Options) -> dict[str, Any]:
 def _volume(one: Volume, options: Options, around: Surroundings) -> dict[str, Any]:
     if one.kind != "tmpfs":
         # As docker's: nothing below a read-only volume can be written either.
-        given = ["rro" if option == "ro" else option for option in one.options]
+        given = ["rro" if option == "ro" else option for option in one.options if option != "nocopy"]
+        given += ["copyup"] if one.kind == "volume" and "nocopy" not in one.options else []
         return _bind(one.target, around.volumes.get(one.target, one.source), *_no_devices(options), *given)
     # As docker's --tmpfs: nothing on it is run unless asked for.
     given = [option for option in one.options if option not in ("exec", "suid", "dev")]

@@ -1,5 +1,5 @@
-"""Filling a new tmpfs with what it covers (mount option ``tmpcopyup``): folders, files, links and their owners and
-modes, by descriptors only.
+"""Filling what is mounted with what it covers, a new tmpfs (mount option ``tmpcopyup``) or an empty volume
+(``copyup``): folders, files, links and their owners and modes, by descriptors only.
 """
 
 # Plain system calls: a path object costs a forked child copied pages, and hides which call it is.
@@ -9,20 +9,24 @@ from __future__ import annotations
 import os
 import stat
 
-from vmcontainer_kernel.container import inside
-
 __all__ = ["copy_up"]
 
 _CHUNK_BYTES = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def copy_up(covered: int, path: str) -> None:
-    """Copy all that is in the folder behind the descriptor `covered` to the folder mounted over it at `path`."""
-    place = inside.find(path)
-    source, target = os.open(".", _FOLDER, dir_fd=covered), os.open(".", _FOLDER, dir_fd=place)
-    os.close(place)
-    _copy_folder(source, target)
+def copy_up(covered: int, mounted: int) -> None:
+    """Copy all that is in the folder behind the descriptor `covered` to the one behind `mounted`, if that is empty."""
+    source, target = os.open(".", _FOLDER, dir_fd=covered), os.open(".", _FOLDER, dir_fd=mounted)
+    if _is_empty(target):
+        _copy_folder(source, target)
+        return
+    os.close(source)
+    os.close(target)
+
+
+def _is_empty(folder: int) -> bool:
+    return not os.listdir(folder)
 
 
 def _copy_folder(source: int, target: int) -> None:

@@ -83,7 +83,8 @@ _PROPAGATION = {
     "shared": linux.MS_SHARED,
     "unbindable": linux.MS_UNBINDABLE,
 }
-_OURS = ("bind", "rbind", "defaults", "idmap", "ridmap", "tmpcopyup")
+_OURS = ("bind", "rbind", "defaults", "idmap", "ridmap", "tmpcopyup", "copyup")
+"""`copyup`, of a bind mount, is no other runtime's: an empty folder gets what it covers, as docker fills a volume."""
 
 
 class Options(Record):
@@ -202,10 +203,10 @@ def _mount(one: Mount, options: Options, where: str, _: Scene) -> None:
         linux.mount(one.source or one.type, ".", one.type, options.flags, options.data or None)
     except OSError as error:
         raise OSError(error.errno, error.strerror, f"{where}: {one.destination}") from None
-    if options.copies_up:
-        copying.copy_up(place, one.destination)
-    if options.all_added or options.all_removed or options.spread or options.all_spread:
+    if options.copies_up or options.all_added or options.all_removed or options.spread or options.all_spread:
         mounted = inside.find(one.destination)
+        if options.copies_up:
+            copying.copy_up(place, mounted)
         _change(mounted, options)
         os.close(mounted)
     os.close(place)
@@ -255,9 +256,7 @@ def _bind(one: Mount, options: Options, where: str, scene: Scene) -> None:
         tree = inside.find(one.destination)
     else:
         tree = scene.handed[where] if where in scene.handed else scene.sources[where]
-    if options.added or options.removed:
-        linux.mount_setattr(tree, "", options.added, clear=options.removed)
-    _change(tree, options)
+    place = -1
     if not options.flags & linux.MS_REMOUNT:
         is_folder = stat.S_ISDIR(os.fstat(tree).st_mode)
         place = inside.folder(one.destination) if is_folder else inside.file(one.destination)
@@ -267,6 +266,12 @@ def _bind(one: Mount, options: Options, where: str, scene: Scene) -> None:
                 hint="a file can be shown in the place of a file, a folder in that of a folder",
                 where=where,
             )
+        if "copyup" in one.options and is_folder:
+            copying.copy_up(place, tree)  # as long as it can be written
+    if options.added or options.removed:
+        linux.mount_setattr(tree, "", options.added, clear=options.removed)
+    _change(tree, options)
+    if place >= 0:
         linux.move_mount(tree, place)
         os.close(place)
     os.close(tree)

@@ -37,7 +37,7 @@ __all__ = [
 
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _PROPAGATION = ("private", "rprivate", "slave", "rslave", "shared", "rshared")
-_NO_EFFECT = ("z", "Z", "rw", "cached", "delegated", "consistent", "nocopy", "copy")
+_NO_EFFECT = ("z", "Z", "rw", "cached", "delegated", "consistent", "copy")
 _ULIMITS = (
     *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio"),
     *("rttime", "sigpending", "stack", "as"),
@@ -126,7 +126,9 @@ def _inside(path: str, where: str, text: str) -> str:
 
 
 def read_volume(value: Any, where: str) -> Volume:
-    """Read ``SOURCE:TARGET[:OPTIONS]``; a target alone is a nameless volume."""
+    """Read ``SOURCE:TARGET[:OPTIONS]``; a target alone is a nameless volume. An empty volume is filled with what the
+    image has at its place, unless the options say ``nocopy``.
+    """
     text = check_text(value, where)
     source, colon, rest = text.partition(":")
     target, _, words = rest.partition(":") if colon else (source, "", "")
@@ -135,8 +137,8 @@ def read_volume(value: Any, where: str) -> Volume:
         raise _error(where, text, "must start with an absolute path of the node or a volume's name")
     options = tuple(word for word in words.split(",") if word)
     for option in options:
-        if option not in ("ro", *_PROPAGATION, *_NO_EFFECT):
-            raise _error(where, text, f"has the unknown option {option!r}; there are ro, rw, rslave, rshared …")
+        if option not in ("ro", "nocopy", *_PROPAGATION, *_NO_EFFECT):
+            raise _error(where, text, f"has the unknown option {option!r}; there are ro, rw, nocopy, rslave, rshared …")
     target = _inside(target, where, text)
     if target == "/":
         raise _error(where, text, "cannot replace the container's root")

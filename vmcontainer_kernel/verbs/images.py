@@ -108,7 +108,13 @@ def _diff(session: Session, given: Words, language: str) -> None:
 
 def _commit(session: Session, given: Words, language: str) -> None:
     digest = _text_of(
-        session, given, "container.commit", name=given.name, image=given.image, comment=given.message or ""
+        session,
+        given,
+        "container.commit",
+        name=given.name,
+        image=given.image,
+        comment=given.message or "",
+        pause=not given.no_pause,
     )
     print(f"{given.image} {digest}")
 
@@ -141,5 +147,6 @@ VERBS: dict[str, Verb] = {
         word("image", "the new image's name"),
         ON,
         option("-m", "--message", help="a note for its history"),
+        flag("--no-pause", help="let it run on while its files are read"),
     ),
 }
