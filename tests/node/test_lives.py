@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -143,6 +144,23 @@ def test_removal_ends_the_waiting(bench: Bench) -> None:
 
 
 @pytest.mark.needs("cgroups")
+def test_one_that_cannot_be_removed_does_not_end_the_others(bench: Bench) -> None:
+    run(bench, "sleep 60", name="other")
+    upper = bench.folder / "containers" / "stuck" / "upper"
+    inside = ["nsenter", "-m", "-t", str(bench.agent.process.pid)]  # the supervisor's own mount namespace
+    options = {"argv": ["sh", "-c", "read x; exit 3"], "interactive": True}
+    bench.call("container.run", name="stuck", options=options, detach=True, remove=True)
+    subprocess.run([*inside, "mkdir", str(upper / "x")], check=True)
+    subprocess.run([*inside, "mount", "-t", "tmpfs", "tmpfs", str(upper / "x")], check=True)
+    try:
+        bench.call("container.kill", name="stuck", signal=9)
+        eventually(lambda: state(bench, "stuck") == "stopped", bench)
+        assert state(bench, "other") == "running"
+    finally:
+        subprocess.run([*inside, "umount", str(upper / "x")], check=True)
+    bench.call("container.remove", name="stuck")  # it is listed, to try again
+
+
 def test_a_pause_stops_time(bench: Bench) -> None:
     run(bench, "while :; do echo tick; sleep 0.01; done")
     eventually(lambda: logs(bench), bench)

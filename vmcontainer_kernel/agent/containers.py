@@ -23,7 +23,7 @@ from .lives import Lives
 from .looks import Looks
 from .networks import NetworkVerbs
 from .protocol import get_bool, get_int, get_map, get_str
-from .server import Call, Server
+from .server import Call, Server, attempt
 from .timers import Timer
 from .volumes import VolumeVerbs
 
@@ -264,7 +264,7 @@ class ContainerVerbs:
         if kept is None or kept.job is not job:
             return
         if kept.one_shot or (job.failed and kept.provisional):
-            self._remove(kept, force=True)
+            attempt(lambda: self._remove(kept, force=True))
         self._lives.ended(kept, job)
 
 

@@ -25,7 +25,7 @@ from .streams import Input, Output
 from .timers import Timers
 from .transfer import Transfer
 
-__all__ = ["Call", "Server"]
+__all__ = ["Call", "Server", "attempt"]
 
 _LIMIT_CHECK_S = 0.25
 _IDLE_AFTER_S = 0.1
@@ -83,9 +83,10 @@ class Server:
                 watched = self._watched.get(fd)
                 if watched:
                     watched[1](events)
-            self._check_limits()
-            self._check_idle()
-            self.timers.run()
+            attempt(self._check_limits)
+            attempt(self._check_idle)
+            for action in self.timers.due():
+                attempt(action)
 
     def _patience_s(self) -> float | None:
         waits = [self.timers.patience_s()]
@@ -264,9 +265,9 @@ class Server:
                 job.note_limits(self.limits_of(job))
             del self.jobs[job.request]
             job.finish()
-            self.on_finished(job)
+            attempt(self.on_finished, job)
             if job.on_end:
-                job.on_end(job)
+                attempt(job.on_end, job)
             self._idle_due_s = time.monotonic() + _IDLE_AFTER_S
 
     def _check_limits(self) -> None:
@@ -300,7 +301,7 @@ class Server:
             if not pid:
                 return
             if not os.WIFSTOPPED(status):  # parked, not ended: container/vfork.py
-                self.exited(pid, status)
+                attempt(self.exited, pid, status)
 
     def reap_until(self, done: Callable[[], bool], limit_s: float) -> None:
         """Reap children until `done` says so, for what must have ended before a request can be answered."""
@@ -320,6 +321,17 @@ class Server:
             if output.open:
                 self._step(job, output, output.end_after_pending)
         self._settle(job)
+
+
+def attempt(action: Callable[..., None], *arguments: object) -> None:
+    """Do something for which nobody waits who could be told what goes wrong: the log is, and the agent goes on, as
+    others' containers and machines would end with it.
+    """
+    try:
+        action(*arguments)
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.stderr.flush()
 
 
 def _nothing() -> None:

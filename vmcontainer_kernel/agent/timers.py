@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 __all__ = ["Timer", "Timers"]
 
@@ -41,12 +41,10 @@ class Timers:
             heapq.heappop(self._heap)
         return max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else None
 
-    def run(self) -> None:
-        """Do all that is due; what these actions set is due at the next look at the earliest."""
+    def due(self) -> Iterator[Callable[[], None]]:
+        """Take out what is to be done now; what these actions set is due at the next look at the earliest."""
         now_s = time.monotonic()
-        due = []
+        taken = []
         while self._heap and self._heap[0][0] <= now_s:
-            due.append(heapq.heappop(self._heap)[2])
-        for timer in due:
-            if not timer.cancelled:
-                timer.action()
+            taken.append(heapq.heappop(self._heap)[2])
+        return (timer.action for timer in taken if not timer.cancelled)

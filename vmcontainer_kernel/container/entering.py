@@ -15,6 +15,7 @@ from vmcontainer_kernel.container.scheduling import pin
 from vmcontainer_kernel.container.settings import oom_steps
 from vmcontainer_kernel.container.spec import Process
 from vmcontainer_kernel.container.step import Scene, Step
+from vmcontainer_kernel.errors import ContainerError
 
 __all__ = ["enter_child"]
 
@@ -29,14 +30,17 @@ def enter_child(
     process: Process | None = None,
     set_up: Callable[[int, int], None] | None = None,
     clone: Callable[[int], Clone] | None = None,
+    alive: Callable[[], bool] = lambda: True,
 ) -> Launch:
     """Start a process inside the namespaces `flags` of the process `init_pid` and in `group`; `process` may say on
     which CPUs it begins and ends up, and how soon it is killed when memory runs out.
 
     `set_up(pid, sync_fd)`: the parent's part, if the steps wait for one; if it raises, the child is ended and reaped.
-    `clone(pidfd)`: what makes the process, if not this one.
+    `clone(pidfd)`: what makes the process, if not this one. `alive()`: whether `init_pid` is still the container's, for
+    who is not its parent: asked when nobody else can become it any more.
     """
-    pidfd, group_fd = os.pidfd_open(init_pid), group.open_for_birth() if group else -1
+    pidfd = _open(init_pid, alive)
+    group_fd = group.open_for_birth() if group else -1
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
     ours, theirs = (one.detach() for one in _socket.socketpair()) if set_up else (-1, -1)
     start = Start(steps, stdio, report_w, theirs, tuple(extra), (("pidfd", pidfd),), tuple(signals_to_reset()))
@@ -64,6 +68,14 @@ def enter_child(
             raise
         os.close(ours)
     return Launch(pid, report_r)
+
+
+def _open(pid: int, alive: Callable[[], bool]) -> int:
+    pidfd = os.pidfd_open(pid)
+    if not alive():
+        os.close(pidfd)
+        raise ContainerError("the container has ended meanwhile", where="pidfd_open")
+    return pidfd
 
 
 def _close(*fds: int) -> None:

@@ -188,7 +188,14 @@ class Runtime:
         self.spare = None
         self._containers[container.name] = container
         _note_start(container, spare.launch, spare.gate_fd)
-        (container.bundle / "config.json").write_text(json.dumps(container.config))
+        try:
+            (container.bundle / "config.json").write_text(json.dumps(container.config))
+        except OSError as error:
+            os.close(spare.launch.report_fd)
+            self.remove(container, force=True)
+            raise HostError(
+                f"no configuration could be written: {error.strerror}", hint="is the disk full?", where=container.name
+            ) from error
         return container, spare.launch
 
     def drop_spare(self) -> None:

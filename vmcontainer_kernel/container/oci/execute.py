@@ -116,8 +116,16 @@ def _enter(
     extra = [console_fd] if console_fd >= 0 else []
     stdio = tuple(range(3 + preserve_fds))
     launch = enter_child(
-        flags, saved.init.pid, _steps(spec, process), stdio, groups.find(saved.cgroup), extra, process, set_up
-    )  # fmt: skip
+        flags,
+        saved.init.pid,
+        _steps(spec, process),
+        stdio,
+        groups.find(saved.cgroup),
+        extra,
+        process,
+        set_up,
+        alive=lambda: saved.init.alive,
+    )
     data = b""
     while chunk := os.read(launch.report_fd, 65536):
         data += chunk
