@@ -49,10 +49,20 @@ def container_cell(line: str, cell: str) -> None:
 
         %%container                 %%container web --memory 64m            %%container --on vm
         echo $$; hostname           httpd -p 8080                           uname -r
+
+    The first word build is a verb: the cell is a Dockerfile, and the folder is what COPY copies from (default: the
+    notebook's); %container build --help shows its options. A container whose name is build is --name build.
+
+        %%container build -t hello [FOLDER]
+        FROM busybox
+        CMD ["echo", "hello"]
     """
     from . import cells, verbs
     from .session import current
 
+    if line.split(maxsplit=1)[:1] == ["build"]:
+        verbs.build_cell(current(), line, cell)
+        return
     options = parse(_CELLS["container"], line)
     session = current()
     progress = _progress()
@@ -132,7 +142,7 @@ def container_line(line: str) -> Any:
     images                           the images there are               pull REF      fetch one
     import | load FILE               images out of a file               export | save IMAGE FILE
     tag IMAGE NAME                   one more name                      rmi | history IMAGE
-    commit NAME IMAGE                make an image of a container
+    commit NAME IMAGE                make an image of a container       build -t NAME    one of a Dockerfile
     volume ls|create|inspect|rm|prune [NAME]                            named volumes
     network ls|create|inspect|rm [NAME]                                 networks
 

@@ -131,11 +131,11 @@ def _told(error: BaseException) -> LabError:
 
 
 def _build(order: _Request, runtime: Runtime, folder: Path) -> None:
-    from ..container.build.builder import Builder, Order, StagedStore
+    from ..container.build.builder import Builder, StagedStore
     from ..container.build.context import Place
     from ..container.build.dockerfile import parse
     from ..container.build.ignore import read_ignore
-    from ..container.build.plan import Given
+    from ..container.build.plan import Given, Order
     from ..container.images.shelf import full_name
 
     given = Given(order.arguments, os.uname().machine, order.network)

@@ -6,12 +6,14 @@ from typing import Any
 
 from ..session import current
 from . import containers, lab, machines
+from .build import build_cell
 from .explain import explain_container, explain_machine
 from .nodes import default_node_name, node_finder
 from .words import Verb, choose
 
 __all__ = [
     "VERBS",
+    "build_cell",
     "default_node_name",
     "explain_container",
     "explain_machine",

@@ -11,7 +11,7 @@ from ..display import Table, size_text, times_table
 from ..errors import UserError
 from ..options import limit_options
 from ..session import Session
-from . import images, networks, running, volumes
+from . import build, images, networks, running, volumes
 from .nodes import ask, default_node_name, finder
 from .words import NAME, ON, Argument, Verb, Words, flag, option, rest, word, words
 
@@ -300,6 +300,7 @@ VERBS: dict[str, Verb] = {
     "prune": Verb(_prune, "remove all that have ended", ON),
     "view": Verb(_view, "a live picture of the node's kernel", word("name", "a container", needed=False), ON),
     **images.VERBS,
+    **build.VERBS,
     "network": Verb(networks.run, "networks: network ls|create|inspect|rm [NAME]", *networks.ARGUMENTS),
     "volume": Verb(volumes.run, "named volumes: volume ls|create|inspect|rm|prune [NAME]", *volumes.ARGUMENTS),
 }

@@ -17,7 +17,7 @@ from ..session import Session
 from .nodes import FindNode, finder
 from .words import Argument, Words, rest, word
 
-__all__ = ["EXEC_OPTIONS", "RUN_OPTIONS", "copy", "create", "execute", "follow", "run"]
+__all__ = ["EXEC_OPTIONS", "RUN_OPTIONS", "copy", "create", "execute", "follow", "run", "variables"]
 
 
 def _as_arguments(decorators: tuple[Any, ...]) -> tuple[Argument, ...]:
@@ -55,7 +55,7 @@ def run(session: Session, given: Words, language: str) -> Any:
     where = f"container {options.name}" if options.name else "a container"
     run = session.run(where, start)
     try:
-        cells.run_cell(session, run, options, _variables(), lambda: None)
+        cells.run_cell(session, run, options, variables(), lambda: None)
     finally:
         if options.timings:
             show_timings(run.events)
@@ -89,7 +89,7 @@ def execute(session: Session, find: FindNode, given: Words) -> None:
         arguments = {"name": options.name, "options": described}
         return await session.start_on(await find(), "container.exec", arguments, run)
 
-    cells.run_cell(session, session.run(f"container {options.name}", start), options, _variables(), lambda: None)
+    cells.run_cell(session, session.run(f"container {options.name}", start), options, variables(), lambda: None)
 
 
 def follow(
@@ -130,7 +130,8 @@ def copy(session: Session, given: Words, language: str) -> None:
         copy_in(session, find, given.source, to_name, to_path)
 
 
-def _variables() -> dict[str, Any]:
+def variables() -> dict[str, Any]:
+    """Return the notebook's own variables."""
     from IPython.core.getipython import get_ipython
 
     shell: Any = get_ipython()

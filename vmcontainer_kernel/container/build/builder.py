@@ -12,16 +12,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vmcontainer_kernel.container.build import archives
 from vmcontainer_kernel.container.build.cache import Cache, key_of
 from vmcontainer_kernel.container.build.context import Place, Signature, digest
-from vmcontainer_kernel.container.build.dockerfile import Dockerfile, Instruction
+from vmcontainer_kernel.container.build.dockerfile import Instruction
 from vmcontainer_kernel.container.build.files import Bundle, Writer, in_roots
-from vmcontainer_kernel.container.build.plan import SCRATCH, Action, Copy, Folder, Given, Run, Step, Wanted, select
+from vmcontainer_kernel.container.build.plan import (
+    EPOCH,
+    SCRATCH,
+    Action,
+    Copy,
+    Folder,
+    Order,
+    Run,
+    Step,
+    Wanted,
+    check_order,
+)
 from vmcontainer_kernel.container.build.report import Report
 from vmcontainer_kernel.container.build.running import run
 from vmcontainer_kernel.container.build.stage import plan_stage
@@ -29,34 +40,10 @@ from vmcontainer_kernel.container.ids import Steward
 from vmcontainer_kernel.container.images import LAYER_TYPE, Blob, Image, Store
 from vmcontainer_kernel.container.images.changes import id_owners
 from vmcontainer_kernel.container.images.pack import pack
-from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.runtime import Runtime
 from vmcontainer_kernel.errors import LabError, NotFound, UserError
 
-__all__ = ["Builder", "Order", "StagedStore", "check_order"]
-
-EPOCH = "SOURCE_DATE_EPOCH"
-_MAX_TIME_S = 1 << 36
-
-
-class Order(Record):
-    """What is to be built: the file, its arguments, the image's name (with its tag), the stage; whether the cache is
-    not asked.
-    """
-
-    file: Dockerfile
-    given: Given
-    name: str
-    target: str = ""
-    no_cache: bool = False
-
-    @property
-    def time_s(self) -> int:
-        """The time of everything in the image."""
-        text = self.given.arguments.get(EPOCH, "0")
-        if not text.isdecimal() or len(text) > 11 or int(text) > _MAX_TIME_S:
-            raise UserError(f"{EPOCH}={text}: this must be seconds since 1970", hint="as of date +%s")
-        return int(text)
+__all__ = ["Builder", "StagedStore"]
 
 
 class StagedStore(Store):
@@ -85,7 +72,7 @@ class Builder:
 
     def build(self, out_fd: int, style: str) -> Image:
         """Build and name the image; tell about it on `out_fd`. Whatever fails leaves no image and no container."""
-        wanted = select(self._order.file, self._order.given, self._order.target)
+        wanted = check_order(self._order)
         bases = {one.number: self._base(one) for one in wanted if not isinstance(one.base, int)}
         report = Report(out_fd, style, sum(len(one.stage.instructions) + 1 for one in wanted))
         for text in self._order.file.warnings:
@@ -267,9 +254,3 @@ def _place(error: LabError, step: Step) -> None:
     """Let an error show the instruction, unless it shows a place already."""
     if not error.where.startswith("Dockerfile, line"):
         error.where = "\n".join(filter(None, (step.instruction.fault("").where, error.where)))
-
-
-def check_order(order: Order) -> Sequence[Wanted]:
-    """Find what can be found without an image: wrong arguments, names and stages."""
-    order.time_s  # noqa: B018 - it is checked when it is read
-    return select(order.file, order.given, order.target)

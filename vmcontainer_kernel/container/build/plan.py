@@ -9,7 +9,7 @@ from __future__ import annotations
 from vmcontainer_kernel.container.build.dockerfile import Dockerfile, Instruction, Stage
 from vmcontainer_kernel.container.build.lines import Heredoc
 from vmcontainer_kernel.container.record import Record
-from vmcontainer_kernel.errors import NotFound
+from vmcontainer_kernel.errors import NotFound, UserError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
+    "EPOCH",
     "SCRATCH",
     "Action",
     "Copy",
     "Folder",
     "Given",
+    "Order",
     "Run",
     "Step",
     "Wanted",
     "arguments_of",
+    "check_order",
     "global_scope",
     "images",
     "origin_of",
@@ -35,6 +38,8 @@ __all__ = [
 ]
 
 SCRATCH = "scratch"
+EPOCH = "SOURCE_DATE_EPOCH"
+_MAX_TIME_S = 1 << 36
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -98,6 +103,26 @@ class Step(Record):
     text: str
     action: Action | None
     config: dict[str, Any]
+
+
+class Order(Record):
+    """What is to be built: the file, its arguments, the image's name (with its tag), the stage; whether the cache is
+    not asked.
+    """
+
+    file: Dockerfile
+    given: Given
+    name: str
+    target: str = ""
+    no_cache: bool = False
+
+    @property
+    def time_s(self) -> int:
+        """The time of everything in the image."""
+        text = self.given.arguments.get(EPOCH, "0")
+        if not text.isdecimal() or len(text) > 11 or int(text) > _MAX_TIME_S:
+            raise UserError(f"{EPOCH}={text}: this must be seconds since 1970", hint="as of date +%s")
+        return int(text)
 
 
 class Wanted(Record):
@@ -200,3 +225,9 @@ def origin_of(one: Instruction, names: dict[str, int], number: int) -> int | str
     if isinstance(found, int) and found >= number:
         raise one.fault(f"--from={text}: only stages above this one can be copied from", offset=word.offset)
     return found
+
+
+def check_order(order: Order) -> list[Wanted]:
+    """Find what can be found without an image: wrong arguments, names and stages."""
+    order.time_s  # noqa: B018 - it is checked when it is read
+    return select(order.file, order.given, order.target)
