@@ -143,6 +143,7 @@ def container_line(line: str) -> Any:
     import | load FILE               images out of a file               export | save IMAGE FILE
     tag IMAGE NAME                   one more name                      rmi | history IMAGE
     commit NAME IMAGE                make an image of a container       build -t NAME    one of a Dockerfile
+    builder prune                    forget the layers that builds keep
     volume ls|create|inspect|rm|prune [NAME]                            named volumes
     network ls|create|inspect|rm [NAME]                                 networks
 

@@ -2,5 +2,5 @@
 
     text ──lines──▶ logical lines ──dockerfile──▶ stages of instructions ──plan──▶ steps ──builder──▶ layers, an image
 
-What is left of the second last arrow is pure; `cache` says when a step need not be done, `context` and `files` copy.
+What is left of `builder` is pure; `cache` says when a step need not be done, `context` and `files` copy.
 """
