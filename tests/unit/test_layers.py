@@ -418,6 +418,26 @@ def test_attributes_that_cannot_be_kept_are_told(place: Path) -> None:
 # -- bombs
 
 
+def test_folders_deeper_than_are_kept_open(place: Path) -> None:
+    """Names go down, up and down again; each folder's own time and mode are set when all is in it."""
+    chain = [f"{number:02}" for number in range(90)]
+    names = ["/".join(chain[:depth]) for depth in (90, 66, 65, 64, 63, 2, 89, 90, 1)]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for number, name in enumerate(names):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o711, number
+            archive.addfile(entry)
+            archive.addfile(tarfile.TarInfo(f"{name}/file{number}"))
+    fds = len([*Path("/proc/self/fd").iterdir()])
+    tree, _ = unpacked(place, buffer.getvalue())
+    assert len([*Path("/proc/self/fd").iterdir()]) == fds
+    for number, name in enumerate(names):
+        status = (tree / name).stat()
+        assert stat.S_IMODE(status.st_mode) == 0o711 | OWN and (tree / name / f"file{number}").is_file()
+        assert status.st_mtime == max(at for at, other in enumerate(names) if other == name)
+
+
 def test_too_much(place: Path) -> None:
     zeros = archive_of([{"name": "z", "kind": "file", "mode": 0, "link": "", "device": 0, "data": bytes(5 << 20)}], 1)
     with pytest.raises(ImageError, match=r"z.*larger than 1 MiB"):

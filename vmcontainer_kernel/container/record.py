@@ -40,6 +40,9 @@ class Record:
         if len(values) > len(self._fields):
             raise TypeError(f"{type(self).__name__} takes {len(self._fields)} values, not {len(values)}")
         given = dict(zip(self._fields, values, strict=False))
+        if len(given) == len(self._fields) and not named:
+            self.__dict__.update(given)
+            return
         if twice := given.keys() & named.keys():
             raise TypeError(f"{type(self).__name__}: {', '.join(sorted(twice))} given twice")
         given |= named

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from zlib import adler32
 
 from vmcontainer_kernel.container.images import sparse
 from vmcontainer_kernel.container.images.sparse import Pieces
@@ -36,6 +37,7 @@ _KINDS = {
     },
 }
 _XATTR = b"SCHILY.xattr."
+_PLAIN = {b"atime", b"ctime", b"mtime", b"path", b"linkpath", b"uid", b"gid", b"size"}
 
 
 class Entry(Record):
@@ -98,6 +100,9 @@ class Tape:
 
     def skip(self, count: int) -> int:
         """Pass over `count` bytes; return how many there were."""
+        if self._at + count <= len(self._chunk):
+            self._at += count
+            return count
         return sum(len(piece) for piece in self.pieces(count))
 
     def drain(self) -> None:
@@ -127,7 +132,8 @@ class Data:
 
     def finish(self) -> None:
         """Pass over what was not taken."""
-        if self._tape.skip(self._left + self._padding) != self._left + self._padding:
+        left = self._left + self._padding
+        if left and self._tape.skip(left) != left:
             raise refusal(self._name, "ends too early")
 
 
@@ -137,9 +143,10 @@ def entries(tape: Tape, max_entries: int) -> Iterator[tuple[Entry, Data]]:
     gaps: list[bytes] = []
     long: dict[int, bytes] = {}
     count = 0
-    while block := _header(tape):
+    while header := _header(tape):
+        block, name = header
         count += 1
-        kind, name = block[156], _name(block)
+        kind = block[156]
         if count > max_entries:
             raise refusal(name, f"is one too many: a layer may have {max_entries}")
         if kind in b"xgLK":
@@ -151,7 +158,9 @@ def entries(tape: Tape, max_entries: int) -> Iterator[tuple[Entry, Data]]:
             elif set(_records(meta, name)[0]) - {b"comment"}:
                 raise refusal(name, "is a global header: it would change all entries after it")
             continue
-        entry, data = _entry(tape, block, pax, gaps, long)
+        if pax or long:
+            name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or long.get(ord("L")) or name
+        entry, data = _entry(tape, block, name, pax, gaps, long.get(ord("K"), b""))
         yield entry, data
         data.finish()
         pax, gaps, long = {}, [], {}
@@ -159,19 +168,28 @@ def entries(tape: Tape, max_entries: int) -> Iterator[tuple[Entry, Data]]:
         raise refusal(b"", "is missing: a header stands alone at the end")
 
 
-def _header(tape: Tape) -> bytes:
-    """Return the next header block, or nothing at the end of the archive: a block of zeros, or of the stream."""
+def _header(tape: Tape) -> tuple[bytes, bytes] | None:
+    """Return the next header block and the name in it; None at the end of the archive: a block of zeros, or of the
+    stream.
+    """
     block = tape.take(BLOCK_BYTES)
-    if not block or not block.strip(b"\0"):
-        return b""
+    if not block or (not block[0] and not block.strip(b"\0")):
+        return None
+    name = _name(block)
     if len(block) < BLOCK_BYTES:
-        raise refusal(_name(block), "ends too early")
-    wanted = _number(block[148:156], _name(block))
-    unsigned = sum(block) - sum(block[148:156]) + 8 * 32
+        raise refusal(name, "ends too early")
+    wanted = _number(block[148:156], name)
+    summed = block[:148] + b" " * 8 + block[156:]
+    unsigned = _sum(summed[:256]) + _sum(summed[256:])
     # Some old programs summed signed bytes.
-    if wanted != unsigned and wanted != unsigned - 256 * sum(byte > 127 for byte in block[:148] + block[156:]):
-        raise refusal(_name(block), "has a wrong header checksum")
-    return block
+    if wanted != unsigned and wanted != unsigned - 256 * sum(byte > 127 for byte in summed):
+        raise refusal(name, "has a wrong header checksum")
+    return block, name
+
+
+def _sum(data: bytes) -> int:
+    """Add up at most 256 bytes, 30 times as fast as sum(): Adler-32's lower half is 1 and their sum, modulo 65521."""
+    return (adler32(data) & 0xFFFF) - 1
 
 
 def _name(block: bytes) -> bytes:
@@ -184,6 +202,9 @@ def _name(block: bytes) -> bytes:
 
 def _number(field: bytes, name: bytes) -> int:
     """Read octal digits, or with the top bit set the bytes of a big-endian number (GNU and star)."""
+    digits = field.rstrip(b"\0 ")
+    if digits.isdigit() and b"8" not in digits and b"9" not in digits:
+        return int(digits, 8)  # nearly always
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     if field[0] == 0xFF:
@@ -225,9 +246,8 @@ def _records(data: bytes, name: bytes) -> tuple[dict[bytes, bytes], list[bytes]]
 
 
 def _entry(
-    tape: Tape, block: bytes, pax: dict[bytes, bytes], gaps: list[bytes], long: dict[int, bytes]
+    tape: Tape, block: bytes, name: bytes, pax: dict[bytes, bytes], gaps: list[bytes], long_link: bytes
 ) -> tuple[Entry, Data]:
-    name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or long.get(ord("L")) or _name(block)
     kind = _KINDS.get(block[156])
     if kind is None:
         raise refusal(name, f"is of a kind that layers do not have ({chr(block[156])!r})")
@@ -238,7 +258,8 @@ def _entry(
         raise refusal(name, f"claims {stored} bytes")
     data = Data(tape, name, stored if kind == "file" else 0)
     pieces, size = None, stored
-    if kind == "file" and (block[156] == ord("S") or any(key.startswith(b"GNU.sparse.") for key in pax)):
+    more = {} if pax.keys() <= _PLAIN else pax
+    if kind == "file" and (block[156] == ord("S") or any(key.startswith(b"GNU.sparse.") for key in more)):
         try:
             pieces, size = sparse.read(tape.take, data.take, block, pax, gaps)
         except ValueError as error:
@@ -254,9 +275,9 @@ def _entry(
             _time_ns(pax, block[136:148], name),
             size,
             stored,
-            pax.get(b"linkpath") or long.get(ord("K")) or block[157:257].partition(b"\0")[0],
+            pax.get(b"linkpath") or long_link or block[157:257].partition(b"\0")[0],
             (_number(block[329:337], name), _number(block[337:345], name)) if kind in ("char", "block") else (0, 0),
-            tuple((key[len(_XATTR) :], value) for key, value in pax.items() if key.startswith(_XATTR)) if pax else (),
+            tuple((key[len(_XATTR) :], value) for key, value in more.items() if key.startswith(_XATTR)) if more else (),
             pieces,
         ),
         data,

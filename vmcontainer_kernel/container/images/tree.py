@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vmcontainer_kernel.container.record import Record
 
@@ -19,6 +19,7 @@ __all__ = [
     "OPAQUE_XATTRS",
     "Found",
     "Parts",
+    "Way",
     "is_opaque",
     "is_whiteout",
     "open_beneath",
@@ -31,6 +32,7 @@ OPAQUE_XATTRS = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 Parts = tuple[bytes, ...]
+_KEPT_OPEN = 64  # a name may have 2000 parts, a process 1024 open files
 
 
 class Found(Record):
@@ -57,6 +59,61 @@ def open_beneath(top: int, parts: Parts) -> int:
             os.close(fd)
         fd = below
     return fd
+
+
+class Way:
+    """The open folders from a top to one below it: the next, mostly near it, is reached in a step or two.
+
+    Each is opened in the one above it, never through a link. A folder on the way must not be replaced.
+    """
+
+    def __init__(self, top: int) -> None:
+        self.parts: Parts = ()
+        self._fds = [os.dup(top)]
+
+    @property
+    def fd(self) -> int:
+        """The folder at the end."""
+        return self._fds[-1]
+
+    def to(self, parts: Parts, make: Callable[[int, bytes], None] | None = None) -> int:
+        """Go to another folder and return its descriptor, which stays ours; `make` is called where a name is not there,
+        with the folder above it.
+        """
+        pairs = enumerate(zip(parts, self.parts, strict=False))
+        known = next((at for at, (part, other) in pairs if part != other), min(len(parts), len(self.parts)))
+        while len(self._fds) > known + 1 or self._fds[-1] < 0:
+            self._back()
+        try:
+            for part in parts[len(self._fds) - 1 :]:
+                self._down(part, make)
+        finally:
+            self.parts = parts[: len(self._fds) - 1]
+        return self._fds[-1]
+
+    def _down(self, part: bytes, make: Callable[[int, bytes], None] | None) -> None:
+        above = self._fds[-1]
+        try:
+            fd = os.open(part, FOLDER, dir_fd=above)
+        except FileNotFoundError:
+            if not make:
+                raise
+            make(above, part)
+            fd = os.open(part, FOLDER, dir_fd=above)
+        if len(self._fds) > _KEPT_OPEN:
+            os.close(above)
+            self._fds[-1] = -1
+        self._fds.append(fd)
+
+    def _back(self) -> None:
+        fd = self._fds.pop()
+        if fd >= 0:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close all."""
+        while self._fds:
+            self._back()
 
 
 def walk(top: int) -> Iterator[Found]:

@@ -18,11 +18,12 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from operator import itemgetter
 from typing import IO
 
 from vmcontainer_kernel.container.images.compression import uncompressed
 from vmcontainer_kernel.container.images.tarball import Data, Entry, Tape, entries, refusal
-from vmcontainer_kernel.container.images.tree import FOLDER, Parts, is_whiteout, open_beneath, set_opaque
+from vmcontainer_kernel.container.images.tree import FOLDER, Parts, Way, is_whiteout, open_beneath, set_opaque
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.errors import ImageError
 
@@ -33,6 +34,9 @@ MAX_ENTRIES = 2_000_000
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
 _NAME_BYTES = 4095  # a path longer than PATH_MAX could not be named in the container
+_NO_NAMES = (b".", b"..")
+_SHORT = 256  # NAME_MAX is 255
+_SMALL_BYTES = 64 << 10
 _TOLD = 100
 
 
@@ -86,24 +90,40 @@ def _parts(name: bytes, entry: Entry) -> Parts:
 
 
 class _Tree:
-    """A folder that is being filled; the folder last written to stays open, as the next entry is mostly in it too."""
+    """A folder that is being filled; `_way` leads to the folder last written to, as the next entry is mostly in it or
+    near it.
+    """
 
     def __init__(self, top: int, max_folders: int) -> None:
         self.left_out: list[str] = []
         self._top = top
-        self._parts: Parts = ()
-        self._parent = os.dup(top)
+        self._way = Way(top)
         self._folders: dict[Parts, Entry] = {}
         self._implied = max_folders
         self._is_root = os.geteuid() == 0
+        status = os.fstat(top)
+        # What is made here is ours, and of our group, as the folder itself is (inode(7), S_ISGID).
+        self._born = (status.st_uid, status.st_gid) if status.st_gid == os.getegid() else None
+        self._near: tuple[bytes, Parts] = b"", ()
 
     def close(self) -> None:
-        os.close(self._parent)
+        self._way.close()
 
-    def write(self, entry: Entry, data: Data) -> None:
+    def _split(self, entry: Entry) -> Parts:
+        """Return the checked names that lead to an entry. Its folder's are mostly those of the entry before."""
+        folder, _, name = entry.name.rpartition(b"/")
+        near = folder and folder == self._near[0]  # the root's own names, absolute ones among them, are no such case
+        if near and 0 < len(name) < _SHORT and name not in _NO_NAMES and b"\0" not in name:
+            return (*self._near[1], name)
         parts = _parts(entry.name, entry)
         if any(part.startswith(_WHITEOUT) for part in parts[:-1]):
             raise refusal(entry.name, "is below a whiteout")
+        if parts and parts[-1] == name and len(folder) < _NAME_BYTES - _SHORT:
+            self._near = folder, parts[:-1]
+        return parts
+
+    def write(self, entry: Entry, data: Data) -> None:
+        parts = self._split(entry)
         try:
             if parts:
                 self._write(entry, data, parts)
@@ -129,32 +149,17 @@ class _Tree:
             self._finish(parent, name, entry)
 
     def _open(self, parts: Parts, entry: Entry) -> int:
-        if parts == self._parts:
-            return self._parent
-        known = len(self._parts)
-        start = self._parent if parts[:known] == self._parts else self._top
-        fd = self._walk(start, parts[known:] if start == self._parent else parts, entry)
-        os.close(self._parent)
-        self._parts, self._parent = parts, fd
-        return fd
+        if parts == self._way.parts:
+            return self._way.fd
+        return self._way.to(parts, lambda parent, name: self._imply(parent, name, entry))
 
-    def _walk(self, start: int, parts: Parts, entry: Entry) -> int:
-        """Walk down as `open_beneath` does, and make the folders that the archive did not list."""
-        fd = os.dup(start)
-        for part in parts:
-            try:
-                below = os.open(part, FOLDER, dir_fd=fd)
-            except FileNotFoundError:
-                self._implied -= 1
-                if self._implied < 0:
-                    raise refusal(entry.name, "needs too many folders") from None
-                os.mkdir(part, dir_fd=fd)
-                below = os.open(part, FOLDER, dir_fd=fd)
-                os.fchmod(below, 0o755)  # whatever the umask
-            finally:
-                os.close(fd)
-            fd = below
-        return fd
+    def _imply(self, parent: int, name: bytes, entry: Entry) -> None:
+        """Make a folder that the archive did not list."""
+        self._implied -= 1
+        if self._implied < 0:
+            raise refusal(entry.name, "needs too many folders")
+        os.mkdir(name, dir_fd=parent)
+        os.chmod(name, 0o755, dir_fd=parent)  # whatever the umask; nobody else is here to put a link in its place
 
     def _write_file(self, entry: Entry, data: Data, parent: int, name: bytes) -> None:
         try:
@@ -163,8 +168,8 @@ class _Tree:
             _make_room(parent, name)
             fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
         try:
-            for offset, length in entry.pieces if entry.pieces is not None else ((0, entry.size),):
-                if _copy(data, fd, offset, length) != length:
+            for offset, length in ((0, entry.size),) if entry.pieces is None else entry.pieces:
+                if length and _copy(data, fd, offset, length) != length:
                     raise refusal(entry.name, "ends too early")
             if entry.pieces is not None:
                 os.ftruncate(fd, entry.size)
@@ -178,7 +183,7 @@ class _Tree:
         """Set owner and attributes, in this order: a new owner takes file capabilities away. An ordinary user owns
         everything, and it is root's in his containers.
         """
-        if self._is_root and path is None:
+        if self._is_root and path is None and (entry.uid, entry.gid) != self._born:
             os.fchown(fd, entry.uid, entry.gid)
         for key, value in entry.xattrs:
             if key.startswith((b"trusted.overlay.", b"user.overlay.")) or not key or b"\0" in key:
@@ -254,10 +259,10 @@ class _Tree:
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     def finish(self) -> None:
-        """Set what belongs to folders, last and the deepest first: writing into one changes its time, and its mode may
-        forbid writing.
+        """Set what belongs to folders, last and those below before their own: writing into one changes its time, and
+        its mode may forbid writing.
         """
-        for parts, entry in sorted(self._folders.items(), key=lambda folder: -len(folder[0])):
+        for parts, entry in sorted(self._folders.items(), key=itemgetter(0), reverse=True):
             try:
                 self._finish_folder(parts, entry)
             except OSError as error:
@@ -265,16 +270,13 @@ class _Tree:
 
     def _finish_folder(self, parts: Parts, entry: Entry) -> None:
         try:
-            fd = open_beneath(self._top, parts)
+            fd = self._way.to(parts)
         except (FileNotFoundError, NotADirectoryError):  # replaced by a later entry
             return
-        try:
-            self._own(fd, entry)
-            # An ordinary user could not read, nor remove, a folder of his own without these bits.
-            os.fchmod(fd, entry.mode | (0 if self._is_root else 0o700))
-            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-        finally:
-            os.close(fd)
+        self._own(fd, entry)
+        # An ordinary user could not read, nor remove, a folder of his own without these bits.
+        os.fchmod(fd, entry.mode | (0 if self._is_root else 0o700))
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
 def _explained(error: OSError, entry: Entry) -> ImageError:
@@ -326,6 +328,8 @@ def _copy(data: Data, fd: int, offset: int, length: int) -> int:
     """Write the next `length` bytes of `data` at `offset`; return how many there were."""
     if offset:
         os.lseek(fd, offset, os.SEEK_SET)
+    elif length <= _SMALL_BYTES:
+        return os.write(fd, data.take(length))
     copied = 0
     for piece in data.pieces(length):
         copied += len(piece)
