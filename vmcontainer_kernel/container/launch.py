@@ -241,14 +241,23 @@ def begin(start: Start) -> NoReturn:
         gc.disable()  # a collection would touch, and so copy, every page shared with the parent
         signal.set_wakeup_fd(-1)
         reset_signals(start.signals)
-        given = [start.report_fd, *([start.sync_fd] if start.sync_fd >= 0 else []), *start.extra]
-        report_fd, *numbers = take_descriptors(start.stdio, *given, *(fd for _, fd in start.others))
-        scene = Scene(report_fd, numbers.pop(0) if start.sync_fd >= 0 else -1, tuple(numbers[: len(start.extra)]))
-        for (name, _), number in zip(start.others, numbers[len(start.extra) :], strict=True):
-            scene.handed[name] = number
-        status = run_steps(start.steps, scene)
+        status = run_steps(start.steps, _scene(start))
     finally:
         os._exit(status)
+
+
+def _scene(start: Start) -> Scene:
+    """Take the descriptors that were handed over, and close all others."""
+    given = [start.report_fd, *([start.sync_fd] if start.sync_fd >= 0 else []), *start.extra]
+    try:
+        report_fd, *numbers = take_descriptors(start.stdio, *given, *(fd for _, fd in start.others))
+    except OSError as error:
+        _tell(Scene(start.report_fd), _failed("taking descriptors", "fcntl(F_DUPFD_CLOEXEC)", error))
+        raise
+    scene = Scene(report_fd, numbers.pop(0) if start.sync_fd >= 0 else -1, tuple(numbers[: len(start.extra)]))
+    for (name, _), number in zip(start.others, numbers[len(start.extra) :], strict=True):
+        scene.handed[name] = number
+    return scene
 
 
 def clone_by_helper(flags: int, start: Start, group_fd: int, entry: Entry, gate: Gate | None) -> int:
@@ -333,13 +342,17 @@ def run_steps(steps: Sequence[Step], scene: Scene) -> int:
             scene.lines.append(f'{{"step": "{step.name}", "ms": {(now_ns - begin_ns) / 1e6:.3f}}}\n')
             begin_ns = now_ns
     except BaseException as error:
-        told = error if isinstance(error, LabError) else _step_error(step, error)
-        scene.lines.append(jsontext.dumps({"error": to_json(told)}) + "\n")
-        scene.flush()
+        told = error if isinstance(error, LabError) else _failed(step.name, step.call, error)
+        _tell(scene, told)
         return {"exec: ENOENT": NOT_FOUND}.get(
             told.where, CANNOT_RUN if told.where.startswith("exec:") else SETUP_FAILED
         )
     return SETUP_FAILED
+
+
+def _tell(scene: Scene, error: LabError) -> None:
+    scene.lines.append(jsontext.dumps({"error": to_json(error)}) + "\n")
+    scene.flush()
 
 
 _HINTS = {
@@ -348,15 +361,16 @@ _HINTS = {
     errno.EROFS: "the root is read-only; leave out --read-only or choose another folder",
     errno.ENODEV: "this node's kernel lacks that file system; run it in a guest: --on vm",
     errno.ENOMEM: "the memory limit is too small to start a program: give more",
+    errno.EMFILE: "the limit of open files is reached: remove containers, or raise it (ulimit -n)",
     errno.EAGAIN: "the limit of processes is reached: raise --pids-limit or end some",
 }
 
 
-def _step_error(step: Step, error: BaseException) -> ContainerError:
-    where = f"step {step.name}: {step.call}"
+def _failed(name: str, call: str, error: BaseException) -> ContainerError:
+    where = f"step {name}: {call}"
     if not isinstance(error, OSError):
-        return ContainerError(f"{step.name} failed: {type(error).__name__}: {error}", where=where)
+        return ContainerError(f"{name} failed: {type(error).__name__}: {error}", where=where)
     subject = f" ({error.filename})" if error.filename else ""
     return ContainerError(
-        f"{step.name} failed: {error.strerror}{subject}", hint=_HINTS.get(error.errno or 0, ""), where=where
+        f"{name} failed: {error.strerror}{subject}", hint=_HINTS.get(error.errno or 0, ""), where=where
     )
