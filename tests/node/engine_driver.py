@@ -30,11 +30,11 @@ LIMIT_S = 30.0
 class Driver:
     """One runtime and the processes it has on the way."""
 
-    def __init__(self, base: Path, *, climbs: bool) -> None:
+    def __init__(self, base: Path, *, climbs: bool, grouped: bool) -> None:
         session = f"test-{os.getpid()}"
         self.footing = find_footing(base / "probes") if climbs else None
         # An ordinary user might have a tree of his own, as a service of systemd's; the tests shall not depend on it.
-        cgroups = Cgroups.detect(session) if os.geteuid() == 0 else None
+        cgroups = Cgroups.detect(session) if grouped else None
         store = Store(base / "store", Steward(self.footing.ids if self.footing else None))
         self.runtime = Runtime(base / "run", store, session=session, cgroups=cgroups, footing=self.footing)
         self.running: dict[int, tuple[Launch, int, Container | None]] = {}
@@ -198,7 +198,8 @@ class Driver:
 
 def main() -> None:
     ctypes.PyDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: never outlive the test
-    driver = Driver(Path(sys.argv[1]), climbs="climb" in sys.argv[2:])
+    words = sys.argv[2:]
+    driver = Driver(Path(sys.argv[1]), climbs="climb" in words, grouped="groups" in words or os.geteuid() == 0)
     for line in sys.stdin:
         request = json.loads(line)
         try:
