@@ -37,7 +37,7 @@ def test_what_one_id_loses_is_told_once(user: User) -> None:
         before=NO_RANGES,
     )
     assert [one["out"] for one in (first, second)] == ["0\n", "0\n"]
-    assert first["err"].startswith("[host] containers here: ") and first["err"].count("\n") == 1
+    assert first["err"].startswith("[host] warning: containers here: ") and first["err"].count("\n") == 1
     assert ID_RANGES.lost in first["err"] and f"{ONE_ID.lost} (/etc/subuid gives nobody no range)" in first["err"]
     assert "no control groups" in first["err"]
     assert second["err"] == ""

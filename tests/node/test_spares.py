@@ -196,3 +196,11 @@ def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     second = Bench(tmp_path / "run" / f"{SESSION}-2", tmp_path / "images")
     assert not bench.folder.exists(), "the next start did not sweep"
     second.close()
+
+
+def test_a_volume_made_anew_is_not_the_one_a_spare_had(bench: Bench, tmp_path: Path) -> None:
+    bench.container("echo old > /v/old", volumes=["kept:/v"])
+    bench.wait(asyncio.sleep(0.2))  # now that it is idle, the agent would make a spare with it
+    bench.call("volume.remove", name="kept")
+    bench.container("echo new > /v/new", volumes=["kept:/v"])
+    assert [path.name for path in (tmp_path / "volumes/kept/_data").iterdir()] == ["new"]

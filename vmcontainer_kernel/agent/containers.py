@@ -238,6 +238,8 @@ class ContainerVerbs:
         shape, spare = self._shape, self._runtime.spare
         if shape is None or shape.tty or shape.named or shape.publish or (spare and spare.shape == shape):
             return
+        if shape.volumes:  # one may be removed and made anew meanwhile, and the spare would still have the old one
+            return
         self._runtime.make_spare(f"c{next(self._names)}", shape)
 
     def _drop_ready(self) -> None:
