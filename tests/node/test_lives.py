@@ -402,6 +402,42 @@ def test_limits_change_while_it_runs(bench: Bench) -> None:
     assert inspect(bench)["stats"]["memory"]["limit_bytes"] == 32 << 20
 
 
+def test_nobody_looks_at_limits_that_tell_by_themselves(bench: Bench) -> None:
+    def wakes() -> int:
+        status = Path(f"/proc/{bench.agent.process.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("voluntary")).split()[1])
+
+    async def rest() -> tuple[int, int]:
+        request = bench.node.start("container.run", {"options": {"argv": ["sleep", "2"], "memory_bytes": 32 << 20}})
+        await asyncio.sleep(0.8)  # it runs, and what was before is done
+        before = wakes()
+        await asyncio.sleep(0.8)
+        woken = wakes() - before
+        return woken, (await request.done)["status"]
+
+    woken, status = bench.wait(rest())
+    assert status == 0
+    assert woken < 2
+
+
+def test_a_limit_is_told_when_it_strikes(bench: Bench) -> None:
+    """Not only at the end: the process that was started lives on."""
+    script = "(sleep 0.4; head -c 100m /dev/zero | tail -c 100m >/dev/null); echo after; sleep 3; echo late"
+    told: list[str] = []
+
+    async def follow() -> None:
+        arguments = {"options": {"argv": ["sh", "-c", script], "memory_bytes": 16 << 20}}
+        request = bench.node.start("container.run", arguments, on_event=lambda event: told.append(event["event"]))
+        deadline_s = time.monotonic() + 2.9
+        while "limit" not in told and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.02)
+        assert not request.done.done()
+        bench.node.kill(request)
+
+    bench.wait(follow())
+    assert told[-1] == "limit"
+
+
 def test_the_times_of_its_steps_are_kept(bench: Bench) -> None:
     run(bench, "sleep 0.1")
     bench.call("container.wait", name="web")

@@ -19,6 +19,7 @@ from .health import Checkups
 from .images import ImageVerbs
 from .jobs import Job, Stdio
 from .kept import Keeper, Kept
+from .limits import Limits
 from .lives import Lives
 from .looks import Looks
 from .networks import NetworkVerbs
@@ -52,7 +53,8 @@ class ContainerVerbs:
         server.on_finished = self._finished
         if spares:
             server.on_idle = self._make_ready
-        server.limits_of = self._limits
+        self._limits = Limits(server, runtime, self._keeper)
+        server.on_ending = self._limits.ended
         server.verbs |= {
             "container.run": self.run,
             "container.create": self.create,
@@ -142,6 +144,7 @@ class ContainerVerbs:
         )
         kept.stopping, self._active = False, True
         self._server.add(kept.job)
+        self._limits.follow(kept.job)
         self._checkups.begin(kept)
 
     def exec(self, call: Call) -> None:
@@ -158,7 +161,9 @@ class ContainerVerbs:
         finally:
             stdio.close_child()
         send = self._server.send
-        self._server.add(Job(call.request, launch, stdio, send, watches=name, detach=detach))
+        job = Job(call.request, launch, stdio, send, watches=name, detach=detach)
+        self._server.add(job)
+        self._limits.follow(job)
 
     # -- ending
 
@@ -256,10 +261,6 @@ class ContainerVerbs:
         for container in self._runtime.list():
             if container.pid == pid and container.status == "running":
                 self._runtime.exited(container, status)
-
-    def _limits(self, job: Job) -> dict[str, int]:
-        kept = self._keeper.find(job.watches)
-        return self._runtime.events(kept.container) if kept else {}
 
     def _finished(self, job: Job) -> None:
         kept = self._keeper.find(job.subject)

@@ -27,7 +27,6 @@ from .transfer import Transfer
 
 __all__ = ["Call", "Server", "attempt"]
 
-_LIMIT_CHECK_S = 0.25
 _IDLE_AFTER_S = 0.1
 _LONGEST_WAIT_S = 3600.0  # epoll_wait(2) counts milliseconds in 31 bits
 
@@ -53,13 +52,12 @@ class Server:
         self.on_reaped: Callable[[int, int], None] = lambda pid, status: None
         self.on_finished: Callable[[Job], None] = lambda job: None
         self.on_idle: Callable[[], None] = lambda: None
-        self.limits_of: Callable[[Job], dict[str, int]] = lambda job: {}
+        self.on_ending: Callable[[Job], None] = lambda job: None
         self.timers = Timers()
         self.running = True
         self._epoll = select.epoll()
         self._watched: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._greeting = encode_json(Kind.HELLO, 0, {"protocol": PROTOCOL, "version": __version__, **facts})
-        self._limits_due_s = 0.0
         self._idle_due_s: float | None = None
         self._wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -75,15 +73,14 @@ class Server:
 
     def run(self) -> None:
         """Serve until the channel ends, a verb stops the agent, or SIGTERM or SIGHUP comes."""
-        self._watch(self._wake_read, self._reap)
+        self.watch(self._wake_read, self._reap)
         while self.running:
-            self._watch(self.channel.fd, self._read_channel, write=self.channel.blocked)
+            self.watch(self.channel.fd, self._read_channel, write=self.channel.blocked)
             for fd, events in self._epoll.poll(self._patience_s()):
                 # Whoever came first may have closed the others.
                 watched = self._watched.get(fd)
                 if watched:
                     watched[1](events)
-            attempt(self._check_limits)
             attempt(self._check_idle)
             for action in self.timers.due():
                 attempt(action)
@@ -92,24 +89,23 @@ class Server:
         waits = [self.timers.patience_s()]
         if self._idle_due_s is not None and not self._attended():
             waits.append(max(0.0, self._idle_due_s - time.monotonic()))
-        elif any(job.watches and not job.detach for job in self.jobs.values()):
-            waits.append(_LIMIT_CHECK_S)
         wait = min((wait for wait in waits if wait is not None), default=None)
         return None if wait is None else min(wait, _LONGEST_WAIT_S)
 
-    def _watch(self, fd: int, callback: Callable[[int], None], *, read: bool = True, write: bool = False) -> None:
+    def watch(self, fd: int, callback: Callable[[int], None], *, read: bool = True, write: bool = False) -> None:
         """Watch `fd` for what is wanted now; epoll_ctl(2) only when that changed."""
         wanted = (select.EPOLLIN if read else 0) | (select.EPOLLOUT if write else 0)
         have = self._watched.get(fd)
         if have and have[0] == wanted:
             return
         if not wanted:
-            self._unwatch(fd)
+            self.unwatch(fd)
             return
         (self._epoll.modify if have else self._epoll.register)(fd, wanted)
         self._watched[fd] = wanted, callback
 
-    def _unwatch(self, fd: int) -> None:
+    def unwatch(self, fd: int) -> None:
+        """Watch `fd` no longer; it may be closed already."""
         if self._watched.pop(fd, None):
             with contextlib.suppress(OSError):  # closed already: epoll(7) has forgotten it
                 self._epoll.unregister(fd)
@@ -155,7 +151,7 @@ class Server:
         for job in self.jobs.values():
             inputs = [job.input.fd] if job.input else []
             for fd in (job.report_fd, *inputs, *(output.fd for output in job.outputs)):
-                self._unwatch(fd)
+                self.unwatch(fd)
             job.abandon()
         self.jobs.clear()
         self.channel.restart()
@@ -232,7 +228,7 @@ class Server:
         """Take charge of a job that has just been launched."""
         self.jobs[job.request] = job
         if job.report_fd >= 0:
-            self._watch(job.report_fd, lambda _: self._read_report(job))
+            self.watch(job.report_fd, lambda _: self._read_report(job))
         else:
             job.tell_started([])
         for output in job.outputs:
@@ -241,7 +237,7 @@ class Server:
     def _read_report(self, job: Job) -> None:
         fd = job.report_fd
         if job.read_report():
-            self._unwatch(fd)
+            self.unwatch(fd)
             self._settle(job)
 
     def _step(self, job: Job, stream: Output | Input, action: Callable[[], None]) -> None:
@@ -249,34 +245,26 @@ class Server:
         fd = stream.fd
         action()
         if not stream.open:
-            self._unwatch(fd)
+            self.unwatch(fd)
         elif isinstance(stream, Output):
-            self._watch(fd, lambda _: self._step(job, stream, stream.pump), read=stream.wants_read)
+            self.watch(fd, lambda _: self._step(job, stream, stream.pump), read=stream.wants_read)
         else:
-            self._watch(fd, lambda _: self._step(job, stream, stream.pump), read=False, write=stream.wants_write)
+            self.watch(fd, lambda _: self._step(job, stream, stream.pump), read=False, write=stream.wants_write)
         self._settle(job)
 
     def _settle(self, job: Job) -> None:
         """Answer a job that is through."""
         if job.finished and self.jobs.get(job.request) is job:
             if job.input and job.input.open:
-                self._unwatch(job.input.fd)
+                self.unwatch(job.input.fd)
             if job.watches:
-                job.note_limits(self.limits_of(job))
+                attempt(self.on_ending, job)
             del self.jobs[job.request]
             job.finish()
             attempt(self.on_finished, job)
             if job.on_end:
                 attempt(job.on_end, job)
             self._idle_due_s = time.monotonic() + _IDLE_AFTER_S
-
-    def _check_limits(self) -> None:
-        if time.monotonic() < self._limits_due_s:
-            return
-        self._limits_due_s = time.monotonic() + _LIMIT_CHECK_S
-        for job in self.jobs.values():
-            if job.watches and not job.detach:
-                job.note_limits(self.limits_of(job))
 
     def _attended(self) -> bool:
         """Tell whether somebody waits for a job; what runs detached may run for ever."""
