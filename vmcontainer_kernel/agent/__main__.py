@@ -26,7 +26,6 @@ __all__ = ["main"]
 
 GUEST_IMAGES = "/usr/share/vmcontainer/images"
 GUEST_VOLUMES = "/var/lib/vmcontainer/volumes"
-_PR_SET_NAME = 15
 _RECONNECT_S = 10.0
 
 

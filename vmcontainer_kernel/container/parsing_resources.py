@@ -19,7 +19,6 @@ from vmcontainer_kernel.container.spec import (
 
 __all__ = ["cpu_list", "parse_resources"]
 
-_MAX_UINT16 = 2**16 - 1
 _MAX_UINT32 = 2**32 - 1
 _MAX_INT64 = 2**63 - 1
 _MAX_UINT64 = 2**64 - 1

@@ -253,7 +253,7 @@ def _wait(gate_fd: int, handled: list[int]) -> NoReturn:
 
 def _receive(gate: socket.socket) -> tuple[_Order, list[int]]:
     """Wait for an order; end quietly if the other side ends."""
-    head, fds, _, _ = socket.recv_fds(gate, _NUMBER_BYTES, _MOST_FDS)
+    head, fds, _, _ = socket.recv_fds(gate, _NUMBER_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
     message, wanted = b"", int.from_bytes(head, "big")
     while len(message) < wanted or len(head) < _NUMBER_BYTES:
         part = gate.recv(wanted - len(message)) if len(head) == _NUMBER_BYTES else b""
@@ -281,7 +281,7 @@ def _follow(gate: socket.socket, order: _Order, fds: list[int]) -> NoReturn:
         gate.sendall(bytes(_NUMBER_BYTES) + json.dumps(to_json(told)).encode())
         os._exit(SETUP_FAILED)
     os.write(gate.fileno(), pid.to_bytes(_NUMBER_BYTES, "big"))
-    shape, given, _, _ = socket.recv_fds(gate, 2, _MOST_FDS)
+    shape, given, _, _ = socket.recv_fds(gate, 2, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
     if len(shape) < 2:
         os._exit(SETUP_FAILED)
     if order.entered and order.entered.group:

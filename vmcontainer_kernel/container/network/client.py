@@ -6,6 +6,7 @@ import array
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ _CODE = (
 )
 _FD = 3
 _ANSWER_S = 30.0
+_END_S = 10.0
 _MAX_MESSAGE_BYTES = 64 * 1024
 
 
@@ -72,7 +74,7 @@ class Client:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             self._socket.sendmsg([json.dumps(request).encode()], rights)
-            data, received, _, _ = socket.recv_fds(self._socket, _MAX_MESSAGE_BYTES, 4)
+            data, received, _, _ = socket.recv_fds(self._socket, _MAX_MESSAGE_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:
             raise self._lost(f"{error.strerror or error}") from error
         if not data:
@@ -84,7 +86,7 @@ class Client:
 
     def _lost(self, reason: str) -> HostError:
         told = self._log.read_text(errors="replace")[-2000:].strip() if self._log.exists() else ""
-        self.close()
+        self.close(patience_s=0.0)
         hint = "containers keep running without them; make the networks and the containers again"
         return HostError(f"the process that keeps this node's networks is lost: {reason}", hint=hint, where=told)
 
@@ -93,14 +95,17 @@ class Client:
         """True once it cannot be asked any more."""
         return self._socket.fileno() < 0
 
-    def close(self) -> None:
-        """End it; it undoes everything first."""
+    def close(self, patience_s: float = _END_S) -> None:
+        """End it; it undoes everything first, but is killed if that takes longer than `patience_s`, as all the agent
+        waits: the kernel removes what was in its own namespace, and in a guest the next helper clears up.
+        """
         if self.lost:
             return
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
-            self._socket.recv(1)  # its end of file comes when it has undone everything
         self._socket.close()
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        if not poller.poll(patience_s * 1000):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):  # whoever reaps all children may have been first
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         os.close(self._pidfd)

@@ -231,7 +231,9 @@ def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
     """Return one message and the descriptors with it; empty at the end."""
     fds = array.array("i")
     try:
-        data, ancillary, _, _ = control.recvmsg(MAX_MESSAGE_BYTES, socket.CMSG_LEN(_MAX_FDS * fds.itemsize))
+        data, ancillary, _, _ = control.recvmsg(
+            MAX_MESSAGE_BYTES, socket.CMSG_LEN(_MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC
+        )
     except ConnectionError:
         return b"", []
     for level, kind, rights in ancillary:
