@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +30,7 @@ from vmcontainer_kernel.errors import CommandFailed, ImageError, LabError, NotFo
 pytestmark = pytest.mark.needs("containers-on-host")
 
 BIG_BYTES = 48 << 20
+ROOT = Path(__file__).parents[2]
 
 
 class Yard:
@@ -297,6 +301,47 @@ def test_links_do_not_lead_out_of_the_context(yard: Yard, context: Path, tmp_pat
     assert yard.out("cat /x; readlink /all/above; ls /all/proc/ | grep -c etc") == "echo main\n../secret\n1\n"
 
 
+def test_links_of_an_image_begin_at_its_own_top(yard: Yard) -> None:
+    """A stage's root is as foreign as a container: its links name its own files, never the node's."""
+    links = (
+        "ln -s /etc/passwd /leak; ln -s ../../../../../../etc /up; ln -s /proc/self/root /magic; echo in > /etc/mark"
+    )
+    stages = f"FROM busybox AS make\nRUN {links}\nFROM busybox\n"
+    yard.build(f"{stages}COPY --from=make /leak /leaked\nCOPY --from=make /up/mark /mark\n")
+    assert yard.out("cat /leaked /mark") == yard.out("cat /etc/passwd; echo in")
+    told = yard.refuse(NotFound, f"{stages}COPY --from=make /magic/etc/hostname /x\n")
+    assert "line 4" in told
+
+
+def test_a_context_that_changes_never_leads_out(yard: Yard, context: Path, tmp_path: Path) -> None:
+    """Someone exchanges a folder for a link that leads out, again and again while it is copied."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/data").write_text("secret\n")
+    (context / "swap").symlink_to(tmp_path / "outside")
+    stop = threading.Event()
+
+    def exchange() -> None:
+        inner, link, spare = context / "app/inner", context / "swap", context / "spare"
+        while not stop.is_set():
+            inner.rename(spare)
+            link.rename(inner)
+            inner.rename(link)
+            spare.rename(inner)
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        for _ in range(25):
+            with contextlib.suppress(UserError):
+                yard.build("FROM busybox\nCOPY app/inner /got\n", context, no_cache=True)
+                assert yard.out("cat /got/data 2>/dev/null || true") in ("inner\n", "")
+    finally:
+        stop.set()
+        thread.join()
+    assert (tmp_path / "outside/data").read_text() == "secret\n"
+    yard.build("FROM busybox\nCOPY app/inner /got\n", context, no_cache=True)
+
+
 def test_what_is_no_file_is_refused(yard: Yard, context: Path) -> None:
     os.mkfifo(context / "app/pipe")
     assert "app/pipe is no file" in yard.refuse(UserError, "FROM busybox\nCOPY app /x/", context)
@@ -466,3 +511,39 @@ def test_skopeo_and_umoci_read_it(yard: Yard, context: Path, tmp_path: Path) -> 
     subprocess.run(command, check=True, capture_output=True)
     assert (tmp_path / "b/rootfs/app/main.sh").read_text() == "echo main\n"
     assert not (tmp_path / "b/rootfs/etc/group").exists() and (tmp_path / "b/rootfs/etc/passwd").exists()
+
+
+# -- places
+
+ON_AN_OVERLAY = """
+import sys
+from pathlib import Path
+from vmcontainer_kernel.container.build.builder import Builder, StagedStore
+from vmcontainer_kernel.container.build.dockerfile import parse
+from vmcontainer_kernel.container.build.plan import Given, Order
+from vmcontainer_kernel.container.runtime import Runtime
+from vmcontainer_kernel.errors import HostError
+
+store, folder = StagedStore(sys.argv[1]), Path(sys.argv[2]) / "run"
+folder.mkdir()
+runtime = Runtime(folder, store, session="overlay")
+for text in ("RUN true", "WORKDIR /new"):
+    order = Order(parse(f"FROM busybox\\n{text}"), Given({}), "test:1")
+    try:
+        Builder(runtime, store, folder, order, None).build(1, "quiet")
+    except HostError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount an overlay here")
+def test_where_layers_would_be_lost_nothing_is_built(yard: Yard, tmp_path: Path) -> None:
+    for name in ("lower", "upper", "work", "top"):
+        (tmp_path / name).mkdir()
+    options = ",".join(f"{name}dir={tmp_path}/{name}" for name in ("lower", "upper", "work"))
+    script = f'mount -t overlay overlay -o {options} {tmp_path}/top && exec "$@"'
+    command = ["unshare", "-m", "--propagation", "slave", "sh", "-c", script, "sh"]
+    command += [sys.executable, "-c", ON_AN_OVERLAY, str(yard.store.path), str(tmp_path / "top")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout.count("is on an overlay itself") == 2, done.stdout + done.stderr
+    assert done.stdout.count("line 2") == 2 and "test:1" not in Store(yard.store.path).names()

@@ -68,7 +68,7 @@ class Builder:
         self._cache = Cache(store)
         self._stages: dict[int, Image] = {}
         self._time_s = order.time_s
-        self._count = 0
+        self._count, self._checked = 0, False
 
     def build(self, out_fd: int, style: str) -> Image:
         """Build and name the image; tell about it on `out_fd`. Whatever fails leaves no image and no container."""
@@ -177,6 +177,7 @@ class Builder:
         if isinstance(action, Run):
             if not image.layers:
                 raise UserError("there is nothing to run in an empty image", hint="COPY a program into it first")
+            self._check_folder()
             return self._run(image, action, report)
         with self._bundle() as folder:
             bundle: Bundle = (folder, self._store.rootfs_layers(image))
@@ -185,6 +186,13 @@ class Builder:
                 return self._pack(folder / "upper") if any((folder / "upper").iterdir()) else None
             self._copy(image, one, action, bundle, seen)
             return self._pack(folder / "upper")
+
+    def _check_folder(self) -> None:
+        """Refuse a place where a container's files would be in memory only, and gone before they are a layer."""
+        if not self._checked:
+            with self._bundle() as folder:
+                in_roots([(folder, ())], self._store.steward, lambda roots: None)
+            self._checked = True
 
     @contextlib.contextmanager
     def _bundle(self) -> Iterator[Path]:

@@ -44,13 +44,21 @@ class Item(Record):
 
     def open(self) -> int:
         """Open a regular file for reading; one that is open already by its own link, which leads nowhere else."""
-        if not self.name:
-            return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        return os.open(self.name, _FILE, dir_fd=self.fd)
+        try:
+            if not self.name:
+                return os.open(f"/proc/self/fd/{self.fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return os.open(self.name, _FILE, dir_fd=self.fd)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
     def link(self) -> str:
         """Return where a symbolic link leads."""
         return os.readlink(self.name, dir_fd=self.fd)
+
+
+def _unreadable(path: str, error: OSError) -> UserError:
+    hint = "ls -l shows its mode" if error.errno == errno.EACCES else "was it exchanged meanwhile? build again"
+    return UserError(f"{path} cannot be read: {error.strerror}", hint=hint)
 
 
 def signature(status: os.stat_result) -> Signature:
@@ -116,7 +124,7 @@ class Place:
             if error.errno in (errno.EXDEV, errno.ELOOP):
                 problem = f"{path} is or goes through a link that leads out of the {self._name}"
                 raise UserError(problem, hint="copy what it leads to into the folder") from None
-            raise UserError(f"{path} cannot be read: {error.strerror}", hint="ls -l shows its mode") from error
+            raise _unreadable(path, error) from error
 
     def items(self, path: str) -> Generator[Item, None, None]:
         """Give a file, or a folder and all that is in it and not ignored, sorted, folders before what is in them.
@@ -134,8 +142,7 @@ class Place:
             else:
                 raise UserError(f"{path} is no file or folder", hint="devices, pipes and sockets are not copied")
         except OSError as error:
-            what = os.fsdecode(error.filename or "") or path
-            raise UserError(f"{what}: {error.strerror}", hint="it cannot be read; ls -l shows its mode") from error
+            raise _unreadable(path, error) from error
         finally:
             os.close(fd)
 
