@@ -34,7 +34,8 @@ def bear(flags: int, group_fd: int = -1) -> int:
     if group_fd < 0:
         linux.check(linux.syscall(linux.NR_CLONE, flags | SIGCHLD, 0, address, 0, 0), "clone")
         return tid.value
-    fields = (flags | linux.CLONE_INTO_CGROUP, 0, 0, address, SIGCHLD, 0, 0, 0, 0, 0, group_fd)
+    # No exit signal: clone3 takes none with CLONE_PARENT (EINVAL), the child sends its parent what its sibling would.
+    fields = (flags | linux.CLONE_INTO_CGROUP, 0, 0, address, 0, 0, 0, 0, 0, 0, group_fd)
     arguments = struct.pack("=11Q", *fields)
     linux.check(linux.syscall(linux.NR_CLONE3, arguments, len(arguments)), "clone3")
     return tid.value
