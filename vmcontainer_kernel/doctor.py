@@ -344,13 +344,21 @@ def _disk() -> Finding:
     place = cache_dir()
     free_bytes = shutil.disk_usage(place).free
     shown = str(place).replace(str(Path.home()), "~", 1)  # a stored notebook tells nobody where its author lives
-    reason = f"{_mib(free_bytes)} free at {shown}"
+    kept = _mib(_volumes_bytes(place / "volumes"))
+    reason = f"{_mib(free_bytes)} free at {shown}; the volumes there take {kept}"
     hint = "free some, or set VMCONTAINER_CACHE to a folder on another disk"
     if not os.access(place, os.W_OK):
         return Finding("no", f"this user may not write to {place}", "set VMCONTAINER_CACHE to a folder of your own")
     if free_bytes < 500 * MIB:
         return Finding("no", reason, hint)
     return Finding("degraded", reason, hint) if free_bytes < 2048 * MIB else Finding("ok", reason)
+
+
+def _volumes_bytes(folder: Path) -> int:
+    """Return what named volumes take: nobody removes them but who made them. What this user may not see counts 0."""
+    from .container.volumes import Volumes, size_bytes
+
+    return sum(size_bytes(Volumes(folder).path(name)) for name in Volumes(folder).names())
 
 
 PROBES: dict[str, Probe] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -19,6 +20,11 @@ http: {{addr: "127.0.0.1:{port}"}}
 ACCESS = "auth: {{htpasswd: {{realm: test, path: {folder}/users}}}}\n"
 # Her password is "secret" (bcrypt, at its least cost).
 ANN = "ann:$2y$04$lVdLXWl4SarG8dG7wwgiKOm.SuJ.s2Ui8tydVCunetVLOUncOkpeG\n"
+
+
+def require(program: str) -> None:
+    """Fail where a program is missing that tests/apt.txt lists."""
+    assert shutil.which(program), f"there is no {program}: apt-get install {program} (tests/apt.txt)"
 
 
 class Registry:

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.node.registry import require
 from tests.node.test_agent import Bench
 from vmcontainer_kernel.agent.protocol import Kind
 from vmcontainer_kernel.container.build.cache import Cache
@@ -505,8 +505,7 @@ def test_skopeo_and_umoci_read_it(yard: Yard, context: Path, tmp_path: Path) -> 
     found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert found["config"]["Env"][-1] == "A=1" and found["config"]["ExposedPorts"] == {"80/tcp": {}}
     assert len(found["rootfs"]["diff_ids"]) == len(yard.image("others").layers)
-    if not shutil.which("umoci"):
-        pytest.skip("skopeo: umoci is not installed")
+    require("umoci")
     command = ["umoci", "unpack", "--image", f"{yard.store.path}:others:latest", str(tmp_path / "b")]
     subprocess.run(command, check=True, capture_output=True)
     assert (tmp_path / "b/rootfs/app/main.sh").read_text() == "echo main\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.registry import Registry, running
+from tests.node.registry import Registry, require, running
 from vmcontainer_kernel.container.images import LAYER_TYPE, Image, Store
 from vmcontainer_kernel.container.images.archives import export_image, import_images
 from vmcontainer_kernel.container.images.busybox import build_busybox
@@ -46,8 +46,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory, source: Store) -> Iterator[Registry]:
-    if not shutil.which("docker-registry"):
-        pytest.skip("docker-registry: not installed")
+    require("docker-registry")
     with running(tmp_path_factory.mktemp("registry")) as registry:
         registry.push(source.path, "busybox:latest", "course/busybox:1")
         yield registry
@@ -110,8 +109,7 @@ def test_why_a_pull_fails(registry: Registry, tmp_path: Path, reference: str, tl
 
 
 def test_a_private_registry(source: Store, tmp_path: Path) -> None:
-    if not shutil.which("docker-registry"):
-        pytest.skip("docker-registry: not installed")
+    require("docker-registry")
     authfile = tmp_path / "auth.json"
     with running(tmp_path, private=True) as registry:
         password = base64.b64encode(b"ann:secret").decode()
@@ -174,8 +172,7 @@ def test_what_is_no_archive(source: Store, tmp_path: Path) -> None:
 
 
 def test_umoci_reads_the_store(source: Store, tmp_path: Path) -> None:
-    if not shutil.which("umoci"):
-        pytest.skip("umoci: not installed")
+    require("umoci")
     told = subprocess.run(
         ["umoci", "stat", "--json", "--image", f"{source.path}:busybox:latest"], check=True, capture_output=True
     ).stdout

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.node.engine import NOBODY, Engine, start_engine
-from vmcontainer_kernel.errors import NotFound, SpecError, UserError
+from vmcontainer_kernel.errors import LabError, NotFound, SpecError, UserError
 
 pytestmark = [pytest.mark.needs("containers-on-host"), pytest.mark.needs("cgroups")]
 
@@ -148,3 +148,71 @@ def test_clocks_of_its_own(engine: Engine) -> None:
     assert int(up_s) >= node_s + 86400 - 1
     assert link != engine("namespaces")["time"]
     assert [line.split() for line in offsets] == [["monotonic", "0", "0"], ["boottime", "86400", "0"]]
+
+
+# -- limits and settings
+
+
+def test_limits_as_the_kernel_has_taken_them(engine: Engine) -> None:
+    disk = next(path for path in Path("/sys/block").iterdir() if (path / "device").exists()).name
+    numbers = Path(f"/sys/block/{disk}/dev").read_text().strip()
+    script = """
+        cd /sys/fs/cgroup
+        cat blkio/blkio.throttle.read_bps_device blkio/blkio.throttle.write_iops_device
+        cat cpuset/cpuset.cpus cpuset/cpuset.mems cpu/cpu.shares
+        cat memory/memory.limit_in_bytes memory/memory.soft_limit_in_bytes memory/memory.memsw.limit_in_bytes
+    """
+    found = engine.out(
+        script,
+        device_read_bps=[f"/dev/{disk}:1048576"],
+        device_write_iops=[f"/dev/{disk}:77"],
+        cpuset_cpus="0",
+        cpuset_mems="0",
+        cpu_shares=512,
+        memory_bytes=32 << 20,
+        memory_reservation_bytes=16 << 20,
+        memory_swap_bytes=48 << 20,
+    )
+    expected = [f"{numbers} 1048576", f"{numbers} 77", "0", "0", "512", *(str(size << 20) for size in (32, 16, 48))]
+    assert found.splitlines() == expected
+
+
+def test_settings_of_its_process_and_namespaces(engine: Engine) -> None:
+    script = """
+        ulimit -Sn; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj
+        (cd /proc/sys; cat net/ipv4/ip_forward kernel/shmmax; hostname; cat kernel/domainname)
+        df -k /dev/shm | tail -1; id -G; umask; pwd -P
+    """
+    found = engine.out(
+        script,
+        ulimits=["nofile=64:128", "core=0"],
+        oom_score_adj=300,
+        sysctls=["net.ipv4.ip_forward=1", "kernel.shmmax=65536"],
+        hostname="mine",
+        domainname="lab",
+        shm_size_bytes=1 << 20,
+        user="7:8",
+        group_add=["9"],
+        workdir="/tmp",
+    ).splitlines()
+    assert found[:8] == ["64", "128", "0", "300", "1", "65536", "mine", "lab"]
+    assert found[8].split()[1] == "1024"
+    assert found[9:] == ["8 9", "0022", "/tmp"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"devices": ["/dev/no-such"]}, "no device /dev/no-such"),
+        ({"devices": ["/etc/passwd"]}, "is no device"),
+        ({"device_read_bps": ["/dev/no-such:1"]}, "no device /dev/no-such"),
+        ({"cpuset_cpus": "4000"}, "cpus"),
+        ({"sysctls": ["kernel.panic=1"]}, "belongs to no namespace"),
+        ({"sysctls": ["net.ipv4.ip_forward=1"], "network": "host"}, "would change the node"),
+        ({"ulimits": ["nofile=9:8"]}, "soft limit above"),
+        ({"memory_bytes": 32 << 20, "memory_swap_bytes": 16 << 20}, "swap"),
+    ],
+)
+def test_what_cannot_be_given_is_named(engine: Engine, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(LabError, match=words):
+        engine.sh("true", **options)

@@ -18,7 +18,7 @@ from vmcontainer_kernel.container.checks import check_name
 from vmcontainer_kernel.container.ids import Steward
 from vmcontainer_kernel.errors import HostError, NotFound, UserError
 
-__all__ = ["Volumes"]
+__all__ = ["Volumes", "size_bytes"]
 
 
 class Volumes:
@@ -66,7 +66,7 @@ class Volumes:
             "mountpoint": str(self._folder / name / "_data"),
             "created_s": note.get("created_s"),
             "labels": note.get("labels", {}),
-            "size_bytes": self._steward.do(lambda: _size_bytes(str(self._folder / name / "_data"))),
+            "size_bytes": self._steward.do(lambda: size_bytes(str(self._folder / name / "_data"))),
         }
 
     def remove(self, name: str, users: list[str]) -> None:
@@ -82,7 +82,7 @@ class Volumes:
             raise NotFound(f"there is no volume {name} on this node", hint=f"there are: {there}")
 
 
-def _size_bytes(folder: str) -> int:
+def size_bytes(folder: str) -> int:
     """Return what the files take on the disk (stat(2): st_blocks are of 512 bytes); what vanishes meanwhile is 0."""
     total = 0
     for _, _, names, fd in os.fwalk(folder):
