@@ -495,6 +495,20 @@ async def _answer(request: Any) -> Any:
     return await request.done
 
 
+def test_a_build_ends_with_its_notebook(yard: Yard, tmp_path: Path) -> None:
+    bench, run = yard.bench, yard.run
+    yard.run = tmp_path / "run" / f"ending{os.getpid()}"
+    yard.bench = Bench(yard.run, yard.store.path)
+    try:
+        begin(yard, "trap '' TERM; echo begun; sleep 1000")
+    finally:
+        yard.bench.close()
+        ended, yard.bench, yard.run = yard.run, bench, run
+    assert not ended.exists()
+    assert not [*Path("/sys/fs/cgroup").glob(f"*/**/vmcontainer/{ended.name}")]
+    assert "never:latest" not in Store(yard.store.path).names()
+
+
 # -- what others read
 
 
