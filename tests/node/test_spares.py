@@ -204,3 +204,16 @@ def test_a_volume_made_anew_is_not_the_one_a_spare_had(bench: Bench, tmp_path: P
     bench.call("volume.remove", name="kept")
     bench.container("echo new > /v/new", volumes=["kept:/v"])
     assert [path.name for path in (tmp_path / "volumes/kept/_data").iterdir()] == ["new"]
+
+
+def test_what_is_shown_of_the_node_is_as_it_is_now(bench: Bench, tmp_path: Path) -> None:
+    """A mount keeps to the file or folder it was made of, also when another one has taken its place since."""
+    (tmp_path / "shown").write_text("old\n")
+    options = {"volumes": [f"{tmp_path}/shown:/shown:ro", "kept:/kept"]}
+    assert bench.container("cat /shown; echo 1 > /kept/file", **options).out == b"old\n"
+    bench.wait(asyncio.sleep(0.3))  # the agent is idle, and makes ahead what it may
+    (tmp_path / "new").write_text("new\n")
+    (tmp_path / "new").rename(tmp_path / "shown")
+    bench.call("volume.remove", name="kept")
+    assert bench.container("cat /shown; ls /kept; echo 2 > /kept/file", **options).out == b"new\n"
+    assert bench.container("cat /kept/file", **options).out == b"2\n"

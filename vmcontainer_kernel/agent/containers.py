@@ -11,7 +11,7 @@ from ..container.container import Container
 from ..container.launch import Launch
 from ..container.options import ExecOptions, Options
 from ..container.runtime import Runtime
-from ..container.spares import shape_of
+from ..container.spares import may_be_made_ahead, shape_of
 from ..errors import LabError, UserError
 from .builds import BuildVerbs
 from .copies import CopyVerbs
@@ -233,19 +233,16 @@ class ContainerVerbs:
         """
         if not self._active:
             return
-        with contextlib.suppress(LabError, OSError):  # whoever asks for a container will be told why there is none
-            self._make_spare()
-            self._runtime.starter.readiness.make()
+        for make in (self._make_spare, self._runtime.starter.readiness.make):
+            with contextlib.suppress(LabError, OSError):  # whoever asks for a container will be told why there is none
+                make()
         self._spare_timer.cancel()
         self._spare_timer = self._server.timers.after(self._spare_s, self._drop_ready)
 
     def _make_spare(self) -> None:
         shape, spare = self._shape, self._runtime.spare
-        if shape is None or shape.tty or shape.named or shape.publish or (spare and spare.shape == shape):
-            return
-        if shape.volumes:  # one may be removed and made anew meanwhile, and the spare would still have the old one
-            return
-        self._runtime.make_spare(f"c{next(self._names)}", shape)
+        if shape and may_be_made_ahead(shape) and not (spare and spare.shape == shape):
+            self._runtime.make_spare(f"c{next(self._names)}", shape)
 
     def _drop_ready(self) -> None:
         self._shape, self._active = None, False

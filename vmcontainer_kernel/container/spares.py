@@ -26,7 +26,7 @@ from vmcontainer_kernel.container.process import SETUP_FAILED, program_steps, ri
 from vmcontainer_kernel.container.spec import Process
 from vmcontainer_kernel.container.step import Scene, Step
 
-__all__ = ["Spare", "shape_of", "waiting_steps"]
+__all__ = ["Spare", "may_be_made_ahead", "shape_of", "waiting_steps"]
 
 _MESSAGE_BYTES = 1 << 20
 
@@ -70,6 +70,16 @@ class Spare:
 def shape_of(options: Options) -> Options:
     """Return what of a request must be known when a spare is made."""
     return options.replace(argv=(), env={}, workdir="")
+
+
+def may_be_made_ahead(shape: Options) -> bool:
+    """Tell whether all that a request names will be the same when it is used: a folder, a device and another container
+    may be removed and made anew meanwhile, and the spare would have the old one. A terminal, and a name and ports in a
+    network, are of one container only.
+    """
+    shared = (shape.network, shape.pid, shape.ipc, shape.uts, shape.userns, shape.cgroupns)
+    outside = shape.volumes or shape.devices or any(one.startswith("container:") for one in shared)
+    return not (outside or shape.tty or shape.named or shape.publish)
 
 
 def waiting_steps(
