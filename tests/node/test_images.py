@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import hashlib
+import io
 import json
 import os
 import shutil
 import stat
 import subprocess
+import sys
 import tarfile
+import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.node.registry import Registry, require, running
-from vmcontainer_kernel.container.images import LAYER_TYPE, Image, Store
+from vmcontainer_kernel.container.images import LAYER_TYPE, Blob, Image, Store, documents
 from vmcontainer_kernel.container.images.archives import export_image, import_images
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.container.images.changes import Change, commit, diff, id_owners
@@ -324,3 +330,145 @@ def test_a_name_that_moves_leaves_its_image(changed: tuple[Store, Image, Path]) 
     assert prune(store, in_use=[second.digest]) == 0
     assert prune(store) > 0
     assert store.resolve("mine").digest == third.digest and len(list_images(store)) == 2
+
+
+# -- bad days, and others at work on the same store
+
+
+def pushed(registry: Registry, name: str) -> Blob:
+    command = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{registry.place}/{name}"]
+    raw = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    return Blob(documents.MANIFEST_TYPE, f"sha256:{hashlib.sha256(raw).hexdigest()}", len(raw))
+
+
+def test_an_index_of_several_is_resolved_before_it_comes(registry: Registry, source: Store, tmp_path: Path) -> None:
+    layout = Store(tmp_path / "layout")
+    shutil.copytree(source.path, layout.path)
+    image = layout.resolve("busybox")
+    layout.add("other:1", {**image.config, "author": "another"}, list(image.layers))
+    for name in ("busybox:latest", "other:1"):
+        registry.push(layout.path, name, f"course/many:{name.partition(':')[0]}")
+    blob, other = (pushed(registry, f"course/many:{tag}") for tag in ("busybox", "other"))
+    ours = {"architecture": documents.ARCHITECTURES[os.uname().machine], "os": "linux"}
+    entries = [(other, {"architecture": "s390x", "os": "linux"}), (other, {**ours, "os": "windows"}), (blob, ours)]
+    index = {
+        "schemaVersion": 2,
+        "mediaType": documents.INDEX_TYPES[0],
+        "manifests": [documents.descriptor(one) | {"platform": platform} for one, platform in entries],
+    }
+    request = urllib.request.Request(
+        f"http://{registry.place}/v2/course/many/manifests/1",
+        documents.canonical(index),
+        {"Content-Type": documents.INDEX_TYPES[0]},
+        method="PUT",
+    )
+    assert urllib.request.urlopen(request, timeout=30).status == 201
+    told: list[tuple[str, int, int | None]] = []
+    store = Store(tmp_path / "store")
+    image = pull(
+        store, f"{registry.place}/course/many:1", tls_verify=False, progress=lambda *report: told.append(report)
+    )
+    assert image.digest == blob.digest
+    assert {total for phase, _, total in told if phase == "fetching"} == {image.layers[0].size_bytes}
+
+
+def test_skopeo_writes_into_our_store(source: Store, tmp_path: Path) -> None:
+    """skopeo takes no lock of ours, and empties index.json before it writes it: we wait for the rest."""
+    store = Store(tmp_path / "store")
+    build_busybox(store)
+    held = store.resolve("busybox")
+    errors: list[BaseException] = []
+    over = threading.Event()
+
+    def use() -> None:
+        try:
+            while not over.is_set():
+                for name in Store(store.path).names():
+                    assert store.resolve(name).diff_ids == held.diff_ids
+        except BaseException as error:
+            errors.append(error)
+
+    user = threading.Thread(target=use)
+    user.start()
+    try:
+        for name in ("one:1", "two:1", "one:1"):
+            command = ["skopeo", "copy", "-q", f"oci:{source.path}:busybox:latest", f"oci:{store.path}:{name}"]
+            subprocess.run(command, check=True, timeout=60)
+            tag(store, name, f"{name}-ours")
+    finally:
+        over.set()
+        user.join()
+    assert not errors
+    assert set(store.names()) == {"busybox:latest", "one:1", "two:1", "one:1-ours", "two:1-ours"}
+    assert remove(store, "one:1") == 0 and remove(store, "two:1") == 0
+    assert store.rootfs_layers(store.resolve("two:1-ours")) == store.layer_paths(held)
+
+
+def test_two_pull_the_same(registry: Registry, tmp_path: Path) -> None:
+    script = "import sys; from vmcontainer_kernel.container.images import Store\n"
+    script += "from vmcontainer_kernel.container.images.pull import pull\n"
+    script += "image = pull(Store(sys.argv[1]), sys.argv[2], tls_verify=False); print(image.digest)"
+    store, reference = Store(tmp_path / "store"), f"{registry.place}/course/busybox:1"
+    command = [sys.executable, "-c", script, str(store.path), reference]
+    pulling = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = {(one.communicate(timeout=90)[0], one.returncode) for one in pulling}
+    assert said == {(f"{store.resolve(reference).digest}\n", 0)}
+    assert store.names() == [reference] and len(store.index()) == 1
+    nothing_half_done(store)
+
+
+def test_killed_while_unpacking(tmp_path: Path) -> None:
+    """Whoever comes next unpacks anew, over what the killed one left."""
+    store = Store(tmp_path / "store")
+    with store.new_blob(LAYER_TYPE) as target, tarfile.open(fileobj=target, mode="w|") as archive:  # type: ignore[call-overload]
+        for number in range(20_000):
+            archive.addfile(tarfile.TarInfo(f"{number % 50}/{number}"))
+    image = store.add("many:1", {"rootfs": {"type": "layers", "diff_ids": [target.blob.digest]}}, [target.blob])
+    script = "import sys; from vmcontainer_kernel.container.images import Store; store = Store(sys.argv[1])\n"
+    script += "store.rootfs_layers(store.resolve('many:1'))"
+    (place,) = store.layer_paths(image)
+    with subprocess.Popen([sys.executable, "-c", script, str(store.path)]) as process:
+        end_s = time.monotonic() + 60
+        while not (place.with_name(f".{place.name}.tmp") / "7").exists():
+            assert process.poll() is None and time.monotonic() < end_s
+            time.sleep(0.001)
+        process.kill()
+    assert not place.exists() and place.with_name(f".{place.name}.tmp").exists()
+    assert store.rootfs_layers(image) == [place] and len([*place.rglob("*")]) == 20_050
+    nothing_half_done(store)
+
+
+FULL = """
+import sys
+from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.images.archives import import_images
+from vmcontainer_kernel.errors import ImageError
+from pathlib import Path
+store = Store(sys.argv[1])
+try:
+    import_images(store, Path(sys.argv[2]))
+except ImageError as error:
+    print(error.message, "|", error.hint)
+print(store.names(), sorted(str(path.relative_to(store.path)) for path in store.path.rglob("*") if path.is_file()))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root: mounts")
+@pytest.mark.parametrize("size", ["600k", "3m"], ids=["while it comes", "while it is unpacked"])
+def test_a_disk_that_is_full(source: Store, tmp_path: Path, size: str) -> None:
+    big, archive = Store(tmp_path / "big"), tmp_path / "big.tar"
+    with big.new_blob(LAYER_TYPE) as target, tarfile.open(fileobj=target, mode="w|") as layer:  # type: ignore[call-overload]
+        for number in range(20):
+            entry = tarfile.TarInfo(f"file{number}")
+            entry.size = 100_000
+            layer.addfile(entry, io.BytesIO(os.urandom(entry.size)))
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [target.blob.digest]}}
+    big.add("big:1", config, [target.blob])
+    export_image(big, "big:1", archive)
+    (tmp_path / "store").mkdir()
+    script = f'mount -t tmpfs -o size={size} tmpfs "$1" && exec "$0" -c "$3" "$1" "$2"'
+    command = ["unshare", "-m", "--propagation", "slave", "sh", "-c", script, sys.executable, str(tmp_path / "store")]
+    done = subprocess.run([*command, str(archive), FULL], check=True, capture_output=True, text=True, timeout=60)
+    message, _, rest = done.stdout.partition("\n")
+    assert "the disk is full" in message and "free some space" in message
+    assert rest in ("[] ['.lock']\n", "[] []\n")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from ..agent.protocol import Kind
-from ..container.images import Store, archives, shelf
+from ..container.images import Image, Store, archives, shelf
 from ..container.images.pull import pull as pull_image
 from ..display import Progress, Table, size_text
 from ..errors import UserError
@@ -16,6 +17,8 @@ from .nodes import ask, finder
 from .words import NAME, ON, Verb, Words, flag, option, word, words
 
 __all__ = ["VERBS"]
+
+_TOLD_LINES = 5
 
 
 def _store() -> Store:
@@ -35,6 +38,16 @@ def _telling(what: str) -> Any:
     return report
 
 
+def _tell(image: Image) -> None:
+    """Say what has come, and what of it could not be kept."""
+    print(f"{image.name} {image.digest}, {size_text(image.size_bytes)}")
+    lines = _store().left_out(image)
+    for line in lines[:_TOLD_LINES]:
+        print(f"[not kept: {line}]", file=sys.stderr)
+    if len(lines) > _TOLD_LINES:
+        print(f"[and {len(lines) - _TOLD_LINES} more]", file=sys.stderr)
+
+
 def _ls(session: Session, given: Words, language: str) -> Table:
     if given.on and given.on != "host":
         names = ask(session, given, "image.list")["names"]
@@ -50,7 +63,7 @@ def _pull(session: Session, given: Words, language: str) -> None:
     image = pull_image(
         _store(), given.reference, tls_verify=not given.insecure, progress=_telling(f"pulling {given.reference}")
     )
-    print(f"{image.name} {image.digest}, {size_text(image.size_bytes)}")
+    _tell(image)
 
 
 def _import(session: Session, given: Words, language: str) -> None:
@@ -58,7 +71,7 @@ def _import(session: Session, given: Words, language: str) -> None:
     if not path.exists():
         raise UserError(f"there is no file {given.file} here", hint="paths begin at the notebook's folder")
     for image in archives.import_images(_store(), path, name=given.image, progress=_telling(f"importing {path.name}")):
-        print(f"{image.name} {image.digest}, {size_text(image.size_bytes)}")
+        _tell(image)
 
 
 def _export(session: Session, given: Words, language: str) -> None:

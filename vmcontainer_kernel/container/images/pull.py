@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from vmcontainer_kernel.container.images import shelf
+from vmcontainer_kernel.container.images import documents, shelf
 from vmcontainer_kernel.container.images.store import Image, Store
 from vmcontainer_kernel.container.images.transport import Progress, bring, run_skopeo, silent
-from vmcontainer_kernel.errors import ImageError
 
 __all__ = ["pull"]
 
@@ -31,31 +29,39 @@ def pull(
     """
     name = shelf.full_name(name or reference)
     access = [f"--authfile={authfile.absolute()}"] if authfile else []
-    source, what = f"docker://{reference}", f"image {reference}"
+    what = f"image {reference}"
     progress("asking", 0, None)
-    raw = run_skopeo(["inspect", "--raw", f"--tls-verify={str(tls_verify).lower()}", *access, source], what=what)
+
+    def ask(source: str) -> dict[str, Any]:
+        verify = f"--tls-verify={str(tls_verify).lower()}"
+        return documents.parse(run_skopeo(["inspect", "--raw", verify, *access, source], what=what).encode(), what)
+
+    source = f"docker://{reference}"
+    manifest = ask(source)
+    if "manifests" in manifest:  # one for each kind of computer; only of one's own is known how much is to come
+        source = f"docker://{_bare(reference)}@{documents.choose(manifest, reference).digest}"
+        manifest = ask(source)
     return bring(
         store,
         source,
         name,
         what=what,
         options=[f"--src-tls-verify={str(tls_verify).lower()}", *access],
-        total_bytes=_missing_bytes(store, _manifest(raw, what)),
+        total_bytes=_missing_bytes(store, manifest),
         progress=progress,
     )
 
 
-def _manifest(raw: str, what: str) -> dict[str, Any]:
-    try:
-        document = json.loads(raw)
-    except ValueError as error:
-        raise ImageError(f"{what}: the registry sent no manifest", where=raw[:200]) from error
-    return document if isinstance(document, dict) else {}
+def _bare(reference: str) -> str:
+    """Return a reference without tag and digest."""
+    place, slash, last = reference.partition("@")[0].rpartition("/")
+    return place + slash + last.partition(":")[0]
 
 
 def _missing_bytes(store: Store, manifest: dict[str, Any]) -> int | None:
-    """Return how much is to be fetched; None for a list of manifests, of which skopeo takes the one that fits."""
+    """Return how much is to be fetched; None for a manifest of long ago, which names no sizes."""
     layers = manifest.get("layers")
     if not isinstance(layers, list):
         return None
-    return sum(int(one["size"]) for one in layers if not store.blob_path(str(one.get("digest"))).exists())
+    blobs = {blob.digest: blob for blob in map(documents.blob_of, layers)}
+    return sum(blob.size_bytes for blob in blobs.values() if not store.blob_path(blob.digest).exists())

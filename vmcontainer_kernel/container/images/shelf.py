@@ -8,7 +8,8 @@ import contextlib
 from collections.abc import Collection
 from typing import Any
 
-from vmcontainer_kernel.container.images.store import REF_NAME, Blob, Image, Store
+from vmcontainer_kernel.container.images.documents import blob_of, name_of
+from vmcontainer_kernel.container.images.store import Image, Store
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.errors import ImageError, UserError
 
@@ -42,8 +43,9 @@ def list_images(store: Store) -> list[Listed]:
     found = []
     for entry in store.index():
         image = store.resolve(str(entry.get("digest")))
-        name = (entry.get("annotations") or {}).get(REF_NAME, "")
-        found.append(Listed(name, str(entry["digest"]), image.size_bytes, str(image.config.get("created") or "")))
+        found.append(
+            Listed(name_of(entry) or "", str(entry["digest"]), image.size_bytes, str(image.config.get("created") or ""))
+        )
     return sorted(found, key=lambda one: (not one.name, one.name))
 
 
@@ -61,17 +63,15 @@ def full_name(name: str) -> str:
 
 def tag(store: Store, reference: str, name: str) -> Image:
     """Give an image one more name; the name's former image stays, without it."""
-    return store.name(full_name(name), _blob(_entry(store, reference)))
+    return store.name(full_name(name), blob_of(_entry(store, reference)))
 
 
 def _entry(store: Store, reference: str) -> dict[str, Any]:
     """Return the index entry of a name or digest; raise `NotFound` with what there is."""
     name = store.resolve(reference).name
-    return next(one for one in store.index() if (_name(one) or one.get("digest")) == name or one["digest"] == reference)
-
-
-def _blob(entry: dict[str, Any]) -> Blob:
-    return Blob(str(entry.get("mediaType", "")), entry["digest"], entry["size"])
+    return next(
+        one for one in store.index() if (name_of(one) or one.get("digest")) == name or one["digest"] == reference
+    )
 
 
 def remove(store: Store, reference: str, *, in_use: Collection[str] = ()) -> int:
@@ -82,7 +82,7 @@ def remove(store: Store, reference: str, *, in_use: Collection[str] = ()) -> int
     """
     with store.locked():
         index, name = store.index(), full_name(reference)
-        going = [one for one in index if _name(one) in (reference, name)][:1]
+        going = [one for one in index if name_of(one) in (reference, name)][:1]
         going = going or [one for one in index if one.get("digest") == reference]
         if not going:
             store.resolve(reference)  # raises NotFound with what there is
@@ -100,7 +100,7 @@ def prune(store: Store, *, in_use: Collection[str] = ()) -> int:
     """Remove the images whose names went to others, unless a container runs on them; return how many bytes went."""
     with store.locked():
         index = store.index()
-        going = [one for one in index if _name(one) is None and not _used(index, str(one.get("digest")), in_use)]
+        going = [one for one in index if name_of(one) is None and not _used(index, str(one.get("digest")), in_use)]
         others = [one for one in index if one not in going]
         store.write_index(others)
         return _collect(store, [str(one.get("digest")) for one in going], others, in_use)
@@ -129,12 +129,8 @@ def discard(store: Store, digest: str) -> None:
             _collect(store, [digest], index, ())
 
 
-def _name(entry: dict[str, Any]) -> str | None:
-    return (entry.get("annotations") or {}).get(REF_NAME)
-
-
 def _used(index: list[dict[str, Any]], digest: str, in_use: Collection[str]) -> bool:
-    names = {_name(one) for one in index if one.get("digest") == digest}
+    names = {name_of(one) for one in index if one.get("digest") == digest}
     return any(one == digest or one in names or f"{one}:latest" in names for one in in_use)
 
 
@@ -148,7 +144,10 @@ def _collect(store: Store, going: list[str], others: list[dict[str, Any]], in_us
             kept |= _reach(store, reference)
     freed_bytes = 0
     for digest in set().union(*(_reach(store, digest) for digest in going)) - kept:
-        path = store.blob_path(digest)
+        try:
+            path = store.blob_path(digest)
+        except ImageError:  # a damaged document's
+            continue
         with contextlib.suppress(FileNotFoundError):
             size_bytes = path.stat().st_size
             path.unlink()
@@ -160,13 +159,13 @@ def _collect(store: Store, going: list[str], others: list[dict[str, Any]], in_us
 def _reach(store: Store, digest: str) -> set[str]:
     """Return the digests that lead from this one: blobs and diff_ids; what is damaged or missing leads nowhere."""
     found = {digest}
-    with contextlib.suppress(ImageError):
+    with contextlib.suppress(ImageError, TypeError, KeyError, AttributeError):
         document = store.read_json(digest)
         below = [document.get("config"), *(document.get("layers") or ())]
         found |= {str(one["digest"]) for one in below if isinstance(one, dict) and "digest" in one}
         for one in document.get("manifests") or ():
             found |= _reach(store, str(one.get("digest")))
-        with contextlib.suppress(TypeError, KeyError, AttributeError):
+        if "config" in document:
             found |= set(store.read_json(str(document["config"]["digest"]))["rootfs"]["diff_ids"])
     return found
 
@@ -190,7 +189,7 @@ def inspect(store: Store, reference: str) -> dict[str, Any]:
     image = store.resolve(reference)
     digest = _entry(store, reference)["digest"]
     return {
-        "names": sorted(str(_name(one)) for one in store.index() if one.get("digest") == digest and _name(one)),
+        "names": sorted(str(name_of(one)) for one in store.index() if one.get("digest") == digest and name_of(one)),
         "digest": image.digest,
         "size_bytes": image.size_bytes,
         "layers": [

@@ -17,36 +17,26 @@ import fcntl
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from vmcontainer_kernel.container.ids import Steward
+from vmcontainer_kernel.container.images import documents
+from vmcontainer_kernel.container.images.documents import REF_NAME, Blob, blob_of, descriptor, name_of
 from vmcontainer_kernel.container.images.tree import is_opaque
 from vmcontainer_kernel.container.images.unpack import Unpacked, unpack
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.spec import User
 from vmcontainer_kernel.errors import ImageError, NotFound
 
-__all__ = ["LAYER_TYPE", "REF_NAME", "Blob", "Image", "NewBlob", "Store", "descriptor"]
+__all__ = ["LAYER_TYPE", "REF_NAME", "Blob", "Image", "NewBlob", "Store"]
 
-REF_NAME = "org.opencontainers.image.ref.name"
-INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
-_DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _DOCUMENT_BYTES = 4 << 20
-_REPAIR = "make it again: vmcontainer setup"
-
-
-class Blob(Record):
-    """A descriptor: what kind of blob, its digest ``sha256:HEX`` and its size (image-spec, descriptor.md)."""
-
-    media_type: str
-    digest: str
-    size_bytes: int
+_INDEX_WAITS_S = (0.002, 0.01, 0.05, 0.2, 0.0)
+_NESTED = 4  # an index may lead to an index (image-index.md); nobody writes more
 
 
 class Image(Record):
@@ -73,7 +63,7 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the names of all images."""
-        return sorted(name for one in self.index() if (name := _name(one)))
+        return sorted(name for one in self.index() if (name := name_of(one)))
 
     def resolve(self, reference: str) -> Image:
         """Return the image of a name, ``name:tag`` or ``sha256:…``; no tag means ``latest``; raise `NotFound` with what
@@ -96,22 +86,27 @@ class Store:
     def index(self) -> list[dict[str, Any]]:
         """Return the descriptors of all images (image-spec, image-index.md); an annotation holds the name."""
         try:
-            document = json.loads((self.path / "index.json").read_bytes())
+            data = self._index_bytes()
         except FileNotFoundError:
             return []
-        except ValueError as error:
-            raise ImageError(f"{self.path}/index.json is damaged: {error}", hint=_REPAIR) from error
-        entries = document.get("manifests") if isinstance(document, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
-            raise ImageError(f"{self.path}/index.json lists no manifests", hint=_REPAIR)
-        return entries
+        what = f"{self.path}/index.json"
+        return documents.entries(documents.parse(data, what), what)
+
+    def _index_bytes(self) -> bytes:
+        """Read the index. Other programs know no lock of ours, and skopeo empties the file before it writes it."""
+        for wait_s in _INDEX_WAITS_S:
+            data = (self.path / "index.json").read_bytes()
+            if data and (not data.startswith(b"{") or data.rstrip().endswith(b"}")):
+                break
+            time.sleep(wait_s)
+        return data
 
     def _resolve(self, reference: str) -> Image:
         tagged = reference if ":" in reference.rpartition("/")[2] else f"{reference}:latest"
         for entry in self.index():
-            name = _name(entry)
+            name = name_of(entry)
             if name in (reference, tagged) or entry.get("digest") == reference:
-                return self._read(str(name or reference), _blob(entry))
+                return self._read(str(name or reference), blob_of(entry))
         known = ", ".join(self.names())
         raise NotFound(
             f"there is no image {reference}",
@@ -120,41 +115,33 @@ class Store:
         )
 
     def _read(self, name: str, blob: Blob) -> Image:
-        document = self._document(blob)
-        # One document must not be read as two kinds of thing (CVE-2021-41190).
-        if document.get("mediaType", blob.media_type) != blob.media_type or {"manifests", "layers"} <= document.keys():
-            raise ImageError(f"{blob.digest} is not what its media type says", hint=_REPAIR, where=name)
-        if blob.media_type in (INDEX_TYPE, _DOCKER_LIST):
-            return self._read(name, self._choose(name, document))
+        blob, document = self._manifest(name, blob)
         try:
-            config, layers = _blob(document["config"]), tuple(_blob(one) for one in document["layers"])
+            config, layers = blob_of(document["config"]), tuple(blob_of(one) for one in document["layers"])
         except (KeyError, TypeError) as error:
-            raise ImageError(f"{blob.digest} is no image manifest", hint=_REPAIR, where=name) from error
+            raise ImageError(f"{blob.digest} is no image manifest", hint=documents.REPAIR, where=name) from error
         size_bytes = blob.size_bytes + config.size_bytes + sum(one.size_bytes for one in layers)
         settings = self._document(config)
-        return Image(name, blob.digest, settings, layers, self._diff_ids(settings, len(layers), name), size_bytes)
+        documents.check_config(settings, name)
+        return Image(name, blob.digest, settings, layers, documents.diff_ids(settings, len(layers), name), size_bytes)
 
-    def _diff_ids(self, config: dict[str, Any], count: int, name: str) -> tuple[str, ...]:
-        rootfs = config.get("rootfs")
-        diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
-        if not isinstance(diff_ids, list) or len(diff_ids) != count:
-            raise ImageError(f"the configuration of {name} does not name its {count} layers", hint=_REPAIR, where=name)
-        return tuple(f"sha256:{self.blob_path(str(digest)).name}" for digest in diff_ids)
-
-    def _choose(self, name: str, index: dict[str, Any]) -> Blob:
-        wanted = _ARCHITECTURES.get(os.uname().machine, os.uname().machine)
-        entries = [one for one in index.get("manifests", []) if isinstance(one, dict)]
-        for entry in entries:
-            if (entry.get("platform") or {}).get("architecture") == wanted:
-                return _blob(entry)
-        raise ImageError(f"image {name} has no variant for {wanted}", where=name)
+    def _manifest(self, name: str, blob: Blob) -> tuple[Blob, dict[str, Any]]:
+        for _ in range(_NESTED):
+            document = self._document(blob)
+            # One document must not be read as two kinds of thing (CVE-2021-41190).
+            if (
+                document.get("mediaType", blob.media_type) != blob.media_type
+                or {"manifests", "layers"} <= document.keys()
+            ):
+                raise ImageError(f"{blob.digest} is not what its media type says", hint=documents.REPAIR, where=name)
+            if blob.media_type not in documents.INDEX_TYPES:
+                return blob, document
+            blob = documents.choose(document, name)
+        raise ImageError(f"image {name} is an index of an index of an index", where=name)
 
     def blob_path(self, digest: str) -> Path:
         """Return where a blob is; raise `ImageError` if the digest is none."""
-        algorithm, _, value = digest.partition(":")
-        if algorithm != "sha256" or len(value) != 64 or set(value) - set("0123456789abcdef"):
-            raise ImageError(f"{digest!r} is no SHA-256 digest", hint=_REPAIR, where=str(self.path))
-        return self.path / "blobs" / "sha256" / value
+        return self.path / "blobs" / "sha256" / documents.digest_value(digest)
 
     def _document(self, blob: Blob) -> dict[str, Any]:
         if blob.size_bytes > _DOCUMENT_BYTES:
@@ -163,20 +150,14 @@ class Store:
             )
         with self.open_blob(blob) as stream:
             data = stream.read()
-        try:
-            document = json.loads(data)
-        except ValueError as error:
-            raise ImageError(f"{blob.digest} is no JSON: {error}", hint=_REPAIR, where=str(self.path)) from error
-        if not isinstance(document, dict):
-            raise ImageError(f"{blob.digest} is no JSON object", hint=_REPAIR, where=str(self.path))
-        return document
+        return documents.parse(data, blob.digest)
 
     def read_json(self, digest: str) -> dict[str, Any]:
         """Return a manifest, index or configuration."""
         try:
             size_bytes = self.blob_path(digest).stat().st_size
         except FileNotFoundError as error:
-            raise ImageError(f"blob {digest} is missing", hint=_REPAIR, where=str(self.path)) from error
+            raise ImageError(f"blob {digest} is missing", hint=documents.REPAIR, where=str(self.path)) from error
         return self._document(Blob("", digest, size_bytes))
 
     @contextlib.contextmanager
@@ -190,16 +171,20 @@ class Store:
         try:
             stream = path.open("rb")
         except FileNotFoundError as error:
-            raise ImageError(f"blob {blob.digest} is missing", hint=_REPAIR, where=str(path)) from error
+            raise ImageError(f"blob {blob.digest} is missing", hint=documents.REPAIR, where=str(path)) from error
         with stream:
             size_bytes = os.fstat(stream.fileno()).st_size
             if size_bytes != blob.size_bytes:
                 raise ImageError(
-                    f"blob {blob.digest} has {size_bytes} bytes, not {blob.size_bytes}", hint=_REPAIR, where=str(path)
+                    f"blob {blob.digest} has {size_bytes} bytes, not {blob.size_bytes}",
+                    hint=documents.REPAIR,
+                    where=str(path),
                 )
             if hashlib.file_digest(stream, "sha256").hexdigest() != path.name:
                 raise ImageError(
-                    f"blob {blob.digest} is damaged: its content has another digest", hint=_REPAIR, where=str(path)
+                    f"blob {blob.digest} is damaged: its content has another digest",
+                    hint=documents.REPAIR,
+                    where=str(path),
                 )
             stream.seek(0)
             yield stream
@@ -248,11 +233,11 @@ class Store:
             if diff_id != f"sha256:{path.name}":
                 raise ImageError(
                     f"layer {layer.digest} unpacks to {diff_id}: not what the configuration says",
-                    hint=_REPAIR,
+                    hint=documents.REPAIR,
                     where=str(self.path),
                 )
             if left_out:
-                self._replace(self._note(path.name), _canonical(left_out))
+                self._replace(self._note(path.name), documents.canonical(left_out))
             unfinished.rename(path)
         except BaseException:
             self.steward.remove_tree(unfinished)
@@ -278,14 +263,14 @@ class Store:
 
     def add(self, name: str, config: dict[str, Any], layers: list[Blob]) -> Image:
         """Write configuration and manifest, and let `name` mean them; the same input gives the same digests."""
-        config_blob = self.put(_canonical(config), CONFIG_TYPE)
+        config_blob = self.put(documents.canonical(config), documents.CONFIG_TYPE)
         manifest = {
             "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
+            "mediaType": documents.MANIFEST_TYPE,
             "config": descriptor(config_blob),
             "layers": [descriptor(layer) for layer in layers],
         }
-        blob = self.put(_canonical(manifest), MANIFEST_TYPE)
+        blob = self.put(documents.canonical(manifest), documents.MANIFEST_TYPE)
         return self.name(name, blob)
 
     def name(self, name: str, blob: Blob) -> Image:
@@ -296,10 +281,10 @@ class Store:
                 if not self.blob_path(layer.digest).exists():
                     raise ImageError(f"blob {layer.digest} is missing", hint="it was removed meanwhile: try again")
             index = self.index()
-            others = [one for one in index if _name(one) not in (None, name)]
+            others = [one for one in index if name_of(one) not in (None, name)]
             known = {blob.digest, *(one.get("digest") for one in others)}
             for one in index:
-                if _name(one) in (None, name) and one.get("digest") not in known:
+                if name_of(one) in (None, name) and one.get("digest") not in known:
                     others.append({key: value for key, value in one.items() if key != "annotations"})
                     known.add(one.get("digest"))
             self.write_index([*others, descriptor(blob) | {"annotations": {REF_NAME: name}}])
@@ -307,8 +292,11 @@ class Store:
 
     def write_index(self, entries: list[dict[str, Any]]) -> None:
         """Replace the index; the caller holds the lock."""
-        self._replace("oci-layout", _canonical({"imageLayoutVersion": "1.0.0"}))
-        self._replace("index.json", _canonical({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}))
+        self._replace("oci-layout", documents.canonical({"imageLayoutVersion": "1.0.0"}))
+        self._replace(
+            "index.json",
+            documents.canonical({"schemaVersion": 2, "mediaType": documents.INDEX_TYPES[0], "manifests": entries}),
+        )
 
     @contextlib.contextmanager
     def new_blob(self, media_type: str) -> Iterator[NewBlob]:
@@ -377,26 +365,3 @@ class NewBlob:
 
 def _values(unpacked: Unpacked) -> tuple[str, tuple[str, ...]]:
     return unpacked.diff_id, unpacked.left_out
-
-
-def _name(entry: dict[str, Any]) -> str | None:
-    return (entry.get("annotations") or {}).get(REF_NAME)
-
-
-def _blob(entry: Any) -> Blob:
-    try:
-        blob = Blob(str(entry.get("mediaType", "")), entry["digest"], entry["size"])
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ImageError(f"not a descriptor: {entry!r:.80}", hint=_REPAIR) from error
-    if not isinstance(blob.digest, str) or not isinstance(blob.size_bytes, int):
-        raise ImageError(f"not a descriptor: {entry!r:.80}", hint=_REPAIR)
-    return blob
-
-
-def descriptor(blob: Blob) -> dict[str, Any]:
-    """Write a descriptor as manifests have it."""
-    return {"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size_bytes}
-
-
-def _canonical(document: Any) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
