@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.engines.engine import ENGINES, Engine
+from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.images.archives import import_images
+from vmcontainer_kernel.container.images.busybox import build_busybox
 
 pytestmark = [pytest.mark.needs("containers-on-host"), pytest.mark.needs("cgroups")]
 
@@ -132,3 +135,14 @@ def test_logs(engine: Engine) -> None:
         assert (done.stdout, done.stderr) == ("out\n", "err\n")
     finally:
         engine.remove("told")
+
+
+def test_what_the_engine_saves_is_imported(engine: Engine, tmp_path: Path) -> None:
+    """The engine loaded our archive before the first test; what it saves of that comes back, and is the same files."""
+    engine.ok("tag", "busybox", "saved:1")
+    engine.ok("save", "--output", str(tmp_path / "saved.tar"), "saved:1")
+    source, store = Store(tmp_path / "source"), Store(tmp_path / "store")
+    (image,) = import_images(store, tmp_path / "saved.tar")
+    assert image.name.removeprefix("localhost/") == "saved:1"
+    assert image.diff_ids == build_busybox(source).diff_ids
+    assert image.config["config"]["Cmd"] == source.resolve("busybox").config["config"]["Cmd"]

@@ -188,6 +188,26 @@ def test_what_changed_becomes_an_image(bench: Bench) -> None:
         bench.call("container.remove", name="web", force=True)
 
 
+@pytest.mark.needs("containers-on-host")
+def test_folders_replaced_links_and_owners_in_an_image(bench: Bench) -> None:
+    script = "rm -r /home && mkdir -m 750 /home && echo mine >/home/mine; echo a >/one; ln /one /two; ln -s /one /three"
+    script += "; chown 7:8 /one; mkfifo /pipe; rm /etc/group; mkdir /etc/group; chmod 4711 /bin/busybox"
+    bench.call("container.create", name="web", options={"argv": ["sh", "-c", script]})
+    try:
+        ended = bench.wait(bench.collect("container.start", name="web", attach=True))
+        assert not ended.err
+        out = bench.wait(bench.collect("container.diff", name="web")).out.decode().splitlines()
+        assert {"C /home", "D /home/guest", "A /home/mine", "A /two", "C /etc/group", "C /bin/busybox"} <= set(out)
+        assert bench.wait(bench.collect("container.commit", name="web", image="replaced")).out
+    finally:
+        bench.call("container.remove", name="web", force=True)
+    look = "ls /home; stat -c '%a %h %u:%g %F' /home /one /two /pipe /etc/group /bin/busybox; readlink /three"
+    seen = bench.container(look, image="replaced").out.decode().splitlines()
+    assert seen[0] == "mine" and seen[1].startswith("750 ") and seen[-1] == "/one", seen
+    assert seen[2] == seen[3] == "644 2 7:8 regular file" and seen[4] == "644 1 0:0 fifo", seen
+    assert seen[5].endswith("0:0 directory") and seen[6].startswith("4711 "), seen
+
+
 @pytest.mark.needs("containers-on-host", "cgroups")
 def test_a_container_rests_while_it_is_read(bench: Bench) -> None:
     script = "head -c 12000000 /dev/urandom >/big; echo ready; exec sleep 1000"
