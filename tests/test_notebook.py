@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.node.registry import require, running
 from tests.notebooks import Notebook, failed, sessions, wait_until_nothing_is_left
+from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.images.busybox import build_busybox
 
 pytestmark = [pytest.mark.needs("containers-on-host"), pytest.mark.needs("qemu")]
 
@@ -273,6 +279,53 @@ def test_a_machine_is_given_the_image_it_lacks(notebook: Notebook) -> None:
     notebook.ok("%container tag mine other:1")
     notebook.ok("%container rmi mine other:1")
     assert "mine" in notebook.fails("%%container --image mine\ntrue", "NotFound")
+
+
+def test_images_come_and_go_by_registry_and_file(notebook: Notebook, tmp_path: Path) -> None:
+    require("docker-registry")
+    (tmp_path / "registry").mkdir()
+    with running(tmp_path / "registry") as registry:
+        layout = tmp_path / "layout"
+        build_busybox(Store(layout))
+        registry.push(layout, "busybox:latest", "lab/tool:1")
+        name = f"{registry.place}/lab/tool:1"
+        pulled = notebook.ok(f"%container pull --insecure {name}")
+        assert name in pulled.out
+        assert "sha256:" in pulled.out
+        notebook.fails(f"%container pull --insecure {registry.place}/lab/none", "ImageError")
+    assert notebook.ok(f"%%container --image {name}\necho pulled").out == "pulled\n"
+    notebook.ok(f"%container save {name} {tmp_path}/tool.tar")
+    notebook.ok(f"%container rmi {name}")
+    assert name not in notebook.value("%container images")
+    assert "again:1" in notebook.ok(f"%container load {tmp_path}/tool.tar again:1").out
+    assert notebook.ok("%container run --rm again:1 echo loaded").out == "loaded\n"
+    notebook.ok("%container rmi again:1")
+    assert "no file" in notebook.fails("%container load no-such.tar", "UserError")
+
+
+def test_a_port_of_a_container_in_a_machine(notebook: Notebook) -> None:
+    script = "echo hello >/index.html; exec httpd -f -h / -p 80"
+    notebook.ok(f"%%container -d --name web --on vm -p 0:80\n{script}", FIRST_LIMIT_S)
+    shown = notebook.value("%container port --on vm web")
+    found = re.search(r"80/tcp +127.0.0.1:(\d+)", shown)
+    assert found, shown
+
+    def said() -> bytes:
+        content: bytes = urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/", timeout=20).read()
+        return content
+
+    deadline_s = time.monotonic() + 20
+    while True:
+        try:
+            assert said() == b"hello\n"
+            break
+        except OSError:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.2)
+    assert "taken" in notebook.fails(f"%%container --on vm -p {found[1]}:80\ntrue", "UserError")
+    notebook.ok("%container rm -f --on vm web")
+    with pytest.raises(urllib.error.URLError):
+        said()
 
 
 def test_the_reset_button(notebook: Notebook) -> None:

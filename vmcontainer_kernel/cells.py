@@ -21,6 +21,7 @@ from .session import Session
 
 __all__ = [
     "Background",
+    "FindNode",
     "Printer",
     "container_run",
     "container_start",
@@ -41,6 +42,12 @@ TERM_GRACE_S = 1.0
 DEFAULT_MACHINE = "vm"
 
 Start = Callable[[Run], Coroutine[Any, Any, Request]]
+FindNode = Callable[[], Coroutine[Any, Any, Node]]
+Report = Callable[[str, float], None]
+
+
+def _quiet(phase: str, fraction: float) -> None:
+    """Report to nobody."""
 
 
 class Printer:
@@ -100,17 +107,17 @@ def vm_start(session: Session, options: argparse.Namespace, text: str, progress:
 
 
 def container_start(
-    session: Session, options: argparse.Namespace, text: str, find_node: Callable[[], Coroutine[Any, Any, Node]]
+    session: Session, options: argparse.Namespace, text: str, find_node: FindNode, report: Report = _quiet
 ) -> Start:
-    """Return what runs `text` in a container: a new one, or one that stays and has a name."""
+    """Return what runs `text` in a new container, or in one that has a name and stays; `report`: see `give_image`."""
     if not options.name:
-        return container_run(session, options, shell_words(text), find_node)
+        return container_run(session, options, shell_words(text), find_node, report)
     description, process = container_options(options), process_options(options)
     argv = shell_words(text)
 
     async def start(run: Run) -> Request:
         node = await find_node()
-        await session.hold(node, options.name, description)
+        await session.hold(node, options.name, description, report)
         arguments = {"name": options.name, "options": {**process, "argv": argv}}
         return await session.start_on(node, "container.exec", arguments, run)
 
@@ -123,33 +130,38 @@ def shell_words(text: str) -> list[str]:
 
 
 def container_run(
-    session: Session, options: argparse.Namespace, argv: list[str], find_node: Callable[[], Coroutine[Any, Any, Node]]
+    session: Session, options: argparse.Namespace, argv: list[str], find_node: FindNode, report: Report = _quiet
 ) -> Start:
     """Return what runs `argv` as the first process of a new container, which is removed if it has no name."""
     described = {**container_options(options), **process_options(options), "argv": argv}
 
     async def start(run: Run) -> Request:
         node = await find_node()
-        await give_image(node, options.image)
+        await give_image(node, options.image, report)
         if options.name and not options.rm:
             session.note_container(node, options.name, container_options(options))
-        arguments = {"name": options.name, "options": described, "remove": options.rm}
-        return await session.start_on(node, "container.run", arguments, run)
+        async with session.ports.published(node.name, described) as (sent, keep):
+            arguments = {"name": options.name, "options": sent, "remove": options.rm}
+            request = await session.start_on(node, "container.run", arguments, run)
+            name = options.name or f"request {request.number}"
+            keep(name)
+        session.ports.release_after(request.done, node.name, name, stays=bool(options.name) and not options.rm)
+        return request
 
     return start
 
 
-def start_detached(
-    session: Session, options: argparse.Namespace, argv: list[str], find_node: Callable[[], Coroutine[Any, Any, Node]]
-) -> str:
+def start_detached(session: Session, options: argparse.Namespace, argv: list[str], find_node: FindNode) -> str:
     """Start a container that runs on, and return its name."""
     described = {**container_options(options), **process_options(options), "argv": argv}
 
     async def start() -> tuple[str, dict[str, Any]]:
         node = await find_node()
         await give_image(node, options.image)
-        arguments = {"name": options.name, "options": described, "remove": options.rm, "detach": True}
-        reply = await node.call("container.run", **arguments)
+        async with session.ports.published(node.name, described) as (sent, keep):
+            arguments = {"name": options.name, "options": sent, "remove": options.rm, "detach": True}
+            reply = await node.call("container.run", **arguments)
+            keep(str(reply["container"]))
         session.note_container(node, str(reply["container"]), container_options(options))
         return node.name, reply
 

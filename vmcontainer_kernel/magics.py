@@ -76,7 +76,7 @@ def container_cell(line: str, cell: str) -> None:
     if options.name:
         cells.require_text(cell)
     where = f"container {options.name}" if options.name else "a container"
-    _run(options, where, cells.container_start(session, options, cell, node), progress)
+    _run(options, where, cells.container_start(session, options, cell, node, progress.report), progress)
 
 
 def _display_name(name: str) -> None:

@@ -193,16 +193,6 @@ class Node:
             request.end_input()
         return int((await request.done)["size"])
 
-    async def put_file(self, source: Path, path: str) -> int:
-        """Copy a file of this computer to the node, whole or not at all; return its size."""
-        request = self.start("put", {"path": path, "mode": 0o644})
-        with source.open("rb") as file:
-            while (chunk := file.read(1 << 20)) and not request.done.done():
-                await request.feed(chunk)
-        if not request.done.done():
-            request.end_input()
-        return int((await request.done)["size"])
-
     async def get(self, path: str) -> bytes:
         """Read a file of the node."""
         parts: list[bytes] = []

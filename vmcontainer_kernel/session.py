@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import LabError, MachineError, NodeLost, NotFound, UserError
-from .giving import give_image
+from .giving import ensure_default_image, give_image
 from .memory import available_memory
 from .node import HostAgent, Node, Request
 from .paths import cache_dir, run_dir
+from .ports import Ports
 from .run import Run
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Session:
         self._host: HostAgent | None = None
         self._host_lock = asyncio.Lock()
         self._untold: list[str] = []
+        self.ports = Ports(lambda name: self.guests[name].machine if name in self.guests else None)
         self._making: dict[str, asyncio.Lock] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vmcontainer", daemon=True)
@@ -101,7 +103,7 @@ class Session:
                     raise UserError("this notebook's session has ended", hint="restart the kernel")
                 self.guests.clear()
                 self.containers.clear()
-                await asyncio.to_thread(_ensure_container_image)
+                await asyncio.to_thread(ensure_default_image)
                 self._host = await HostAgent.launch(run_dir() / self.id, cache_dir("images"))
             return self._host.node
 
@@ -289,20 +291,21 @@ class Session:
         found: MachineError = guest.machine.error(f"machine {node_name} ended while the cell ran")
         return found
 
-    async def hold(self, node: Node, name: str, options: dict[str, Any]) -> None:
+    async def hold(self, node: Node, name: str, options: dict[str, Any], report: Report = _quiet) -> None:
         """Make container `name`, whose first process waits, unless it is there; later cells run inside it.
 
         Raises UserError if it is there and `options` say something else than those it was made with.
         """
         made_with = self.containers.get((node.name, name))
         if made_with is None:
-            await give_image(node, options.get("image"))
-            try:
-                described = {**options, "argv": list(HOLD)}
-                reply = await node.call("container.run", name=name, options=described, detach=True)
-            except asyncio.CancelledError:  # an agent carries out requests in order: it may be there by then
-                node.start("container.remove", {"name": name, "force": True})
-                raise
+            await give_image(node, options.get("image"), report)
+            async with self.ports.published(node.name, {**options, "argv": list(HOLD)}) as (described, keep):
+                try:
+                    reply = await node.call("container.run", name=name, options=described, detach=True)
+                except asyncio.CancelledError:  # an agent carries out requests in order: it may be there by then
+                    node.start("container.remove", {"name": name, "force": True})
+                    raise
+                keep(name)
             self._untold += reply.get("warnings") or []
             self.containers[node.name, name] = options
         elif any(made_with.get(key) != value for key, value in options.items()):
@@ -328,6 +331,7 @@ class Session:
         """Kill and remove a container."""
         await node.call("container.remove", name=name, force=True)
         self.containers.pop((node.name, name), None)
+        await self.ports.release(node.name, name)
 
     # -- beginning and end
 
@@ -366,17 +370,6 @@ class Session:
         self._closed = True
         if self._host and not self._host.node.lost.is_set():
             self._host.node.let_go()
-
-
-def _ensure_container_image() -> None:
-    """Build the image that a cell without ``--image`` runs, if the store is empty; a second is enough for it."""
-    from .container.images import Store
-    from .container.images.busybox import build_busybox
-
-    store = Store(cache_dir("images"))
-    if not store.names():
-        with contextlib.suppress(LabError):  # no busybox here: the cell that needs the image says so
-            build_busybox(store)
 
 
 async def _rehearse(node: Node, machine: Machine) -> None:

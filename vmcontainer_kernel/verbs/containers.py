@@ -101,9 +101,9 @@ def _port(session: Session, given: Words, language: str) -> Table:
     endpoint = ask(session, given, "container.inspect", name=given.name)["network"] or {}
     rows = [
         (f"{one['port']}/{one['protocol']}", f"{one['host_ip']}:{one['host_port']}")
-        for one in endpoint.get("published", ())
+        for one in session.ports.shown(given.on or default_node_name(), given.name, endpoint.get("published", ()))
     ]
-    return Table(("port inside", "port of the node"), rows, "no ports are published")
+    return Table(("port inside", "port of this computer"), rows, "no ports are published")
 
 
 def _top(session: Session, given: Words, language: str) -> Table:

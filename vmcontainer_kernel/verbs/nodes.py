@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
-from ..cells import DEFAULT_MACHINE
+from ..cells import DEFAULT_MACHINE, FindNode
 from ..container.ladder import GUEST
 from ..node import Node
 from ..probe import footing
 from ..session import Session
 
 __all__ = ["FindNode", "ask", "default_node_name", "finder", "node_finder"]
-
-FindNode = Callable[[], Coroutine[Any, Any, Node]]
 
 _default_node: str = ""
 

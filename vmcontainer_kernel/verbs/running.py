@@ -70,7 +70,9 @@ def create(session: Session, given: Words, language: str) -> str:
     async def make() -> str:
         node = await find()
         await give_image(node, options.image)
-        answer = await node.call("container.create", name=options.name, options=described)
+        async with session.ports.published(node.name, described) as (sent, keep):
+            answer = await node.call("container.create", name=options.name, options=sent)
+            keep(str(answer["name"]))
         session.note_container(node, answer["name"], container_options(options))
         return str(answer["name"])
 
