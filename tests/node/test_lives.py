@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from tests.node.test_agent import Bench
-from vmcontainer_kernel.agent.protocol import Kind
+from vmcontainer_kernel.agent.protocol import MAX_CHUNK, WINDOW, Kind
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
-from vmcontainer_kernel.errors import LabError, NotFound, SpecError, UserError
+from vmcontainer_kernel.errors import ContainerError, LabError, NotFound, SpecError, UserError
 
 pytestmark = pytest.mark.needs("containers-on-host")
 
@@ -321,6 +321,25 @@ def test_attaching_and_typing(bench: Bench) -> None:
         return got
 
     assert bench.wait(scenario()) == b"got word\n"
+    assert state(bench) == "running"
+
+
+def test_typing_more_than_is_ever_read(bench: Bench) -> None:
+    run(bench, "echo hello; sleep 1000", interactive=True)
+    eventually(lambda: b"hello" in logs(bench), bench)
+
+    async def type_much() -> None:
+        request = bench.node.start("container.attach", {"name": "web", "stdin": True})
+        for _ in range(WINDOW // MAX_CHUNK):
+            await request.feed(bytes(MAX_CHUNK))
+        await bench.node.call("container.list")  # all of it has come
+        if not request.done.done():
+            await bench.node.call("container.detach", request=request.number)
+        await request.done
+
+    bench.wait(type_much())
+    with pytest.raises(ContainerError, match="does not read what is typed"):
+        bench.wait(type_much())
     assert state(bench) == "running"
 
 

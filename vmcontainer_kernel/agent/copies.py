@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 
 from ..container import linux
@@ -17,7 +18,7 @@ from ..container.container import Container
 from ..container.ids import Steward
 from ..container.launch import Launch
 from ..container.overlay import Overlay
-from ..container.process import take_descriptors
+from ..container.process import reset_signals, signals_to_reset, take_descriptors
 from ..container.runtime import Runtime
 from ..container.step import Scene
 from ..errors import ContainerError, LabError, UserError, to_json
@@ -109,6 +110,9 @@ def _child(container: Container, action: Action, stdio: tuple[int, int, int], re
     """Do it and exit; what goes wrong is reported as `launch.read_report` reads it."""
     status = 1
     try:
+        # The agent's signals are not ours: a number written to its pipe would land in a file that is being copied.
+        signal.set_wakeup_fd(-1)
+        reset_signals(signals_to_reset())
         (report_fd,) = take_descriptors(stdio, report_fd)
         linux.prctl(linux.PR_SET_PDEATHSIG, 9)
         action(container)

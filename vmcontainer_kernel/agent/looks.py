@@ -7,8 +7,9 @@ from typing import Any
 
 from ..container.options import Options
 from ..container.runtime import Runtime
-from ..errors import UserError
+from ..errors import ContainerError, UserError
 from . import observe
+from .jobs import Job
 from .kept import Keeper
 from .logs import Follower
 from .protocol import get_bool, get_int, get_map, get_number, get_str, get_strs
@@ -59,8 +60,19 @@ class Looks:
         if stdin and job.input:
             job.input.request = call.request
         position = kept.log.position(tail_lines=None if get_bool(call.arguments, "replay", False) else 0)
-        feed_to = (lambda data: self._server.feed(job, data)) if stdin else None
+        feed_to = (lambda data: self._feed(call.request, job, data)) if stdin else None
         self._follow(call, kept.log, position, follow=True, feed_to=feed_to)
+
+    def _feed(self, request: int, job: Job, data: bytes) -> None:
+        """Pass on what was typed; one who attaches has credit of his own, and what another has typed may still wait."""
+        if job.input is None or len(data) <= job.input.room_bytes:
+            self._server.feed(job, data)
+            return
+        self._server.transfers.pop(request).abandon()
+        problem = f"container {job.subject} does not read what is typed: too much of it waits already"
+        self._server.fail(
+            request, ContainerError(problem, hint="it goes on; attach again to look at it", where="attach")
+        )
 
     def _follow(self, call: Call, log: Any, position: int, *, follow: bool, feed_to: Any = None) -> None:
         request, server = call.request, self._server

@@ -131,11 +131,16 @@ class Input:
         """True while bytes wait for room in the pipe."""
         return self.open and bool(self._pending)
 
+    @property
+    def room_bytes(self) -> int:
+        """How much may wait for room in the pipe besides what does already."""
+        return WINDOW - len(self._pending)
+
     def feed(self, data: bytes) -> None:
         """Take one STDIN frame; an empty one is the end."""
         if not self.open:
             return
-        if len(self._pending) + len(data) > WINDOW:
+        if len(data) > self.room_bytes:
             raise ProtocolError(f"request {self.request} was sent more than its credit of {WINDOW} bytes")
         if data:
             self._pending += data
