@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks import engine, layers
+from tests.benchmarks import engine, engines, layers
 from tests.benchmarks.measure import Notebook, Row, Series
 from tests.benchmarks.peers import every
 from vmcontainer_kernel.node import Node
@@ -147,6 +147,7 @@ def main(rounds: int) -> None:
             lambda: load_rows(5),
             lambda: container_rows(notebook, rounds * 3),
             lambda: engine.rows(rounds * 3),
+            lambda: engines.rows(rounds),
             lambda: layers.rows(3),
             lambda: clone_rows(notebook, session, rounds),
             lambda: boot_rows(session, 2),

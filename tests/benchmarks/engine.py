@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.measure import Row, Series
-from tests.benchmarks.peers import COMMAND, every
+from tests.benchmarks.peers import COMMAND, LIMITS, OURS, every
 from vmcontainer_kernel.agent.protocol import PROTOCOL, Decoder, Frame, Kind, encode_json, parse_json
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
@@ -25,7 +25,6 @@ from vmcontainer_kernel.node import agent_command
 
 REST_S = 0.3  # longer than the agent waits before it makes a container ahead
 MANY = 100
-LIMITS = {"memory_bytes": 256 << 20, "cpus": 1.0, "pids_limit": 200}
 
 
 class Agent:
@@ -139,6 +138,8 @@ def one_shot_rows(folder: Path, images: Path, rounds: int) -> Iterator[Row]:
         if name in theirs:
             yield Row(f"container unlike it, beside {name}", ready, (name, theirs[name]), goal)
     yield Row("container at once after another, nothing ready", cold)
+    if "runc" in theirs:
+        yield Row(f"{OURS} run, a cold process", theirs[OURS], ("runc", theirs["runc"]), 1.0)
     for name, series in theirs.items():
         yield Row(name, series)
 

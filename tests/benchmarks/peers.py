@@ -1,4 +1,5 @@
-"""Programs that run a command apart from the rest, each with as much as it does by itself.
+"""Programs that run a command apart from the rest: bwrap with as much as it does by itself; the OCI runtimes, ours too,
+with the same bundle, which asks for what our containers have by default: namespaces, seccomp filter, limits.
 
     python -m tests.benchmarks.peers crun BUNDLE     a line in ─▶ one run ─▶ its milliseconds out
 
@@ -16,24 +17,41 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks.measure import program_ms
+from vmcontainer_kernel.container.limits import resources
+from vmcontainer_kernel.container.oci.install import script
+from vmcontainer_kernel.container.oci.template import template
+from vmcontainer_kernel.container.options import Options
+from vmcontainer_kernel.container.seccomp.profile import default_profile
 
 COMMAND = ("/bin/sh", "-c", "echo hi")
+OURS = "vmcontainer-runtime"
+LIMITS: dict[str, Any] = {"memory_bytes": 256 << 20, "cpus": 1.0, "pids_limit": 200}
 HYBRID = Path("/sys/fs/cgroup/unified")
 Measure = Callable[[], float]
 
 
-def write_bundle(folder: Path, runtime: str) -> None:
-    """Write an OCI bundle with a busybox root and the runtime's own default configuration."""
+def write_bundle(folder: Path) -> None:
+    """Write an OCI bundle with a busybox root, our default filter and the benchmark's limits."""
     programs = folder / "rootfs/bin"
     programs.mkdir(parents=True)
     shutil.copy(shutil.which("busybox") or "/bin/busybox", programs / "busybox")
     (programs / "sh").symlink_to("busybox")
-    subprocess.run([runtime, "spec"], cwd=folder, check=True, capture_output=True)
-    config = json.loads((folder / "config.json").read_text())
+    config = template() | {"ociVersion": "1.0.2"}  # crun 1.8 knows no later one
     config["process"] |= {"terminal": False, "args": list(COMMAND)}
+    seccomp = default_profile(config["process"]["capabilities"]["bounding"])
+    config["linux"] |= {"seccomp": seccomp, "resources": resources(Options(argv=COMMAND, **LIMITS), {})}
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def write_runtime(folder: Path) -> Path:
+    """Write our runtime as the program that `install` writes."""
+    program = folder / OURS
+    program.write_text(script(str(Path(sys.executable).resolve()), str(Path(__file__).parents[2])))
+    program.chmod(0o755)
+    return program
 
 
 def run_command(runtime: str, bundle: Path, number: int) -> list[str]:
@@ -49,8 +67,9 @@ def serve(runtime: str, bundle: Path) -> None:
 @contextlib.contextmanager
 def oci_runtime(runtime: str, folder: Path) -> Iterator[Measure]:
     """Give what measures `runtime` once."""
-    write_bundle(folder, runtime)
-    helper = [sys.executable, "-m", "tests.benchmarks.peers", runtime, str(folder)]
+    write_bundle(folder)
+    program = str(write_runtime(folder)) if runtime == OURS else runtime
+    helper = [sys.executable, "-m", "tests.benchmarks.peers", program, str(folder)]
     if runtime == "crun" and HYBRID.is_mount():
         script = 'umount "$0" && exec "$@"'
         helper = ["unshare", "-m", "--propagation", "slave", "sh", "-c", script, str(HYBRID), *helper]
@@ -75,8 +94,8 @@ def every(folder: Path) -> Iterator[dict[str, Measure]]:
     if shutil.which("bwrap"):
         candidates["bwrap"] = lambda: program_ms(["bwrap", "--unshare-all", "--ro-bind", "/", "/", *COMMAND])
     with contextlib.ExitStack() as stack:
-        for runtime in ("crun", "runc"):
-            if shutil.which(runtime) and os.geteuid() == 0:
+        for runtime in ("crun", "runc", OURS):
+            if (runtime == OURS or shutil.which(runtime)) and os.geteuid() == 0:
                 candidates[runtime] = stack.enter_context(oci_runtime(runtime, folder / runtime))
         peers = {}
         for name, measure in candidates.items():
