@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.oci_runtime import LIMIT_S, ROOT, Runtime, our_runtime, wait_until
-from tests.node.test_oci_lifecycle import KILLED, bring, processes_with
+from tests.node.oci_runtime import KILLED, LIMIT_S, ROOT, Runtime, our_runtime, wait_until
+from tests.node.test_oci_lifecycle import bring, processes_with
 
 pytestmark = pytest.mark.needs("containers-on-host")
 

@@ -20,7 +20,27 @@ from vmcontainer_kernel.container.oci.template import template
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 30.0
+NOBODY = 65534
 APPLETS = "sh ls cat echo sleep id true false env hostname pwd grep kill tty stty readlink mkdir touch ps sort"
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from vmcontainer_kernel.container.oci import launching
+from vmcontainer_kernel.container.oci.command import main
+left, pid = int(sys.argv[2]), os.getpid()
+def count(frame, event, subject):
+    global left
+    if event == "c_call" and getattr(subject, "__module__", "") in ("posix", "fcntl", "_io") and os.getpid() == pid:
+        left -= 1
+        if left == 0:
+            os.kill(pid, signal.SIGKILL)
+sys.setprofile(count)
+status = main(sys.argv[3:])
+sys.setprofile(None)
+sys.exit(status)
+"""
+"""A program (package's folder, N, words of a command) that ends itself by SIGKILL before its Nth system call."""
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -117,13 +137,20 @@ class Runtime:
             path.rmdir()
 
 
+class UserRuntime(Runtime):
+    """The runtime as an ordinary user calls it."""
+
+    def command(self, *words: str | Path) -> list[str]:
+        return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *super().command(*words)]
+
+
 @contextlib.contextmanager
-def our_runtime(base: Path) -> Iterator[Runtime]:
+def our_runtime(base: Path, package: Path = ROOT, kind: type[Runtime] = Runtime) -> Iterator[Runtime]:
     """This project's runtime, as `install` writes it."""
     program = base / "vmcontainer-runtime"
-    program.write_text(script(str(Path(sys.executable).resolve()), str(ROOT)))
+    program.write_text(script(str(Path(sys.executable).resolve()), str(package)))
     program.chmod(0o755)
-    runtime = Runtime(base, program)
+    runtime = kind(base, program)
     try:
         yield runtime
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .oci_runtime import LIMIT_S, ROOT, Runtime, our_runtime, wait_until
+from .oci_runtime import KILLED, LIMIT_S, ROOT, Runtime, our_runtime, wait_until
 
 pytestmark = [pytest.mark.needs("containers-on-host"), pytest.mark.needs("cgroups")]
 
@@ -222,25 +222,6 @@ def test_a_hook_that_fails_after_the_end_is_a_warning(runtime: Runtime) -> None:
     assert gone.returncode == 0
     assert "hooks.poststop[0]" in gone.stderr
     assert (runtime.base / "next").exists()
-
-
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from vmcontainer_kernel.container.oci import launching
-from vmcontainer_kernel.container.oci.command import main
-left, pid = int(sys.argv[2]), os.getpid()
-def count(frame, event, subject):
-    global left
-    if event == "c_call" and getattr(subject, "__module__", "") in ("posix", "fcntl", "_io") and os.getpid() == pid:
-        left -= 1
-        if left == 0:
-            os.kill(pid, signal.SIGKILL)
-sys.setprofile(count)
-status = main(sys.argv[3:])
-sys.setprofile(None)
-sys.exit(status)
-"""
 
 
 @pytest.mark.parametrize("verb", ["create", "run"])
