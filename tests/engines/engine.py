@@ -8,13 +8,14 @@ import contextlib
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.node.oci_runtime import our_runtime, wait_until
+from tests.node.oci_runtime import NOBODY, ROOT, our_runtime, wait_until
 from vmcontainer_kernel.container.images.archives import export_image
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.container.images.store import Store
@@ -70,9 +71,10 @@ class Engine:
 
 
 @contextlib.contextmanager
-def place_of(base: Path) -> Iterator[int]:
-    """A process in new mount and network namespaces, with a /run and a loopback of its own."""
-    script = "mount -t tmpfs tmpfs /run && mkdir /run/lock && ip link set lo up && echo ready && exec sleep 600"
+def place_of(base: Path, also: str = "true") -> Iterator[int]:
+    """A process in new mount and network namespaces, with a /run and a loopback of its own; `also`: a command there."""
+    script = f"mount -t tmpfs tmpfs /run && mkdir /run/lock && ip link set lo up && {also}"
+    script += " && echo ready && exec sleep 600"
     command = ["unshare", "--mount", "--net", "--propagation", "slave", "sh", "-c", script]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
@@ -155,6 +157,39 @@ def podman_engine(base: Path) -> Iterator[Engine]:
         finally:
             engine("rm", "--all", "--force", "--time", "0")
             remove_groups(cgroup)
+
+
+# The node's own files stay as they are: these lie on top of them for the engine alone.
+RANGES = (
+    "echo nobody:200000:65536 > /run/ranges && mount --bind /run/ranges /etc/subuid"
+    f" && mount --bind /run/ranges /etc/subgid && install -d -m 700 -o {NOBODY} /run/user"
+)
+
+
+@contextlib.contextmanager
+def rootless_podman(base: Path) -> Iterator[Engine]:
+    """Podman of an ordinary user, who has a range of ids and no control groups."""
+    for path in (base, *base.parents[:2]):
+        path.chmod(0o755)
+    shutil.copytree(ROOT / "vmcontainer_kernel", base / "package/vmcontainer_kernel")  # a checkout may be private
+    home = base / "home"
+    home.mkdir()
+    archive = shutil.copy(image_archive(base), home)
+    for path in (home, *home.rglob("*")):
+        os.lchown(path, NOBODY, NOBODY)
+    with our_runtime(base, base / "package") as runtime, place_of(base, RANGES) as place:
+        user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        user += ["env", "-C", str(home), f"HOME={home}", "XDG_RUNTIME_DIR=/run/user"]
+        options = ["--root", f"{home}/root", "--runroot", "/run/user/podman", "--tmpdir", f"{home}/tmp"]
+        options += ["--storage-driver", "vfs", "--events-backend", "file", "--cgroup-manager", "cgroupfs"]
+        engine = Engine(place, [*user, "podman"], [*options, "--runtime", runtime.program], cgroup="")
+        engine.run_options = ["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
+        engine.rm_options += ["--time", "0"]
+        try:
+            engine.ok("load", "--input", archive)
+            yield engine
+        finally:
+            engine("rm", "--all", "--force", "--time", "0")
 
 
 ENGINES = {"docker": docker_engine, "podman": podman_engine}

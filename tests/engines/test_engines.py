@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engines.engine import ENGINES, Engine
+from tests.engines.engine import ENGINES, Engine, rootless_podman
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.archives import import_images
 from vmcontainer_kernel.container.images.busybox import build_busybox
@@ -146,3 +146,16 @@ def test_what_the_engine_saves_is_imported(engine: Engine, tmp_path: Path) -> No
     assert image.name.removeprefix("localhost/") == "saved:1"
     assert image.diff_ids == build_busybox(source).diff_ids
     assert image.config["config"]["Cmd"] == source.resolve("busybox").config["config"]["Cmd"]
+
+
+@pytest.mark.needs("user-namespaces")
+def test_podman_of_an_ordinary_user(tmp_path: Path) -> None:
+    with rootless_podman(tmp_path) as engine:
+        script = "cat /proc/self/uid_map; touch /file && chown 7 /file && ls -n /file"
+        done = engine.run("--rm", "busybox", "sh", "-c", script)
+        words = done.stdout.split()
+        assert words[:6] == ["0", "65534", "1", "1", "200000", "65536"], done.stderr
+        assert words[8] == "7"
+        engine.ok("run", *engine.run_options, "--detach", "--name", "web", "busybox", "sleep", "600")
+        assert engine.ok("exec", "web", "id", "-u") == "0"
+        engine.remove("web")

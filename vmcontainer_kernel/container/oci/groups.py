@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
+from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups, writes
+from vmcontainer_kernel.container.oci import log
 from vmcontainer_kernel.container.spec import Resources, Spec
-from vmcontainer_kernel.errors import UserError
+from vmcontainer_kernel.errors import HostError, UserError
 
 __all__ = ["find", "make", "path_of", "thaw", "update", "wanted"]
 
@@ -26,11 +27,27 @@ def path_of(spec: Spec, name: str) -> str:
     """
     groups = _all()
     if groups is None:
+        _check_without(spec)
         return ""
     path = groups.below(spec.linux.cgroups_path or f"vmcontainer/{name}")
     if pids := groups.open(name, path).pids():
         raise UserError(f"the control group {path} is in use by processes {pids}", where="linux.cgroupsPath")
     return path
+
+
+def _check_without(spec: Spec) -> None:
+    """Raise `HostError` for the first limit, where no group can be made.
+
+    Rules for devices are let pass, as they keep out nobody who could not make a device file anyway: an ordinary user.
+    """
+    try:
+        writes(spec.linux.resources.replace(devices=()), {})
+    except HostError as error:
+        why = Cgroups.missing_reason()
+        hint = "leave it out, or have a group handed over (docs/oci.md)"
+        raise HostError(f"{error.where} cannot be kept: {why}", hint=hint, where=error.where) from None
+    if spec.linux.cgroups_path:
+        log.warn(f"linux.cgroupsPath: no control group is made: {Cgroups.missing_reason()}")
 
 
 def find(path: str) -> Cgroup | None:
