@@ -6,13 +6,14 @@ import os
 
 from vmcontainer_kernel.container import jsontext, linux
 from vmcontainer_kernel.container.entering import enter_child
-from vmcontainer_kernel.container.oci import groups, log
+from vmcontainer_kernel.container.oci import groups, guard, log
+from vmcontainer_kernel.container.oci.gate import recorded_step
 from vmcontainer_kernel.container.oci.lifecycle import find_failure, load_spec, state, status_of
 from vmcontainer_kernel.container.oci.state import Folder, Saved
 from vmcontainer_kernel.container.parsing import parse_process
 from vmcontainer_kernel.container.process import identity_steps
 from vmcontainer_kernel.container.record import Record
-from vmcontainer_kernel.container.seccomp.install import seccomp_steps, waiting_for
+from vmcontainer_kernel.container.seccomp.install import ordered, waiting_for
 from vmcontainer_kernel.container.spec import Process, Spec
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import SpecError, UserError
@@ -100,8 +101,8 @@ def execute(
     if process.terminal != (console_fd >= 0):
         raise UserError("a terminal and a console socket go together", hint="--tty with --console-socket")
     spec = load_spec(folder)
-    set_up = waiting_for(spec.linux.seccomp, lambda: state(folder))
-    return _enter(saved, spec, process, console_fd, preserve_fds, set_up)
+    answer = waiting_for(spec.linux.seccomp, lambda: state(folder))
+    return _enter(saved, spec, process, console_fd, preserve_fds, answer)
 
 
 def _enter(
@@ -110,8 +111,15 @@ def _enter(
     process: Process,
     console_fd: int,
     preserve_fds: int,
-    set_up: Callable[[int, int], None] | None,
+    answer: Callable[[int, int], None] | None,
 ) -> int:
+
+    def set_up(pid: int, sync_fd: int) -> None:
+        if answer:
+            answer(pid, sync_fd)
+        guard.watch(pid)
+        os.write(sync_fd, b"+")
+
     flags = sum(linux.NAMESPACE_FLAGS[kind] for kind in spec.linux.kinds)
     extra = [console_fd] if console_fd >= 0 else []
     stdio = tuple(range(3 + preserve_fds))
@@ -126,6 +134,7 @@ def _enter(
         set_up,
         alive=lambda: saved.init.alive,
     )
+    guard.judge(launch.pid)
     data = b""
     while chunk := os.read(launch.report_fd, 65536):
         data += chunk
@@ -141,12 +150,14 @@ def _steps(spec: Spec, process: Process) -> list[Step]:
     from vmcontainer_kernel.container.oci.console import terminal_step
 
     shown = [terminal_step(process, 0, console=False)] if process.terminal else []
+    judged, last = ordered(spec.replace(process=process), [recorded_step()])
     identity = identity_steps(
         process,
         user_namespace="user" in spec.linux.kinds,
         tty=process.terminal,
         mortal=False,
-        seccomp=seccomp_steps(spec.linux.seccomp),
+        last=last,
+        seccomp=judged,
         personality=spec.linux.personality,
     )
     return [*shown, *identity]

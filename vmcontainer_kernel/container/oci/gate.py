@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import select
 
+from vmcontainer_kernel.container.oci import guard
 from vmcontainer_kernel.container.process import check_program
 from vmcontainer_kernel.container.spec import Process
 from vmcontainer_kernel.container.step import Scene, Step
@@ -35,9 +36,11 @@ def make_gate(folder: str) -> tuple[int, int]:
     return os.open(f"{folder}/gate", os.O_RDWR | os.O_CLOEXEC), failed
 
 
-def open_gate(gate_fd: int) -> None:
+def open_gate(gate_fd: int, pid: int) -> None:
     """Let the process behind a gate go on; return when it has become the program, or ended."""
+    guard.watch(pid)
     os.write(gate_fd, b"+")
+    guard.judge(pid, ours=False)
     poller = select.poll()
     poller.register(gate_fd, 0)
     poller.poll()

@@ -15,7 +15,7 @@ from vmcontainer_kernel.container import hooks, jsontext
 from vmcontainer_kernel.container.birth import adopt, bear
 from vmcontainer_kernel.container.csignal import signal
 from vmcontainer_kernel.container.launch import Gate, Launch
-from vmcontainer_kernel.container.oci import gate, groups, log
+from vmcontainer_kernel.container.oci import gate, groups, guard, log
 from vmcontainer_kernel.container.oci.state import Folder, Process, Saved, now
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import surroundings
@@ -150,9 +150,7 @@ def _check(spec: Spec, bundle: str, request: Request) -> None:
     if not os.path.isdir(root):
         raise UserError("the root of the container is no folder", hint="root.path names it", where=root)
     if spec.process.terminal and request.console_fd < 0:
-        raise UserError(
-            "a terminal needs somebody who shows it", hint="give --console-socket", where="process.terminal"
-        )
+        raise UserError("a terminal needs one who shows it", hint="give --console-socket", where="process.terminal")
     if request.console_fd >= 0 and not spec.process.terminal:
         raise UserError("a console socket is given, but process.terminal is false", where="process.terminal")
 
@@ -161,9 +159,7 @@ def _launch(folder: Folder, saved: Saved, spec: Spec, request: Request) -> int:
     group = groups.wanted(saved.cgroup, spec.linux.resources)
     extra = list(gate.make_gate(folder.path)) if request.gated else []
     steps = _steps(spec, saved.bundle, group, request)
-    if request.console_fd >= 0:
-        extra.append(request.console_fd)
-
+    extra += [request.console_fd] if request.console_fd >= 0 else []
     born_inside = group is not None and group.has_version_2
     if group and born_inside:
         groups.make(group)
@@ -181,6 +177,8 @@ def _launch(folder: Folder, saved: Saved, spec: Spec, request: Request) -> int:
             go()
         hooks.answer(spec.hooks, go, lambda: state(folder), saved.bundle)
         pass_on(spec.linux.seccomp, lambda: state(folder), pid, go.fd)
+        if not request.gated:
+            guard.watch(pid)
         go()
 
     stdio = tuple(range(3 + request.preserve_fds))
@@ -191,6 +189,7 @@ def _launch(folder: Folder, saved: Saved, spec: Spec, request: Request) -> int:
             if fd >= 0:
                 os.close(fd)
     os.close(sync_fd)
+    guard.judge(launch.pid)
     _await_set_up(launch, gated=request.gated)
     folder.save(saved.replace(complete=True))
     return launch.pid
@@ -259,7 +258,7 @@ def start(folder: Folder) -> None:
             raise UserError(f"container {folder.name!r} cannot be started: it is {status}, not created")
         gate_fd = folder.open_gate()
         if gate_fd >= 0:
-            gate.open_gate(gate_fd)
+            gate.open_gate(gate_fd, saved.init.pid)
             os.close(gate_fd)
         if error := find_failure(folder.read("failed")):
             raise error
