@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..container import linux
+from ..container.ids import Steward
 from ..container.launch import Launch
 from ..container.process import take_descriptors
 from ..container.runtime import Runtime
@@ -100,6 +101,7 @@ def _child(order: _Request, runtime: Runtime, folder: Path, stdio: tuple[int, in
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         (report_fd,) = take_descriptors(stdio, report_fd)
+        runtime.store.steward = Steward(runtime.store.steward.ids)  # the agent's has its namespace by a descriptor
         os.setsid()
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -27,7 +27,7 @@ from .kept import Keeper
 from .protocol import get_str
 from .server import Call, Server
 
-__all__ = ["CopyVerbs", "fork"]
+__all__ = ["CopyVerbs", "begin"]
 
 Action = Callable[[Container], None]
 
@@ -73,15 +73,7 @@ class CopyVerbs:
         if container.status != "running":
             _refuse_mounted(container, get_str(call.arguments, "path"))
             self._runtime.renew(container)
-        stdio = Stdio.make(tty=False, stdin=stdin)
-        try:
-            launch = fork(container, action, stdio.child)
-        except BaseException:
-            stdio.close_ours()
-            raise
-        finally:
-            stdio.close_child()
-        self._server.add(Job(call.request, launch, stdio, self._server.send, role="copy"))
+        begin(self._server, call.request, lambda: action(container), stdin=stdin)
 
 
 def _refuse_mounted(container: Container, path: str) -> None:
@@ -96,17 +88,38 @@ def _refuse_mounted(container: Container, path: str) -> None:
             )
 
 
-def fork(container: Container, action: Action, stdio: tuple[int, int, int]) -> Launch:
-    """Start a child that does `action` with a container and these streams; what goes wrong is in its report."""
+def begin(
+    server: Server,
+    request: int,
+    action: Callable[[], None],
+    *,
+    stdin: bool = False,
+    on_end: Callable[[Job], None] | None = None,
+) -> None:
+    """Let a child do `action`, which may take its time; the request is answered when it has ended, with the error it
+    raised if it did.
+    """
+    stdio = Stdio.make(tty=False, stdin=stdin)
+    try:
+        launch = _fork(action, stdio.child)
+    except BaseException:
+        stdio.close_ours()
+        raise
+    finally:
+        stdio.close_child()
+    server.add(Job(request, launch, stdio, server.send, role="copy", on_end=on_end))
+
+
+def _fork(action: Callable[[], None], stdio: tuple[int, int, int]) -> Launch:
     report_r, report_w = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _child(container, action, stdio, report_w)
+        _child(action, stdio, report_w)
     os.close(report_w)
     return Launch(pid, report_r)
 
 
-def _child(container: Container, action: Action, stdio: tuple[int, int, int], report_fd: int) -> None:
+def _child(action: Callable[[], None], stdio: tuple[int, int, int], report_fd: int) -> None:
     """Do it and exit; what goes wrong is reported as `launch.read_report` reads it."""
     status = 1
     try:
@@ -115,7 +128,7 @@ def _child(container: Container, action: Action, stdio: tuple[int, int, int], re
         reset_signals(signals_to_reset())
         (report_fd,) = take_descriptors(stdio, report_fd)
         linux.prctl(linux.PR_SET_PDEATHSIG, 9)
-        action(container)
+        action()
         status = 0
     except BaseException as error:
         told = error if isinstance(error, LabError) else ContainerError(f"the copy failed: {error}", where="copy")

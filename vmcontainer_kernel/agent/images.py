@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..container.container import Container
+from ..container.ids import Steward
 from ..container.images import Blob
 from ..container.runtime import Runtime
-from .copies import fork
-from .jobs import Job, Stdio
+from .copies import begin
+from .jobs import Job
 from .kept import Keeper
 from .protocol import get_bool, get_map, get_str, get_strs
 from .server import Call, Server
@@ -47,7 +48,7 @@ class ImageVerbs:
             path.parent.mkdir(parents=True, exist_ok=True)
         return {"paths": {digest: str(path) for digest, path in absent.items()}}
 
-    def add(self, call: Call) -> dict[str, Any]:
+    def add(self, call: Call) -> None:
         """Let a name mean an image whose layers are there: name, config, layers (media_type, digest, size_bytes)."""
         blobs = [
             Blob(str(one["media_type"]), str(one["digest"]), int(one["size_bytes"]))
@@ -55,8 +56,12 @@ class ImageVerbs:
         ]
         store = self._runtime.store
         image = store.add(get_str(call.arguments, "name"), get_map(call.arguments, "config"), blobs)
-        store.rootfs_layers(image)  # checks every digest
-        return {"digest": image.digest}
+
+        def unpack() -> None:
+            store.steward = Steward(store.steward.ids)  # this one's namespace is closed in the child
+            store.rootfs_layers(image)  # checks every digest
+
+        begin(self._server, call.request, unpack)
 
     def sweep(self, call: Call) -> dict[str, Any]:
         """Remove what is still unpacked of images that were removed."""
@@ -124,12 +129,4 @@ class ImageVerbs:
 
     def _start(self, call: Call, action: Any, on_end: Callable[[Job], None] | None = None) -> None:
         container = self._keeper.get(get_str(call.arguments, "name")).container
-        stdio = Stdio.make(tty=False, stdin=False)
-        try:
-            launch = fork(container, action, stdio.child)
-        except BaseException:
-            stdio.close_ours()
-            raise
-        finally:
-            stdio.close_child()
-        self._server.add(Job(call.request, launch, stdio, self._server.send, role="copy", on_end=on_end))
+        begin(self._server, call.request, lambda: action(container), on_end=on_end)

@@ -85,6 +85,7 @@ def start(command: Command, stdio: tuple[int, int, int]) -> Launch:
 def _child(report_fd: int, body: Callable[[], None]) -> None:
     """Run `body`, which execs; report why it could not. Never returns."""
     try:
+        signal.set_wakeup_fd(-1)  # its number is about to be another descriptor's
         report_fd = linux.duplicate(report_fd, _SAFE_FD)
         body()
     except BaseException as error:
