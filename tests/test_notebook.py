@@ -303,6 +303,21 @@ def test_images_come_and_go_by_registry_and_file(notebook: Notebook, tmp_path: P
     assert "no file" in notebook.fails("%container load no-such.tar", "UserError")
 
 
+def test_a_container_and_a_machine_in_one_network(notebook: Notebook) -> None:
+    notebook.ok("%container network create lan --internal", FIRST_LIMIT_S)
+    script = "echo 'from the container' >/index.html; exec httpd -f -h / -p 80"
+    notebook.ok(f"%%container -d --name web --network lan\n{script}")
+    notebook.ok("%%vm beside\nhostname", FIRST_LIMIT_S)
+    assert "eth1" in notebook.value("%container network connect lan beside")
+    asked = "for i in 1 2 3 4 5 6 7 8 9; do busybox wget -qO- http://web/ && break; sleep 0.5; done"
+    assert notebook.ok(f"%%vm beside\n{asked}").out == "from the container\n"
+    assert notebook.ok("%%container --network lan\nping -c 1 -W 5 beside >/dev/null && echo found").out == "found\n"
+    assert "already" in notebook.fails("%container network connect lan beside", "UserError")
+    notebook.ok("%vm rm beside")
+    notebook.ok("%container rm -f web")
+    notebook.ok("%container network rm lan")
+
+
 def test_a_port_of_a_container_in_a_machine(notebook: Notebook) -> None:
     script = "echo hello >/index.html; exec httpd -f -h / -p 80"
     notebook.ok(f"%%container -d --name web --on vm -p 0:80\n{script}", FIRST_LIMIT_S)

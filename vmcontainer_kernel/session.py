@@ -58,6 +58,7 @@ class Guest:
     started_s: float
     paused: bool = False
     waking: asyncio.Task[None] | None = None
+    cabled: bool = False  # it has cards in networks of the host's containers
 
 
 class Session:
@@ -255,6 +256,9 @@ class Session:
             await guest.machine.stop(grace_s)
         finally:
             guest.node.close()
+            if guest.cabled:
+                with contextlib.suppress(LabError):
+                    await (await self.host()).call("network.disconnect", machine=name)
             self.guests.pop(name, None)
             self._forget_containers(name)
 

@@ -1,10 +1,13 @@
-"""The requests about networks: ``network.list|create|remove|inspect``."""
+"""The requests about networks: ``network.list|create|remove|inspect``, and ``connect|disconnect`` of machines."""
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any
 
 from ..container.runtime import Runtime
+from ..errors import UserError
 from .protocol import get_bool, get_str
 from .server import Call, Server
 
@@ -21,6 +24,8 @@ class NetworkVerbs:
             "network.create": self.create,
             "network.remove": self.remove,
             "network.inspect": self.inspect,
+            "network.connect": self.connect,
+            "network.disconnect": self.disconnect,
         }
 
     def list(self, call: Call) -> dict[str, Any]:
@@ -42,3 +47,27 @@ class NetworkVerbs:
     def inspect(self, call: Call) -> dict[str, Any]:
         """Return a network and the containers in it: name."""
         return self._networks.inspect(get_str(call.arguments, "name"))
+
+    def connect(self, call: Call) -> dict[str, Any]:
+        """Make a card for a machine in a network: network, machine, and a socket beside the call, by which the end of
+        its cable is sent (SCM_RIGHTS). Returns ip, mac, gateway, prefix_length, and the text of its /etc/hosts.
+        """
+        if len(call.fds) != 1:
+            raise UserError("a machine joins networks of the host only", hint="leave --on out")
+        machine = get_str(call.arguments, "machine")
+        card = self._networks.tap(machine, get_str(call.arguments, "network"))
+        cable = card.pop("fd")
+        try:
+            with socket.socket(fileno=os.dup(call.fds[0])) as way:
+                socket.send_fds(way, [b"+"], [cable])
+        except BaseException:
+            self._networks.detach(machine)
+            raise
+        finally:
+            os.close(cable)
+        return card | {"hosts": self._networks.hosts_text(machine)}
+
+    def disconnect(self, call: Call) -> dict[str, Any]:
+        """Forget a machine, whose card has gone with it, or was never plugged in: machine."""
+        self._networks.forget(get_str(call.arguments, "machine"))
+        return {}

@@ -301,6 +301,8 @@ VERBS: dict[str, Verb] = {
     "view": Verb(_view, "a live picture of the node's kernel", word("name", "a container", needed=False), ON),
     **images.VERBS,
     **build.VERBS,
-    "network": Verb(networks.run, "networks: network ls|create|inspect|rm [NAME]", *networks.ARGUMENTS),
+    "network": Verb(
+        networks.run, "networks: network ls|create|inspect|rm|connect [NAME] [MACHINE]", *networks.ARGUMENTS
+    ),
     "volume": Verb(volumes.run, "named volumes: volume ls|create|inspect|rm|prune [NAME]", *volumes.ARGUMENTS),
 }
