@@ -572,3 +572,11 @@ def test_a_network_is_shared(bench: Bench) -> None:
     told = run(bench, "true", name="second", ipc="container:web")["warnings"]
     assert told == inspect(bench, "second")["warnings"]
     assert "/dev/shm is its own" in told[0]
+
+
+def test_a_place_with_an_odd_name(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("read\n")
+    target = '/a "b" \\c'
+    run(bench, "sleep 60", name="other")
+    assert bench.container(f"cat '{target}/file'", volumes=[f"{tmp_path}:{target}"]).out == b"read\n"
+    assert state(bench, "other") == "running"

@@ -13,7 +13,7 @@ try:
 except ImportError:  # another Python than CPython
     _json = None  # type: ignore[assignment]
 
-__all__ = ["dumps", "loads"]
+__all__ = ["dumps", "loads", "quote"]
 
 
 class _Context:
@@ -48,6 +48,11 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
         return json.dumps(value, indent=indent)
     encode = _json.make_encoder(None, _refuse, _json.encode_basestring_ascii, None, ": ", ", ", False, False, True)
     return "".join(encode(value, 0))
+
+
+def quote(text: str) -> str:
+    """Write one text, whatever is in it."""
+    return dumps(text) if _json is None else _json.encode_basestring_ascii(text)
 
 
 def _refuse(value: object) -> Any:

@@ -91,12 +91,12 @@ class Report(Record):
 
 
 def read_report(data: bytes) -> Report:
-    """Read all that came from `Launch.report_fd`."""
+    """Read all that came from `Launch.report_fd`; a line that a killed child has not finished says nothing."""
     steps: list[tuple[str, float]] = []
     warnings: list[str] = []
     error: LabError | None = None
     ready = False
-    for line in data.splitlines():
+    for line in data[: data.rfind(b"\n") + 1].splitlines():
         document = jsontext.loads(line.decode())
         if "error" in document:
             error = from_json(document["error"])
@@ -339,7 +339,7 @@ def run_steps(steps: Sequence[Step], scene: Scene) -> int:
         for step in steps:
             step.execute(scene)
             now_ns = time.perf_counter_ns()
-            scene.lines.append(f'{{"step": "{step.name}", "ms": {(now_ns - begin_ns) / 1e6:.3f}}}\n')
+            scene.lines.append(f'{{"step": {jsontext.quote(step.name)}, "ms": {(now_ns - begin_ns) / 1e6:.3f}}}\n')
             begin_ns = now_ns
     except BaseException as error:
         told = error if isinstance(error, LabError) else _failed(step.name, step.call, error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from vmcontainer_kernel.container import jsontext
 from vmcontainer_kernel.container.record import Record
 
 TYPE_CHECKING = False
@@ -53,8 +54,7 @@ class Scene:
 
     def warn(self, text: str) -> None:
         """Report something that is not as asked, and no reason to stop."""
-        quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-        self.lines.append(f'{{"warning": "{quoted}"}}\n')
+        self.lines.append(f'{{"warning": {jsontext.quote(text)}}}\n')
 
     def await_parent(self) -> None:
         """Wait until the parent says go; if it failed or died instead, end quietly: it knows."""
