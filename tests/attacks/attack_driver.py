@@ -397,7 +397,7 @@ def attempt(attack: Callable[[], str]) -> str:
 
 
 def main(base: str, *names: str) -> None:
-    driver = Attacks(Path(base), climbs=False)
+    driver = Attacks(Path(base))
     answers: dict[str, list[str]] = {name: [] for name in names}
     for name in names:
         for context, attack in getattr(driver, name)():

@@ -30,7 +30,7 @@ LIMIT_S = 30.0
 class Driver:
     """One runtime and the processes it has on the way."""
 
-    def __init__(self, base: Path, *, climbs: bool, grouped: bool) -> None:
+    def __init__(self, base: Path, *, climbs: bool = False, grouped: bool = True) -> None:
         session = f"test-{os.getpid()}"
         self.footing = find_footing(base / "probes") if climbs else None
         # An ordinary user might have a tree of his own, as a service of systemd's; the tests shall not depend on it.
