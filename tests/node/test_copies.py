@@ -80,6 +80,8 @@ class TestContainers:
         assert found.out == b"hello640:0\n"
 
     def test_what_is_not_there(self, bench: Bench, container: str) -> None:
+        with pytest.raises(UserError, match="NUL byte"):
+            get(bench, "/etc\0/passwd")
         with pytest.raises(NotFound, match="/no/such"):
             get(bench, "/no/such")
         with pytest.raises(NotFound, match="/no"):

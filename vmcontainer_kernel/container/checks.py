@@ -22,11 +22,11 @@ _LIMITS = (
 )
 
 
-def check_name(name: str) -> None:
-    """Raise `UserError` if `name` can be no container's: it names a folder, a group and a host."""
+def check_name(name: str, whose: str = "container") -> None:
+    """Raise `UserError` if `name` can be no container's, or volume's: it names a folder, a group and a host."""
     if not name or len(name) > 63 or not _NAME_LETTERS.issuperset(name) or not name[0].isalnum():
         raise UserError(
-            f"{name!r} cannot be a container's name",
+            f"{name!r} cannot be a {whose}'s name",
             hint="letters, digits, '_', '.' and '-', at most 63, a letter or digit first",
         )
 

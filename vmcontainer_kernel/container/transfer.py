@@ -33,6 +33,8 @@ _UNSIZED_BYTES = 4 << 20  # files of /proc say that they are empty
 
 def open_in_root(root_fd: int, path: str, flags: int) -> int:
     """Open a path as a process of the container would, with `root_fd` as its root; no magic link of /proc is taken."""
+    if "\0" in path:
+        raise UserError(f"{path!r} holds a NUL byte, where the kernel would take it to end")
     try:
         return linux.openat2(root_fd, path, flags, linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS)
     except OSError as error:

@@ -36,7 +36,7 @@ class Volumes:
 
     def path(self, name: str) -> str:
         """Return the folder that is mounted, whether it is there or not."""
-        check_name(name)
+        check_name(name, "volume")
         return str(self._folder / name / "_data")
 
     def create(self, name: str, labels: dict[str, str] | None = None) -> None:
