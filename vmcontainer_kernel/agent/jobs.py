@@ -12,17 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..container.launch import Launch, read_report
+from ..container.process import exit_status
 from ..errors import ContainerError, LabError, to_json
 from .protocol import Kind, encode_json
 from .streams import Input, Output, Sink
 
-__all__ = ["Job", "Stdio", "exit_code"]
-
-
-def exit_code(wait_status: int) -> int:
-    """Return a status as a shell counts it: 0 to 255, or 128 + N if signal N ended the process (wait(2))."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    return 128 - code if code < 0 else code
+__all__ = ["Job", "Stdio"]
 
 
 class Stdio:
@@ -165,7 +160,7 @@ class Job:
         """How it ended: status as a shell counts it, signal, seconds, limits that struck."""
         status = self.wait_status or 0
         return {
-            "status": exit_code(status),
+            "status": exit_status(status),
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
             "seconds": time.monotonic() - self._started_s,
             "limits": self.events,

@@ -5,7 +5,6 @@ view.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.images import Image
 from vmcontainer_kernel.container.options import Options
+from vmcontainer_kernel.container.process import exit_status
 from vmcontainer_kernel.container.spec import Spec
 
-__all__ = ["Container", "events", "exit_status", "inspect", "state", "stats", "view"]
+__all__ = ["Container", "events", "inspect", "state", "stats", "view"]
 
 
 @dataclass
@@ -127,9 +127,3 @@ def events(container: Container) -> dict[str, int]:
         with contextlib.suppress(FileNotFoundError):
             return container.cgroup.events()
     return {"oom_kills": 0, "pids_denied": 0}
-
-
-def exit_status(wait_status: int) -> int:
-    """Return an exit status as a shell counts: 128 + N for signal N (waitpid(2))."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    return 128 - code if code < 0 else code

@@ -11,12 +11,13 @@ import select
 
 from vmcontainer_kernel.container.csignal import signal
 from vmcontainer_kernel.container.light import suppress
+from vmcontainer_kernel.container.process import exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Signals", "exit_status", "wait_for"]
+__all__ = ["Signals", "wait_for"]
 
 _SIGCHLD, _SIGWINCH, _SIGPIPE, _SIGKILL, _SIGSTOP = 17, 28, 13, 9, 19
 _NOT_PASSED_ON = (_SIGKILL, _SIGSTOP, _SIGPIPE, 8, 11, 4, 7)  # errors of our own: SIGFPE, SIGSEGV, SIGILL, SIGBUS
@@ -42,12 +43,6 @@ class Signals:
 
 def _nothing(number: int, frame: object) -> None:
     """Do nothing: the number is in the pipe already."""
-
-
-def exit_status(wait_status: int) -> int:
-    """Return an exit status as a shell counts: 128 + N for signal N (waitpid(2))."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    return 128 - code if code < 0 else code
 
 
 def wait_for(pid: int, signals: Signals, master: int = -1) -> int:
