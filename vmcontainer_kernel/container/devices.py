@@ -90,7 +90,8 @@ def _show_terminal(at: int, terminal: int) -> None:
 
 
 def _touch(name: str, at: int, mode: int) -> None:
-    flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+    # Not blocking: an image may have a pipe there that nobody reads (fifo(7)).
+    flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
     os.close(os.open(name, flags, mode, dir_fd=at))
 
 

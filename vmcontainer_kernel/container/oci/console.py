@@ -95,7 +95,7 @@ def _show_console(path: str) -> None:
     """Show the terminal as /dev/console; a link that an image has there is not followed (CVE-2025-52565)."""
     tree = linux.open_tree(linux.AT_FDCWD, path)
     at = os.open("/dev", os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
+    flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW
     os.close(os.open("console", flags, 0o600, dir_fd=at))
     linux.move_mount(tree, at, "console")
     os.close(tree)
