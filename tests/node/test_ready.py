@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.test_agent import SESSION, Bench
-from tests.node.test_spares import bench, is_inside, started_pid, wait_for  # noqa: F401 - a fixture
+from tests.node.test_spares import bench, started_pid, wait_for  # noqa: F401 - a fixture
 from vmcontainer_kernel.errors import ContainerError
 
 
@@ -25,10 +25,15 @@ def state(pid: int) -> str:
 
 
 def ready(bench: Bench) -> int:  # noqa: F811
-    """Return the process that waits for an order: a child of the supervisor outside of containers, not stopped."""
-    found = wait_for(bench, lambda pid: not is_inside(bench, pid) and state(pid) == "S")
+    """Return the process that was forked ahead: a child of the supervisor in its own namespaces, not stopped."""
+    found = wait_for(bench, lambda pid: not is_away(bench, pid) and state(pid) in ("S", "D"))
     assert len(found) == 1
     return found[0]
+
+
+def is_away(bench: Bench, pid: int) -> bool:  # noqa: F811
+    theirs, ours = (Path(f"/proc/{one}/ns/pid").readlink() for one in (pid, bench.agent.process.pid))
+    return theirs != ours
 
 
 def test_a_container_of_another_shape_is_born_into_it(bench: Bench) -> None:  # noqa: F811
@@ -122,10 +127,10 @@ BAD_DAYS = """
 
     def killing(of):
         let_go = of._let_go
-        def kill(start):
+        def kill(*told):
             os.kill(of.child, signal.SIGKILL)
             os.waitid(os.P_PID, of.child, os.WEXITED | os.WNOWAIT)
-            let_go(start)
+            let_go(*told)
         of._let_go = kill
         return of
 
@@ -148,6 +153,18 @@ BAD_DAYS = """
     os.waitpid(child, 0)
     every.reaped(child)
     assert os.read(report, 1) == b"", "a report without end"
+
+    every.take(0)
+    every.make()
+    ahead = [pid for pid in every.pids if state(pid) == "S"]
+    assert len(ahead) == 1, "nobody was born ahead"
+    os.kill(ahead[0], signal.SIGKILL)
+    os.waitid(os.P_PID, ahead[0], os.WEXITED | os.WNOWAIT)
+    assert every.take(0) is None, "a dead one is given work"
+    every.make()
+    child, report = order(every.take(0))
+    os.waitpid(child, 0)
+    every.make()
     every.drop()
     try:
         os.waitpid(-1, 0)

@@ -2,9 +2,11 @@
 
     agent                      ready process                    child: a container's process
       fork ──────────────────▶ copies its pages, waits
-      order ─────────────────▶ plans the steps
-      (control groups)         clone(CLONE_VM|CLONE_VFORK|CLONE_PARENT|CLONE_NEW…) ──▶ sends its pid, waits
-      descriptors ────────────────────────────────────────────────────────────────▶ goes on as any child
+      birth ─────────────────▶ clone(CLONE_VM|CLONE_VFORK|CLONE_PARENT|CLONE_NEW…) ──▶ sends its pid, waits
+      (control groups)
+      work and descriptors ───────────────────────────────────────────────────────▶ plans, goes on as any child
+
+If the last order was for a container, the birth is ordered at once: the next one will want the same namespaces.
 
 A fork shares every page with its parent until one of them writes to it; then the page is copied, 4 µs each, and Python
 writes to some 500 of them (each use of an object counts a reference) on its way through the steps of a container. The
@@ -43,7 +45,7 @@ from vmcontainer_kernel.errors import ContainerError, LabError, from_json, to_js
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 __all__ = ["Entered", "Readiness", "Ready", "Recipe"]
 
@@ -53,6 +55,7 @@ Recipe = Callable[[], Sequence[Step]]
 _NUMBER_BYTES = 4
 _MOST_FDS = 64
 _LOOK_MS, _LONGEST_S = 20, 10.0
+_LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 class Entered(Record):
@@ -62,13 +65,20 @@ class Entered(Record):
     group: Cgroup | None = None
 
 
-class _Order(Record):
-    """What a ready process is told. With it come, if `grouped`, the group to be born in, and if `entered`, a pidfd."""
+class _Birth(Record):
+    """What kind of child is wanted. With it come, if `grouped`, the group to be born in, and if `entered`, a pidfd."""
+
+    flags: int
+    grouped: bool = False
+    entered: Entered | None = None
+
+
+class _Work(Record):
+    """What the child is to do; with it come stdio (so many), report, sync if there is one, and extra descriptors."""
 
     recipe: Recipe
-    flags: int
-    grouped: bool
-    entered: Entered | None
+    stdio: int
+    synced: bool
 
 
 class Ready:
@@ -76,6 +86,8 @@ class Ready:
 
     def __init__(self, pid: int, gate: socket.socket) -> None:
         self.pid, self.child = pid, 0
+        self.born: int | None = None
+        self.busy = False
         self._pidfd = os.pidfd_open(pid)  # whoever reaps all children may have reaped it: its number is not enough
         self._gate = gate
         self._answer = select.poll()
@@ -83,8 +95,17 @@ class Ready:
 
     @property
     def alive(self) -> bool:
-        """False if it has ended: it sends nothing before an order."""
-        return not self._answer.poll(0)
+        """False if it has ended, or the child that was born ahead has."""
+        try:
+            left = os.waitid(os.P_PIDFD, self._pidfd, _LOOK) is None
+            return left and (not self.child or os.waitid(os.P_PID, self.child, _LOOK) is None)
+        except ChildProcessError:
+            return False
+
+    def bear_ahead(self, flags: int) -> None:
+        """Let it have a child with new namespaces (CLONE_NEW* flags), whose work is not known yet."""
+        self._send(_Birth(flags))
+        self.born, self.child = flags, self._child()
 
     @property
     def untaken(self) -> bool:
@@ -101,14 +122,15 @@ class Ready:
         """
 
         def clone(flags: int, start: Start, group_fd: int) -> int:
-            order = _Order(recipe, flags, group_fd >= 0, entered)
-            self._send(order, [fd for fd in (group_fd, pidfd) if fd >= 0])
+            if self.born is None:
+                self._send(_Birth(flags, group_fd >= 0, entered), [fd for fd in (group_fd, pidfd) if fd >= 0])
+            self.busy = True  # from here on the child is the caller's
             try:
                 try:
                     meanwhile()
                 finally:
-                    self.child = self._child()  # if that failed, too: it has been made, and must be ended
-                self._let_go(start)
+                    self.child = self.child or self._child()  # if that failed, too: it must be ended
+                self._let_go(recipe, start)
             except BaseException:
                 abandon(self.child)
                 raise
@@ -116,13 +138,13 @@ class Ready:
 
         return clone
 
-    def _let_go(self, start: Start) -> None:
+    def _let_go(self, recipe: Recipe, start: Start) -> None:
         # To the child alone: a pipe that the parked process holds, too, would never end.
-        shape = bytes((len(start.stdio), int(start.sync_fd >= 0)))
         sync = [start.sync_fd] if start.sync_fd >= 0 else []
-        socket.send_fds(self._gate, [shape], [*start.stdio, start.report_fd, *sync, *start.extra])
+        work = _Work(recipe, len(start.stdio), bool(sync))
+        self._send(work, [*start.stdio, start.report_fd, *sync, *start.extra])
 
-    def _send(self, order: _Order, fds: Sequence[int]) -> None:
+    def _send(self, order: _Birth | _Work, fds: Sequence[int] = ()) -> None:
         message = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
         # A length ahead: a stream socket may deliver a long message in parts.
         socket.send_fds(self._gate, [len(message).to_bytes(_NUMBER_BYTES, "big")], fds)
@@ -152,9 +174,12 @@ class Ready:
             return True
 
     def close(self) -> None:
-        """End and reap it."""
+        """End and reap it, and a child that was born ahead and got no work."""
         if self._pidfd < 0:
             return
+        if self.child and not self.busy:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                abandon(self.child)
         self._gate.close()
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -170,28 +195,37 @@ class Readiness:
     def __init__(self) -> None:
         self._ready: Ready | None = None
         self._spent: list[Ready] = []
+        self._flags: int | None = None  # what the last child was for: these namespaces, or None, joining others
 
     @property
     def pids(self) -> list[int]:
         """The processes that are nobody's yet, or any more."""
-        return [one.pid for one in (*self._spent, *([self._ready] if self._ready else []))]
+        ahead = [self._ready.child] if self._ready and self._ready.child else []
+        return ahead + [one.pid for one in (*self._spent, *([self._ready] if self._ready else []))]
 
     def make(self) -> None:
-        """Make one ready if there is none."""
+        """Make one ready if there is none that fits an order like the last one."""
         self._end_spent()
-        if self._ready and not self._ready.alive:
+        if self._ready and not (self._ready.alive and self._ready.born == self._flags):
             self.drop()
         if self._ready is None:
             self._ready = make_ready()
+            if self._flags is not None:
+                self._ready.bear_ahead(self._flags)
             warm()  # our own pages have been shared by the fork, too
 
-    def take(self) -> Ready | None:
-        """Return it, if there is one; it takes one order."""
+    def take(self, flags: int | None = None, *, ahead: bool = True) -> Ready | None:
+        """Return it, if there is one; it takes one order.
+
+        `flags`: of a child with new namespaces, else it joins others; `ahead`: it may have been born before it was
+        asked for, so not in its version 2 group.
+        """
+        self._flags = flags if ahead else None
         ready, self._ready = self._ready, None
         if ready is None:
             return None
         self._spent.append(ready)
-        return ready if ready.alive else None
+        return ready if ready.alive and ready.born in (None, self._flags) else None
 
     def drop(self) -> None:
         """End it, and what is left of earlier ones."""
@@ -207,6 +241,9 @@ class Readiness:
         for one in self._spent:
             if one.child == pid and one.untaken:
                 one.close()
+        if self._ready and self._ready.child == pid:
+            self._ready.child = 0
+            self.drop()
 
     def _end_spent(self) -> None:
         while self._spent:
@@ -246,12 +283,12 @@ def _wait(gate_fd: int, handled: list[int]) -> NoReturn:
         gate = socket.socket(fileno=take_descriptors((null, null, null), gate_fd)[0])
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         warm()
-        _follow(gate, *_receive(gate))
+        _follow(gate)
     finally:
         os._exit(SETUP_FAILED)
 
 
-def _receive(gate: socket.socket) -> tuple[_Order, list[int]]:
+def _receive(gate: socket.socket) -> tuple[Any, list[int]]:
     """Wait for an order; end quietly if the other side ends."""
     head, fds, _, _ = socket.recv_fds(gate, _NUMBER_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
     message, wanted = b"", int.from_bytes(head, "big")
@@ -260,32 +297,34 @@ def _receive(gate: socket.socket) -> tuple[_Order, list[int]]:
         if not part:
             os._exit(0)
         message += part
-    order: _Order = pickle.loads(message)
-    return order, list(fds)
+    return pickle.loads(message), list(fds)
 
 
-def _follow(gate: socket.socket, order: _Order, fds: list[int]) -> NoReturn:
+def _follow(gate: socket.socket) -> NoReturn:
     """Make the child. This process does not come back from it; the child goes on as if it were cloned by the caller."""
-    group_fd = fds.pop(0) if order.grouped else -1
+    birth, fds = _receive(gate)
+    group_fd = fds.pop(0) if birth.grouped else -1
     root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        steps = order.recipe()
-        if order.entered:
+        if birth.entered:
             # Not dumpable: from now on processes of the container see this one, and must not reach the agent's program
             # through /proc/PID/exe (CVE-2019-5736). execve makes the user's program dumpable again.
             linux.prctl(linux.PR_SET_DUMPABLE, 0)
-            linux.setns(fds.pop(0), order.entered.flags)
-        pid = bear(order.flags, group_fd)
-    except (OSError, LabError) as error:
-        told = error if isinstance(error, LabError) else clone_error(error)
-        gate.sendall(bytes(_NUMBER_BYTES) + json.dumps(to_json(told)).encode())
+            linux.setns(fds.pop(0), birth.entered.flags)
+        pid = bear(birth.flags, group_fd)
+    except OSError as error:
+        gate.sendall(bytes(_NUMBER_BYTES) + json.dumps(to_json(clone_error(error))).encode())
         os._exit(SETUP_FAILED)
     os.write(gate.fileno(), pid.to_bytes(_NUMBER_BYTES, "big"))
-    shape, given, _, _ = socket.recv_fds(gate, 2, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
-    if len(shape) < 2:
+    work, given = _receive(gate)
+    if birth.entered and birth.entered.group:
+        birth.entered.group.join(root_fd)
+    stdio, (report_fd, *rest) = tuple(given[: work.stdio]), given[work.stdio :]
+    sync_fd = rest.pop(0) if work.synced else -1
+    try:
+        steps = work.recipe()
+    except LabError as error:
+        with open(report_fd, "w") as report:
+            print(json.dumps({"error": to_json(error)}), file=report)
         os._exit(SETUP_FAILED)
-    if order.entered and order.entered.group:
-        order.entered.group.join(root_fd)
-    stdio, (report_fd, *rest) = tuple(given[: shape[0]]), given[shape[0] :]
-    sync_fd = rest.pop(0) if shape[1] else -1
     begin(Start(steps, stdio, report_fd, sync_fd, tuple(rest)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from vmcontainer_kernel.container import connections, hooks, linux
+from vmcontainer_kernel.container import connections, hooks, linux, namespaces
 from vmcontainer_kernel.container import container as observed
 from vmcontainer_kernel.container.birth import adopt, bear, is_plain
 from vmcontainer_kernel.container.cgroups import Cgroups
@@ -72,7 +72,8 @@ class Starter:
             make_group()
             self._set_up(container, pid, gate)
 
-        ready = None if alone or not is_plain(spec) else self.readiness.take()
+        flags, ahead = namespaces.clone_flags(spec), group is None or not group.has_version_2
+        ready = None if alone or not is_plain(spec) else self.readiness.take(flags, ahead=ahead)
         try:
             if ready:
                 clone = ready.clone(recipe, meanwhile=make_group)
