@@ -98,9 +98,20 @@ def private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     yield tmp_path
 
 
+def null_device() -> tuple[int, int, int]:
+    status = os.stat(os.devnull)  # noqa: PTH116
+    return status.st_uid, status.st_gid, status.st_mode
+
+
+NULL_DEVICE = null_device()
+
+
 @pytest.fixture(autouse=True)
-def standard_streams_stay_open() -> Iterator[None]:
-    """What closes a descriptor twice closes somebody else's: found here, not in a test that runs an hour later."""
+def what_all_tests_share_stays_as_it_is() -> Iterator[None]:
+    """What closes a descriptor twice closes somebody else's, and a runtime may give /dev/null away (crun does): found
+    here, not in a test that runs an hour later.
+    """
     yield
     for fd in (0, 1, 2):
         os.fstat(fd)
+    assert null_device() == NULL_DEVICE

@@ -81,10 +81,18 @@ class Runtime:
         return [self.program, "--root", str(self.root), *(str(word) for word in words)]
 
     def __call__(self, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end; output goes to files, as a created container keeps the descriptors open."""
-        options = {"stdin": subprocess.DEVNULL, "timeout": LIMIT_S} | options
+        """Run a command to its end; output goes to files, as a created container keeps the descriptors open.
+
+        Input comes from an empty file, not from /dev/null: crun gives what it finds there to the container's user.
+        """
         side = self.base / "output"
-        with side.with_suffix(".out").open("w+") as out, side.with_suffix(".err").open("w+") as err:
+        side.with_suffix(".in").touch()
+        with (
+            side.with_suffix(".in").open() as empty,
+            side.with_suffix(".out").open("w+") as out,
+            side.with_suffix(".err").open("w+") as err,
+        ):
+            options = {"stdin": empty, "timeout": LIMIT_S} | options
             done = subprocess.run(self.command(*words), check=False, stdout=out, stderr=err, **options)
             out.seek(0)
             err.seek(0)

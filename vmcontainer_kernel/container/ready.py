@@ -118,18 +118,18 @@ class Ready:
         self, recipe: Recipe, meanwhile: Callable[[], None], entered: Entered | None = None, pidfd: int = -1
     ) -> Callable[[int, Start, int], int]:
         """Return what makes a child as `launch.clone` does: steps are made by `recipe` there, and `meanwhile` is done
-        here.
+        here while a child is born, if none is yet.
         """
 
         def clone(flags: int, start: Start, group_fd: int) -> int:
-            if self.born is None:
-                self._send(_Birth(flags, group_fd >= 0, entered), [fd for fd in (group_fd, pidfd) if fd >= 0])
             self.busy = True  # from here on the child is the caller's
             try:
-                try:
-                    meanwhile()
-                finally:
-                    self.child = self.child or self._child()  # if that failed, too: it must be ended
+                if self.born is None:
+                    self._send(_Birth(flags, group_fd >= 0, entered), [fd for fd in (group_fd, pidfd) if fd >= 0])
+                    try:
+                        meanwhile()
+                    finally:
+                        self.child = self._child()  # if that failed, too: it must be ended
                 self._let_go(recipe, start)
             except BaseException:
                 abandon(self.child)
