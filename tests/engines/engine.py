@@ -190,6 +190,15 @@ def rootless_podman(base: Path) -> Iterator[Engine]:
             yield engine
         finally:
             engine("rm", "--all", "--force", "--time", "0")
+            end_processes_of(home)
+
+
+def end_processes_of(home: Path) -> None:
+    """End what belongs to this home: podman keeps a process that holds its user namespace for the next command."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"HOME={home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 ENGINES = {"docker": docker_engine, "podman": podman_engine}

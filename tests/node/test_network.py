@@ -323,9 +323,12 @@ def test_the_nodes_own_network_is_not_touched_by_a_host(host: Lab) -> None:
 def test_a_service_of_the_nodes_loopback_is_out_of_reach(host: Lab) -> None:
     host.container("a", "bridge")
     host.container("b", "slirp4netns")
-    host("node", script=f"{PEER} serve 7777 secret >/dev/null 2>&1 </dev/null &")
-    until(lambda: host.local(7777) == "secret")
-    assert [host.reaches(name, "10.0.2.2", 7777) for name in ("a", "b")] == ["", ""]
+    server = int(host("node", script=f"{PEER} serve 7777 secret >/dev/null 2>&1 </dev/null & echo $!")["output"])
+    try:
+        until(lambda: host.local(7777) == "secret")
+        assert [host.reaches(name, "10.0.2.2", 7777) for name in ("a", "b")] == ["", ""]
+    finally:
+        os.kill(server, signal.SIGKILL)
 
 
 def test_a_machine_gets_a_card_on_the_same_bridge(lab: Lab) -> None:
