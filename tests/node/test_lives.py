@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import time
@@ -37,7 +38,8 @@ def nothing_is_left(bench: Bench) -> Iterator[None]:
     fds = len([*Path(f"/proc/{bench.agent.process.pid}/fd").iterdir()])
     yield
     for one in bench.call("container.list")["containers"]:
-        bench.call("container.remove", name=one["name"], force=True)
+        with contextlib.suppress(NotFound):  # a one-shot container that has just ended
+            bench.call("container.remove", name=one["name"], force=True)
     for one in bench.call("network.list")["networks"]:
         bench.call("network.remove", name=one["name"])
     bench.call("container.list")
