@@ -72,8 +72,11 @@ class Engine:
 
 @contextlib.contextmanager
 def place_of(base: Path, also: str = "true") -> Iterator[int]:
-    """A process in new mount and network namespaces, with a /run and a loopback of its own; `also`: a command there."""
-    script = f"mount -t tmpfs tmpfs /run && mkdir /run/lock && ip link set lo up && {also}"
+    """A process in new mount and network namespaces, with a loopback, a /run and a /dev/shm of its own (podman keeps
+    its locks there); `also`: a command there.
+    """
+    script = "mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /dev/shm && mkdir /run/lock && ip link set lo up"
+    script += f" && {also}"
     script += " && echo ready && exec sleep 600"
     command = ["unshare", "--mount", "--net", "--propagation", "slave", "sh", "-c", script]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
