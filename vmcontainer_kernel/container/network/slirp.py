@@ -11,15 +11,15 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vmcontainer_kernel.errors import HostError
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["ADDRESS", "GATEWAY", "NAME_SERVER", "SUBNET", "start", "start_published"]
 
@@ -37,6 +37,11 @@ def start(netns: str | int, interface: str, *, api_socket: str = "") -> Callable
 
     Of a process it joins the user namespace too, which for paths does not work with its sandbox (issue 317 of its).
     """
+    # Late, here and below: every agent imports this module for its addresses, few start the program.
+    import shutil
+    import subprocess
+    import tempfile
+
     program = shutil.which("slirp4netns", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
     if program is None:
         raise HostError(
@@ -73,6 +78,8 @@ def start(netns: str | int, interface: str, *, api_socket: str = "") -> Callable
 
 
 def _end(process: subprocess.Popen[bytes], exit_fd: int) -> None:
+    import subprocess
+
     os.close(exit_fd)
     try:
         process.wait(1)
@@ -83,6 +90,8 @@ def _end(process: subprocess.Popen[bytes], exit_fd: int) -> None:
 
 def start_published(pid: int, interface: str, published: Sequence[dict[str, Any]]) -> Callable[[], None]:
     """Connect a process's network namespace and publish its ports (slirp4netns(1), "API SOCKET")."""
+    import tempfile
+
     if not published:
         return start(pid, interface)
     # A folder with a short name: a socket's path has at most 107 bytes (unix(7)).
