@@ -48,7 +48,7 @@ CELL_TIMEOUT_S = 120
 MACHINES = """
 from vmcontainer_kernel.session import current
 for name, memory_bytes in (("vm", None), ("big", 512 << 20)):
-    current().wait(current().ensure_guest(name, memory_bytes=memory_bytes))
+    current().wait(current().machines.ensure(name, memory_bytes=memory_bytes))
 current().close()
 """
 QUIET = {"VMCONTAINER_PATIENCE_S": "600"}  # on a busy computer a clone may take long enough for a progress line

@@ -55,14 +55,14 @@ class GuestEngine(Engine):
     @property
     def node(self) -> Node:
         """The guest's node; its verbs are coroutines for `session.wait`."""
-        return self.session.guest(NAME).node
+        return self.session.machines.guest(NAME).node
 
     @property
     def alive(self) -> bool:
         return not self._driver.done.done() and not self.node.lost.is_set()
 
     def _begin(self) -> None:
-        self.session.wait(self.session.ensure_guest(NAME))
+        self.session.wait(self.session.machines.ensure(NAME))
         script = f"mkdir -p {BASE}/run && ln -sfn {IMAGES} {BASE}/store"
         assert self.exec(["/bin/sh", "-c", script]).status == 0
         self.put(DRIVER.read_bytes(), f"{BASE}/engine_driver.py")
@@ -95,7 +95,7 @@ class GuestEngine(Engine):
         if self.alive:
             return
         if self.node.lost.is_set():
-            self.session.wait(self.session.remove(NAME))
+            self.session.wait(self.session.machines.remove(NAME))
         self._begin()
 
     def __call__(self, op: str, **arguments: Any) -> Any:

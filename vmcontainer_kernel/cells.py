@@ -95,7 +95,7 @@ def vm_start(session: Session, options: argparse.Namespace, text: str, progress:
     cpus = vm_cpus(options)
 
     async def start(run: Run) -> Request:
-        guest = await session.ensure_guest(
+        guest = await session.machines.ensure(
             options.name or DEFAULT_MACHINE, memory_bytes=options.memory_bytes, cpus=cpus, report=progress
         )
         progress("", 1.0)
@@ -190,7 +190,7 @@ def run_cell(
             run, {stream: sink.add for stream, sink in sinks.items()}, options.timeout_s, _idle(sinks, show_progress)
         )
     except NodeLost as error:
-        better: LabError = session.wait(session.explain_loss(run.node_name, error))
+        better: LabError = session.wait(session.machines.explain_loss(run.node_name, error))
         raise better from None
     finally:
         tell(session, run.node_name, run.events)

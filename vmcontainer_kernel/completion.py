@@ -29,7 +29,7 @@ def _names(kind: str) -> list[str]:
     session = getattr(sys.modules.get("vmcontainer_kernel.session"), "_session", None)
     if session is None:
         return []
-    return sorted(session.guests) if kind == "vm" else sorted(name for _, name in session.containers)
+    return sorted(session.machines.guests) if kind == "vm" else sorted(name for _, name in session.containers)
 
 
 def _candidates(percent: str, kind: str, rest: str, token: str) -> list[str]:

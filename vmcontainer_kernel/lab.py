@@ -73,12 +73,12 @@ class MachineHandle:
     def view(self) -> dict[str, Any]:
         """Return the hypervisor view of this machine: a JSON document (docs/architecture.md, "Views")."""
         session = current()
-        return session.wait(session.guest(self.name).machine.view())
+        return session.wait(session.machines.guest(self.name).machine.view())
 
     @property
     def phases(self) -> list[tuple[str, float]]:
         """Return when each step of its start was done, in seconds since it began."""
-        return list(current().guest(self.name).machine.phases)
+        return list(current().machines.guest(self.name).machine.phases)
 
 
 host = NodeHandle(_HOST)
@@ -87,13 +87,13 @@ host = NodeHandle(_HOST)
 def node(name: str) -> NodeHandle:
     """Return a node: ``host``, or a machine's name. Raises NotFound if it is not there."""
     if name != _HOST:
-        current().guest(name)
+        current().machines.guest(name)
     return NodeHandle(name)
 
 
 def machine(name: str) -> MachineHandle:
     """Return a machine. Raises NotFound if it is not there."""
-    current().guest(name)
+    current().machines.guest(name)
     return MachineHandle(name)
 
 
@@ -109,7 +109,7 @@ def run(
     streams = {Kind.STDOUT: Captured(CAPTURE_LIMIT_BYTES), Kind.STDERR: Captured(CAPTURE_LIMIT_BYTES)}
 
     async def start(run: Run) -> Request:
-        place = await session.host() if on == _HOST else (await session.ensure_guest(on)).node
+        place = await session.host() if on == _HOST else (await session.machines.ensure(on)).node
         if container:
             return await session.start_on(place, "container.exec", {"name": container, "options": {"argv": argv}}, run)
         return await session.start_on(place, "exec", {"argv": argv}, run)
@@ -119,7 +119,7 @@ def run(
     try:
         answer = follow(started, {kind: stream.add for kind, stream in streams.items()}, timeout_s, lambda: None)
     except NodeLost as error:
-        raise session.wait(session.explain_loss(on, error)) from None
+        raise session.wait(session.machines.explain_loss(on, error)) from None
     seconds = time.monotonic() - begin_s
     return Completed(int(answer["status"]), streams[Kind.STDOUT].text(), streams[Kind.STDERR].text(), seconds)
 

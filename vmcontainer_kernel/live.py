@@ -37,13 +37,14 @@ def machine_view(session: Session, name: str, language: str) -> Any:
     """Return a live HypervisorView of a machine, with working buttons."""
     from vmcontainer_widgets import HypervisorView
 
-    machine = session.guest(name).machine
+    machine = session.machines.guest(name).machine
 
     async def fetch() -> dict[str, Any]:
         return await machine.view()
 
     widget = HypervisorView(document=session.wait(fetch()), language=language)
-    actions = {"pause": session.pause, "resume": session.resume, "reset": session.reset}
+    machines = session.machines
+    actions = {"pause": machines.pause, "resume": machines.resume, "reset": machines.reset}
 
     async def act(action: str) -> None:
         try:

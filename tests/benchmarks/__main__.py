@@ -72,12 +72,12 @@ def clone_rows(notebook: Notebook, session: Session, rounds: int) -> list[Row]:
     phases: dict[str, Series] = {}
     for _ in range(rounds):
         first.take(lambda: notebook.cell_ms("vm", "bench"))
-        for name, seconds in session.guest("bench").machine.phases:
+        for name, seconds in session.machines.guest("bench").machine.phases:
             phases.setdefault(name, Series()).times_ms.append(seconds * 1e3)
         second.take(lambda: notebook.cell_ms("vm", "bench"))
         for _ in range(NEXT_CELLS):
             later.take(lambda: notebook.cell_ms("vm", "bench"))
-        session.wait(session.remove("bench"))
+        session.wait(session.machines.remove("bench"))
     told = {"qmp": "QEMU answers", "restored": "state loaded", "agent": "guest renewed"}
     rows = [Row("%%vm, a new machine", first, goal=350)]
     rows += [Row(f"  of that: {told[name]}", phases[name]) for name in told]
@@ -88,7 +88,7 @@ def boot_rows(session: Session, rounds: int) -> list[Row]:
     """Time a machine from its kernel to the agent's first answer, without a template."""
 
     async def boot(name: str) -> float:
-        config = await session.config(name, None, None, lambda phase, fraction: None)
+        config = await session.machines.config(name, None, None, lambda phase, fraction: None)
         host = await session.host()
         begin_s = time.perf_counter()
         machine = await Machine.boot(config, host, session.folder)
@@ -109,12 +109,12 @@ def boot_rows(session: Session, rounds: int) -> list[Row]:
 def idle_percent(notebook: Notebook, session: Session) -> float:
     """Return how much of a core an idle machine's QEMU uses."""
     notebook.cell_ms("vm", "idle")
-    pid = session.guest("idle").machine.pid
+    pid = session.machines.guest("idle").machine.pid
     time.sleep(2.0)
     begin_s, begin_cpu_s = time.perf_counter(), cpu_s(pid)
     time.sleep(IDLE_S)
     used_s, passed_s = cpu_s(pid) - begin_cpu_s, time.perf_counter() - begin_s
-    session.wait(session.remove("idle"))
+    session.wait(session.machines.remove("idle"))
     return 100 * used_s / passed_s
 
 

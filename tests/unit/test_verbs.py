@@ -17,11 +17,13 @@ from vmcontainer_kernel.verbs import nodes, words
 class Session:
     """Stands in for a session: tells what it was asked for."""
 
-    async def ensure_guest(self, name: str, **_: Any) -> Any:
-        class Guest:
-            node = f"made {name}"
+    class machines:
+        @staticmethod
+        async def ensure(name: str, **_: Any) -> Any:
+            class Guest:
+                node = f"made {name}"
 
-        return Guest
+            return Guest
 
     async def node(self, name: str) -> str:
         return f"found {name}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..display import Table, steps_table
+from ..machines import quiet
 from ..options import container_options, process_options, vm_cpus
 from ..session import Session
 from .nodes import FindNode
@@ -28,7 +29,7 @@ def explain_machine(session: Session, name: str, options: argparse.Namespace) ->
     """Return QEMU's command line for a ``%%vm`` cell, part by part, each with what it is for."""
     from ..vm import qemu
 
-    config = session.wait(session.config(name, options.memory_bytes, vm_cpus(options), lambda phase, fraction: None))
+    config = session.wait(session.machines.config(name, options.memory_bytes, vm_cpus(options), quiet))
     rows = []
     for device in qemu.DEVICES:
         words = device(config, qemu.Wiring(ram=Path("RAM")))

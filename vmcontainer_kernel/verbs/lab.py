@@ -26,7 +26,7 @@ def _view(session: Session, words: Words, language: str) -> None:
     from ..live import kernel_view, machine_view
 
     show(kernel_view(session, "host", language))
-    for name in session.guests:
+    for name in session.machines.guests:
         show(machine_view(session, name, language))
 
 

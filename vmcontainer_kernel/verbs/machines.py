@@ -28,24 +28,24 @@ def _ls(session: Session, words: Words, language: str) -> Table:
         return name, state, machine.config.cpus, size_text(machine.config.memory_bytes), machine.pid
 
     async def rows() -> list[tuple[Any, ...]]:
-        return await asyncio.gather(*(row(name, guest.machine) for name, guest in session.guests.items()))
+        return await asyncio.gather(*(row(name, guest.machine) for name, guest in session.machines.guests.items()))
 
     return Table(("machine", "state", "CPUs", "memory", "QEMU's pid"), session.wait(rows()), "no machines")
 
 
 def _do(action: str) -> Action:
     def do(session: Session, words: Words, language: str) -> None:
-        session.wait(getattr(session, action)(words.name))
+        session.wait(getattr(session.machines, action)(words.name))
 
     return do
 
 
 def _logs(session: Session, words: Words, language: str) -> None:
-    print(session.guest(words.name).machine.console_tail(200))
+    print(session.machines.guest(words.name).machine.console_tail(200))
 
 
 def _inspect(session: Session, words: Words, language: str) -> dict[str, Any]:
-    return session.wait(session.guest(words.name).machine.view())
+    return session.wait(session.machines.guest(words.name).machine.view())
 
 
 def _view(session: Session, words: Words, language: str) -> Any:

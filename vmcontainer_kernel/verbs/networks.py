@@ -48,7 +48,7 @@ def _connect(session: Session, given: Words) -> Table:
 
 async def _plug(session: Session, network: str, name: str) -> dict[str, Any]:
     """Have the host make a card, plug it into the machine, and let the guest use it."""
-    guest, host = session.guest(name), await session.host()
+    guest, host = session.machines.guest(name), await session.host()
     if any(one["name"] == name for one in (await host.call("container.list"))["containers"]):
         raise UserError(f"there is a container {name} too, and in a network a name means one", hint="remove it first")
     ours, theirs = socket.socketpair()

@@ -32,7 +32,7 @@ def node_finder(session: Session, name: str, report: Callable[[str, float], None
 
     async def find() -> Node:
         if not name and wanted != "host":
-            guest = await session.ensure_guest(wanted, report=report)
+            guest = await session.machines.ensure(wanted, report=report)
             report("", 1.0)
             return guest.node
         return await session.node(wanted)

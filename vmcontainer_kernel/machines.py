@@ -1,0 +1,257 @@
+"""The machines of a session: each a QEMU and the node in its guest; by name, from their making to their end.
+
+ensure(name) ── there? ──▶ Guest
+            └── config ─▶ template ─▶ clone ─▶ renew ─▶ Guest(machine, node)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import LabError, MachineError, NodeLost, NotFound, UserError
+from .memory import available_memory
+from .node import Node, Request
+
+if TYPE_CHECKING:
+    from .vm.machine import Machine
+    from .vm.qemu import MachineConfig
+
+__all__ = ["Guest", "Machines", "Report", "quiet"]
+
+Report = Callable[[str, float], None]
+
+AGENT_BOOT_LIMIT_S = 60.0  # a cold boot under emulation on a busy computer; usually 4 s
+AGENT_WAKE_LIMIT_S = 15.0
+POWER_OFF_GRACE_S = 3.0
+REHEARSALS = 16
+
+
+def quiet(phase: str, fraction: float) -> None:
+    """Report to nobody."""
+
+
+@dataclass
+class Guest:
+    """A machine and the node in it."""
+
+    machine: Machine
+    node: Node
+    started_s: float
+    paused: bool = False
+    waking: asyncio.Task[None] | None = None
+    cabled: bool = False  # it has cards in networks of the host's containers
+
+
+class Machines:
+    """What `%%vm` made: names and lifetimes, on the session's event loop."""
+
+    def __init__(self, host: Callable[[], Awaitable[Node]], folder: Path, forget: Callable[[str], None]) -> None:
+        """`host` gives the host's node, which starts QEMU; `folder` is the session's run folder; `forget` is told the
+        name of a node whose containers are gone.
+        """
+        self.guests: dict[str, Guest] = {}
+        self._host, self._folder, self._forget = host, folder, forget
+        self._making: dict[str, asyncio.Lock] = {}
+
+    def guest(self, name: str) -> Guest:
+        """Return a machine by name; raises NotFound with those there are."""
+        try:
+            return self.guests[name]
+        except KeyError:
+            names = ", ".join(sorted(self.guests)) or "none yet"
+            raise NotFound(
+                f"there is no machine {name}", hint=f"there are: {names}. A cell that starts with %%vm {name} makes it"
+            ) from None
+
+    def find(self, name: str) -> Machine | None:
+        """Return a machine, if there is one of this name."""
+        return self.guests[name].machine if name in self.guests else None
+
+    async def ensure(
+        self, name: str, *, memory_bytes: int | None = None, cpus: int | None = None, report: Report = quiet
+    ) -> Guest:
+        """Return machine `name`, cloned from its template if there is none; one caller at a time makes it."""
+        async with self._making.setdefault(name, asyncio.Lock()):
+            guest = self.guests.get(name)
+            if guest and guest.waking and guest.node.lost.is_set():
+                await asyncio.wait([guest.waking])  # it may be ending because it did not wake
+                guest = self.guests.get(name)
+            if guest:
+                await self._check_same(guest, memory_bytes, cpus)
+                return guest
+            if name == "host":
+                raise UserError(
+                    "host is the name of this computer's own kernel", hint="call the machine something else"
+                )
+            guest = await self._make(name, memory_bytes, cpus, report)
+            self.guests[name] = guest
+            return guest
+
+    async def _check_same(self, guest: Guest, memory_bytes: int | None, cpus: int | None) -> None:
+        config = guest.machine.config
+        if guest.machine.gone.is_set() or guest.node.lost.is_set():
+            raise guest.machine.error(f"machine {config.name} has ended", hint=f"make a new one: %vm rm {config.name}")
+        if memory_bytes not in (None, config.memory_bytes) or cpus not in (None, config.cpus):
+            raise UserError(
+                f"machine {config.name} runs already, with {config.memory_bytes >> 20} MiB and {config.cpus} CPU",
+                hint=f"remove it first (%vm rm {config.name}), or use another name",
+            )
+
+    async def config(self, name: str, memory_bytes: int | None, cpus: int | None, report: Report) -> MachineConfig:
+        """Return the description of a machine; builds the guest image if there is none yet."""
+        from .vm import accelerator, qemu
+        from .vm.guest import ensure_guest, find_guest
+
+        image = find_guest()
+        if image is None:
+            image = await asyncio.to_thread(ensure_guest, report)
+        config = qemu.MachineConfig(name=name, guest=image, accelerator=await asyncio.to_thread(accelerator.choose))
+        config = replace(config, memory_bytes=memory_bytes or config.memory_bytes, cpus=cpus or config.cpus)
+        qemu.check(config, os.cpu_count() or 1, available_memory()[0])
+        return config
+
+    async def _make(self, name: str, memory_bytes: int | None, cpus: int | None, report: Report) -> Guest:
+        from .vm.template import clone, ensure_template
+
+        started_s = time.monotonic()
+        config = await self.config(name, memory_bytes, cpus, report)
+        host = await self._host()
+        report("booting a machine once, to save it as a template (usually 4 to 6 s)", 0.0)
+        template = await ensure_template(config, host, self._folder, self._settle)
+        report("waking a clone of the template", 0.9)
+        machine = await clone(template, name, host, self._folder)
+        return await self._adopt(machine, started_s)
+
+    async def _adopt(self, machine: Machine, started_s: float) -> Guest:
+        """Shake hands with a clone's agent and give it an identity of its own.
+
+        The answer is not waited for: an agent does one thing after the other, so whatever is asked of it next finds
+        the clone renewed, and a round trip is spared. If it cannot be renewed, that is the answer to all of it.
+        """
+        node = Node(machine.config.name, machine.stream)
+        guest = Guest(machine, node, started_s)
+        guest.waking = asyncio.create_task(self._awaken(guest, node.start("renew", _identity(machine), hello=True)))
+        return guest
+
+    async def _awaken(self, guest: Guest, renewed: Request) -> None:
+        machine = guest.machine
+        try:
+            await machine.within(renewed.done, AGENT_WAKE_LIMIT_S, "answer")
+            machine.mark("agent")
+        except BaseException as error:
+            guest.node.close(error=error if isinstance(error, LabError) else None)
+            # It stays known until it has ended, for a cell that was lost with it to find out why (`explain_loss`).
+            await machine.stop(grace_s=0.5 if isinstance(error, NodeLost) else 0.0)
+            if self.guests.get(machine.config.name) is guest:
+                del self.guests[machine.config.name]
+            if not isinstance(error, LabError):
+                raise
+
+    async def _settle(self, machine: Machine) -> None:
+        """Wait for a booting guest's agent and put the guest to rest, to be saved."""
+        node = Node(machine.config.name, machine.stream)
+        try:
+            await machine.within(node.connect(AGENT_BOOT_LIMIT_S), AGENT_BOOT_LIMIT_S, "answer")
+            machine.mark("agent")
+            await machine.within(_rehearse(node, machine), AGENT_BOOT_LIMIT_S, "settle")
+        finally:
+            node.detach()
+
+    async def pause(self, name: str) -> None:
+        """Stop a machine's virtual CPUs."""
+        guest = self.guest(name)
+        await guest.machine.pause()
+        guest.paused = True
+
+    async def resume(self, name: str) -> None:
+        """Let a machine's virtual CPUs run on."""
+        guest = self.guest(name)
+        await guest.machine.resume()
+        guest.paused = False
+
+    async def reset(self, name: str) -> None:
+        """Press a machine's reset button and wait for its agent; what was in its memory is lost."""
+        guest = self.guest(name)
+        guest.node.detach()
+        await guest.machine.reset()
+        guest.paused = False
+        self._forget(name)
+        guest.node = Node(name, guest.machine.stream)
+        await guest.machine.within(guest.node.connect(AGENT_BOOT_LIMIT_S), AGENT_BOOT_LIMIT_S, "answer after the reset")
+        await guest.node.call("renew", **_identity(guest.machine))
+
+    async def remove(self, name: str) -> None:
+        """Ask the guest to power off, then end QEMU; the name is free again."""
+        guest = self.guest(name)
+        grace_s = POWER_OFF_GRACE_S
+        if guest.machine.gone.is_set() or guest.paused or guest.node.lost.is_set():
+            grace_s = 0.0
+        else:
+            with contextlib.suppress(LabError):
+                guest.node.start("poweroff", {})
+        try:
+            await guest.machine.stop(grace_s)
+        finally:
+            guest.node.close()
+            if guest.cabled:
+                with contextlib.suppress(LabError):
+                    await (await self._host()).call("network.disconnect", machine=name)
+            self.guests.pop(name, None)
+            self._forget(name)
+
+    async def prepare(self, report: Report = quiet) -> None:
+        """Build what the first machine would have to wait for: guest image and template."""
+        from .vm.template import ensure_template
+
+        config = await self.config("template", None, None, report)
+        report("booting a machine to save as template", 0.3)
+        await ensure_template(config, await self._host(), self._folder, self._settle)
+
+    async def explain_loss(self, node_name: str, error: NodeLost) -> LabError:
+        """Return a better error for a lost node, if its machine has ended: why it did, and its last words."""
+        guest = self.guests.get(node_name)
+        if guest is None:
+            return error
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(guest.machine.gone.wait(), 1.0)
+        if not guest.machine.gone.is_set():
+            return error
+        found: MachineError = guest.machine.error(f"machine {node_name} ended while the cell ran")
+        return found
+
+    def close(self) -> None:
+        """Let go of all of them: the supervisor ends their QEMUs."""
+        for guest in self.guests.values():
+            guest.node.close()
+        self.guests.clear()
+
+
+async def _rehearse(node: Node, machine: Machine) -> None:
+    """Do what every clone does first, until nothing new happens, then settle.
+
+    Files are read, copied up and mapped then, and CPython has specialised the agent's bytecode (PEP 659).
+    """
+    for _ in range(REHEARSALS):
+        # The shortest name: a clone's own is then written over it, and nothing is to be truncated.
+        await node.call("renew", **{**_identity(machine), "hostname": "-"})
+        await node.call("exec", argv=["/bin/sh", "-c", "echo ready"])
+    await node.call("settle")
+
+
+def _identity(machine: Machine) -> dict[str, Any]:
+    """Return what a clone must not share with its template."""
+    return {
+        "time_s": time.time(),
+        "seed": secrets.token_hex(32),
+        "hostname": machine.config.name,
+        "machine_id": secrets.token_hex(16),
+        "mac": machine.config.mac,
+    }
