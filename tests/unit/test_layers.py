@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vmcontainer_kernel.container.images import unpack as unpack_module
 from vmcontainer_kernel.container.images.tree import is_opaque
 from vmcontainer_kernel.container.images.unpack import Unpacked, unpack
 from vmcontainer_kernel.errors import ImageError
@@ -438,7 +439,7 @@ def test_folders_deeper_than_are_kept_open(place: Path) -> None:
         assert status.st_mtime == max(at for at, other in enumerate(names) if other == name)
 
 
-def test_too_much(place: Path) -> None:
+def test_too_much(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zeros = archive_of([{"name": "z", "kind": "file", "mode": 0, "link": "", "device": 0, "data": bytes(5 << 20)}], 1)
     with pytest.raises(ImageError, match=r"z.*larger than 1 MiB"):
         unpacked(place, gzip.compress(zeros), GZIP, max_bytes=1 << 20)
@@ -450,6 +451,10 @@ def test_too_much(place: Path) -> None:
     assert caught.value.where == "f20"
     with pytest.raises(ImageError, match="too many folders"):
         unpacked(place, archive_of([many[0] | {"name": "a/" * 30 + "f"}], 1), max_entries=20)
+    folders = [many[0] | {"name": f"{n:03}" + "d" * 240, "kind": "folder"} for n in range(30)]
+    monkeypatch.setattr(unpack_module, "_KEPT_BYTES", 5000)
+    with pytest.raises(ImageError, match=r"020d.*too long"):
+        unpacked(place, archive_of(folders, 1))
     huge = tarfile.TarInfo("h")
     huge.type, huge.size = tarfile.XHDTYPE, 1 << 30
     with pytest.raises(ImageError, match="not read"):

@@ -36,6 +36,7 @@ _WHITEOUT, _OPAQUE = b".wh.", b".wh..wh..opq"
 _NAME_BYTES = 4095  # a path longer than PATH_MAX could not be named in the container
 _NO_NAMES = (b".", b"..")
 _SHORT = 256  # NAME_MAX is 255
+_KEPT_BYTES = 256 << 20  # of names and attributes of folders, which are kept until the end
 _SMALL_BYTES = 64 << 10
 _TOLD = 100
 
@@ -100,6 +101,7 @@ class _Tree:
         self._way = Way(top)
         self._folders: dict[Parts, Entry] = {}
         self._implied = max_folders
+        self._kept_bytes = 0
         self._is_root = os.geteuid() == 0
         status = os.fstat(top)
         # What is made here is ours, and of our group, as the folder itself is (inode(7), S_ISGID).
@@ -130,9 +132,16 @@ class _Tree:
             elif entry.kind != "folder":
                 raise refusal(entry.name, "is the layer's root, but no folder")
             if entry.kind == "folder":
-                self._folders[parts] = entry
+                self._keep(parts, entry)
         except OSError as error:
             raise _explained(error, entry) from error
+
+    def _keep(self, parts: Parts, entry: Entry) -> None:
+        """Remember a folder until `finish`; two million of the longest names would take gigabytes."""
+        self._kept_bytes += len(entry.name) + sum(len(key) + len(value) for key, value in entry.xattrs)
+        if self._kept_bytes > _KEPT_BYTES:
+            raise refusal(entry.name, "and the folders before it have names and attributes that are too long")
+        self._folders[parts] = entry
 
     def _write(self, entry: Entry, data: Data, parts: Parts) -> None:
         parent, name = self._open(parts[:-1], entry), parts[-1]
