@@ -19,8 +19,8 @@ import pytest
 from tests import binder_profile
 from vmcontainer_kernel.paths import cache_dir
 from vmcontainer_kernel.vm.accelerator import choose
+from vmcontainer_kernel.vm.config import MachineConfig
 from vmcontainer_kernel.vm.guest import find_guest
-from vmcontainer_kernel.vm.qemu import MachineConfig
 from vmcontainer_kernel.vm.template import find_template
 
 UID = 65534
@@ -55,7 +55,7 @@ def home() -> Iterator[Path]:
     home.mkdir()
     guest = find_guest()
     assert guest is not None, "run ./lab setup"
-    template = find_template(MachineConfig(name="vm", guest=guest, accelerator=choose()))
+    template = find_template(MachineConfig(name="vm", boot=guest.boot, accelerator=choose()))
     parts = ["images", "guests/packages.json", f"guests/{guest.path.name}"]
     for part in [*parts, f"templates/{template.path.name}"] if template else parts:
         (home / "cache" / part).parent.mkdir(parents=True, exist_ok=True)

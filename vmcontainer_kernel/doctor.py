@@ -311,14 +311,14 @@ def _guest_image() -> Finding:
 
 def _template() -> Finding:
     from .vm import accelerator
+    from .vm.config import MachineConfig
     from .vm.guest import find_guest
-    from .vm.qemu import MachineConfig
     from .vm.template import find_template
 
     guest = find_guest()
     if guest is None:
         return Finding("no", "there is no guest image to make it of", SETUP)
-    template = find_template(MachineConfig("vm", guest, accelerator.choose()))
+    template = find_template(MachineConfig("vm", guest.boot, accelerator.choose()))
     if template is None:
         return Finding("degraded", "it is not made yet; the first %%vm makes it", SETUP)
     return Finding("ok", f"{template.key}, {_mib(template.config.memory_bytes)} of memory")

@@ -1,6 +1,7 @@
 """Machines, the pure parts: command lines, the choice of an accelerator, the hypervisor view, reasons for an end."""
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import socket
@@ -12,12 +13,12 @@ import pytest
 from vmcontainer_kernel.errors import HostError, MachineError, UserError
 from vmcontainer_kernel.vm import accelerator, observe, qemu, template
 from vmcontainer_kernel.vm.accelerator import Accelerator, Probe
+from vmcontainer_kernel.vm.config import PLATFORMS, Disk, Firmware, MachineConfig, Multiboot, Wiring
 from vmcontainer_kernel.vm.console import FILE_LIMIT_BYTES, Console, last_words
 from vmcontainer_kernel.vm.guest import GuestImage
 from vmcontainer_kernel.vm.observe import Facts, ProcTexts
-from vmcontainer_kernel.vm.qemu import MachineConfig, Wiring
 
-GUEST = GuestImage(Path("/g"), "0" * 16, Path("/g/vmlinuz"), Path("/g/initrd"), Path("/g/a,b.squashfs"), "6.1")
+GUEST = GuestImage(Path("/g"), "0" * 16, Path("/g/vmlinuz"), Path("/g/initrd"), Path("/g/a,b.squashfs"), "6.1").boot
 TCG = Accelerator("tcg", "no /dev/kvm")
 CONFIG = MachineConfig("vm", GUEST, TCG)
 GIB = 1 << 30
@@ -36,8 +37,8 @@ def test_each_device_is_a_part_of_the_command_line():
 
 def test_sockets_are_inherited_descriptors_in_order():
     sockets = [value for value in options(qemu.argv(CONFIG, Wiring()), "-chardev") if value.startswith("socket")]
-    assert sockets == ["socket,id=qmp,fd=10", "socket,id=agent,fd=11", "socket,id=console,fd=12"]
-    assert (qemu.QMP_FD, qemu.AGENT_FD, qemu.CONSOLE_FD) == (qemu.FIRST_FD, qemu.FIRST_FD + 1, qemu.FIRST_FD + 2)
+    assert sockets == ["socket,id=qmp,fd=10", "socket,id=console,fd=11", "socket,id=agent,fd=12"]
+    assert (qemu.QMP_FD, qemu.CONSOLE_FD, qemu.AGENT_FD) == (qemu.FIRST_FD, qemu.FIRST_FD + 1, qemu.FIRST_FD + 2)
 
 
 def test_qemu_is_confined():
@@ -92,11 +93,77 @@ def test_a_machine_without_a_network_has_no_card():
     ],
 )
 def test_machines_that_cannot_be_are_refused(change, where):
-    config = MachineConfig(**{"name": "vm", "guest": GUEST, "accelerator": TCG} | change)
+    config = MachineConfig(**{"name": "vm", "boot": GUEST, "accelerator": TCG} | change)
     with pytest.raises(UserError) as caught:
         qemu.check(config, host_cpus=2, host_memory_bytes=8 * GIB)
     assert caught.value.where == where
     assert caught.value.hint
+
+
+def test_an_architecture_brings_its_program_board_cpu_and_console():
+    boot = dataclasses.replace(GUEST, parameters=PLATFORMS["arm64"].quick)
+    command = qemu.argv(MachineConfig("vm", boot, TCG, arch="arm64"), Wiring())
+    assert command[0] == "qemu-system-aarch64"
+    assert options(command, "-machine") == ["virt"]
+    assert options(command, "-cpu") == ["cortex-a57"]
+    assert options(command, "-append")[0].startswith("console=ttyAMA0 ")
+
+
+def test_a_machine_without_our_agent_has_no_port_and_no_descriptor_for_one():
+    command = qemu.argv(MachineConfig("vm", Firmware(), TCG, agent=False), Wiring())
+    assert [one for one in options(command, "-chardev") if "fd=" in one] == [
+        "socket,id=qmp,fd=10",
+        "socket,id=console,fd=11",
+    ]
+    assert "-kernel" not in command
+
+
+def test_firmware_tries_the_disks_in_order_and_never_guesses_a_format():
+    disks = (
+        Disk(Path("/d/a.iso"), bus="cdrom"),
+        Disk(Path("/d/b.qcow2"), "qcow2"),
+        Disk(Path("/d/c"), bus="floppy"),
+        Disk(Path("/d/d"), bus="sata"),
+    )
+    command = qemu.argv(MachineConfig("vm", Firmware(), TCG, disks=disks, agent=False), Wiring())
+    devices = [one for one in options(command, "-device") if "bootindex" in one]
+    assert [one.partition(",")[0] for one in devices] == ["ide-cd", "virtio-blk-pci", "floppy", "ide-hd"]
+    assert [one.rpartition("=")[2] for one in devices] == ["1", "2", "3", "4"]
+    blocks = options(command, "-blockdev")
+    assert [one.split(",")[0] for one in blocks] == ["driver=file", "driver=raw", "driver=file", "driver=qcow2"] + [
+        "driver=file",
+        "driver=raw",
+    ] * 2
+    assert all("read-only=on" in one for one in blocks[:2]) and "read-only" not in blocks[2]
+
+
+def test_multiboot_modules_keep_their_words_and_commas():
+    boot = Multiboot(Path("/x/xen"), ((Path("/x/vmlinuz"), "console=hvc0 a=1,2"), (Path("/x/initrd"), "")), "com1=1")
+    command = qemu.argv(MachineConfig("vm", boot, TCG), Wiring())
+    assert options(command, "-initrd") == ["/x/vmlinuz console=hvc0 a=1,,2,/x/initrd"]
+    assert options(command, "-append") == ["com1=1"]
+
+
+def test_a_screen_brings_a_keyboard_and_a_pointer():
+    pc = qemu.argv(MachineConfig("vm", GUEST, TCG, screen=True), Wiring())
+    arm = qemu.argv(MachineConfig("vm", GUEST, TCG, arch="arm64", screen=True), Wiring())
+    assert "VGA,id=screen" in pc and "usb-tablet,id=pointer" in pc
+    assert {"virtio-gpu-pci,id=screen", "usb-kbd,id=keyboard", "usb-tablet,id=pointer"} <= set(arm)
+    assert not any("screen" in word for word in qemu.argv(CONFIG, Wiring()))
+
+
+def test_only_what_may_reboot_does():
+    assert options(qemu.argv(CONFIG, Wiring()), "-action") == ["panic=shutdown,reboot=shutdown"]
+    assert options(qemu.argv(dataclasses.replace(CONFIG, reboots=True), Wiring()), "-action") == [
+        "panic=shutdown,reboot=reset"
+    ]
+
+
+def test_missing_firmware_names_its_package(monkeypatch):
+    nowhere = dataclasses.replace(PLATFORMS["arm64"], uefi=(Path("/nonexistent"),))
+    with pytest.raises(HostError) as caught:
+        qemu.firmware_path(nowhere)
+    assert caught.value.hint == "apt-get install qemu-efi-aarch64"
 
 
 def test_an_ordinary_machine_is_accepted():
@@ -110,11 +177,12 @@ def test_versions_are_read_and_nonsense_refused():
         qemu.version_of("command not found")
 
 
-def test_a_missing_qemu_names_its_package(monkeypatch):
+@pytest.mark.parametrize(("arch", "package"), [("x86_64", "qemu-system-x86"), ("arm64", "qemu-system-arm")])
+def test_a_missing_qemu_names_its_package(monkeypatch, arch, package):
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(HostError) as caught:
-        qemu.program_path()
-    assert caught.value.hint == "apt-get install qemu-system-x86"
+        qemu.program_path(PLATFORMS[arch])
+    assert caught.value.hint == f"apt-get install {package}"
 
 
 def test_a_template_s_key_depends_on_what_its_state_depends_on():

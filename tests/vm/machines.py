@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -10,10 +11,16 @@ from tests.vm.launcher import LocalLauncher
 from vmcontainer_kernel.paths import cache_dir
 from vmcontainer_kernel.vm import guest
 from vmcontainer_kernel.vm.accelerator import choose
+from vmcontainer_kernel.vm.config import MachineConfig
 from vmcontainer_kernel.vm.machine import Machine
-from vmcontainer_kernel.vm.qemu import MachineConfig
 
 ANSWER_LIMIT_S = 30.0
+
+
+def told_more(config, words):
+    """Return the same machine whose kernel is told `words` besides."""
+    boot = dataclasses.replace(config.boot, parameters=f"{config.boot.parameters} {words}")
+    return dataclasses.replace(config, boot=boot)
 
 
 def standin_guest(folder, monkeypatch):
@@ -41,7 +48,7 @@ class Bench:
     def __init__(self, image, run_dir):
         self.launcher = LocalLauncher()
         self.run_dir = run_dir
-        self.config = MachineConfig("vm", image, choose())
+        self.config = MachineConfig("vm", image.boot, choose())
         self.settled = 0
 
     async def settle(self, machine):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.machines import Bench, asked, cpu_seconds, heard, standin_guest, told, until
+from tests.vm.machines import Bench, asked, cpu_seconds, heard, standin_guest, told, told_more, until
 from vmcontainer_kernel.errors import HostError, MachineError
 from vmcontainer_kernel.paths import cache_dir
 from vmcontainer_kernel.vm import accelerator, template
@@ -184,7 +184,7 @@ def test_what_qemu_refuses_is_told_in_its_own_words(bench):
 
 
 def test_a_kernel_that_panics_early_ends_the_machine(bench):
-    bench.config = dataclasses.replace(bench.config, kernel_parameters="rdinit=/nonexistent root=/dev/null")
+    bench.config = told_more(bench.config, "rdinit=/nonexistent root=/dev/null")
 
     async def use():
         async with bench.booted() as machine:
@@ -269,8 +269,8 @@ def test_a_damaged_template_is_refused_and_made_again(bench, saved):
 
 def test_a_state_that_does_not_load_is_not_offered_again(bench, saved):
     """The digest is right, but QEMU refuses it: as after a change that no key foresaw."""
-    config = dataclasses.replace(bench.config, kernel_parameters="unforeseen")
-    key = template.key_of(config, template._qemu_identity()[0])
+    config = told_more(bench.config, "unforeseen")
+    key = template.key_of(config, template._qemu_identity(config.platform)[0])
     place = cache_dir("templates") / key
     place.mkdir()
     (place / "ram").symlink_to(saved.ram)

@@ -26,6 +26,7 @@ from . import modules as kernel_modules
 from . import packages as distribution
 from . import tree
 from .cache import KEYS, digest, locked, made, prune, reported_when_full, used
+from .config import PLATFORMS, DirectKernel
 from .contents import BOOT_MODULES, MODULES, OPTIONAL_MODULES
 from .initrd import build_initrd, vmlinux
 from .packages import Package
@@ -54,6 +55,12 @@ class GuestImage:
     initrd: Path
     root: Path
     release: str
+    arch: str = "x86_64"
+
+    @property
+    def boot(self) -> DirectKernel:
+        """What a machine boots that has this image."""
+        return DirectKernel(self.kernel, self.initrd, PLATFORMS[self.arch].quick, self.root, self.key)
 
 
 def find_guest() -> GuestImage | None:

@@ -22,8 +22,9 @@ from typing import Any, Protocol, TypeVar
 from ..container.network.proxy import bind
 from ..errors import LabError, MachineError
 from . import observe, qemu
+from .config import MachineConfig, Wiring
 from .console import Console
-from .qemu import NETDEV, SLOT, MachineConfig, Wiring
+from .qemu import NETDEV, SLOT
 from .qmp import Monitor
 
 __all__ = ["Launcher", "Machine", "Spawned"]
@@ -56,7 +57,8 @@ class Launcher(Protocol):
 class Machine:
     """One QEMU process.
 
-    `stream` is our end of the agent's byte stream (non-blocking, to be taken over by a node), `phases` the times in
+    `stream` is our end of the agent's byte stream (non-blocking, to be taken over by a node), where the guest has an
+    agent, `phases` the times in
     seconds since the start at which each step was done, `events` QMP's last events as (time, name, detail), `gone` is
     set once QEMU has ended, `reason` then tells why.
     """
@@ -287,10 +289,10 @@ class Machine:
 
 async def start(config: MachineConfig, wiring: Wiring, launcher: Launcher, run_dir: Path) -> Machine:
     """Start QEMU and connect to it; on failure nothing stays behind but its log."""
-    command = qemu.argv(config, wiring, str(qemu.program_path()))
+    command = qemu.argv(config, wiring, str(qemu.program_path(config.platform)))
     folder = run_dir / "machines" / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = [socket.socketpair() for _ in ("qmp", "agent", "console")]
+    pairs = [socket.socketpair() for _ in range(3 if config.agent else 2)]
     theirs = [pair[1] for pair in pairs]
     try:
         spawned = await launcher.spawn(command, fds=[sock.fileno() for sock in theirs], log=folder / "qemu.log")
@@ -307,9 +309,12 @@ async def start(config: MachineConfig, wiring: Wiring, launcher: Launcher, run_d
     return machine
 
 
-async def _connect(machine: Machine, qmp: socket.socket, agent: socket.socket, console: socket.socket) -> None:
-    agent.setblocking(False)
-    machine.stream = agent
+async def _connect(
+    machine: Machine, qmp: socket.socket, console: socket.socket, agent: socket.socket | None = None
+) -> None:
+    if agent:
+        agent.setblocking(False)
+        machine.stream = agent
     machine._console = Console(console, machine.folder / "console.log")
     machine._watcher = asyncio.create_task(machine._watch())
     try:
@@ -317,7 +322,8 @@ async def _connect(machine: Machine, qmp: socket.socket, agent: socket.socket, c
     except BaseException as error:
         # QEMU has ended, or is to: its log has the reason, which is better than ours.
         await machine.stop(grace_s=0.5 if isinstance(error, MachineError) else 0.0)
-        agent.close()
+        if agent:
+            agent.close()
         if isinstance(error, MachineError):
             hint = "see the lines above, and what `vmcontainer doctor` says of QEMU"
             raise machine.error(f"QEMU could not start machine {machine.config.name}", hint) from error

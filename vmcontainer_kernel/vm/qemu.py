@@ -1,7 +1,7 @@
-"""A machine's description, and the QEMU command line it becomes: one small pure function for each device.
+"""A machine's command line: one small pure function for each device.
 
     MachineConfig + Wiring ──DEVICES──▶ argv        descriptors that QEMU inherits:
-                                                      10 QMP   11 agent   12 console
+                                                      10 QMP   11 console   12 agent
 
 Sockets are passed as open descriptors, so nothing is reached by a path, nobody else can connect, and nothing needs to
 be retried. Options are those of qemu-system-x86_64(1), version 7.2 and later.
@@ -12,14 +12,12 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from ..agent.protocol import PORT_NAME
 from ..errors import HostError, UserError
-from .accelerator import Accelerator
-from .guest import GuestImage
+from .config import MIB, DirectKernel, Disk, Firmware, MachineConfig, Multiboot, Platform, Wiring
 
 __all__ = [
     "AGENT_FD",
@@ -27,76 +25,25 @@ __all__ = [
     "DEVICES",
     "FIRST_FD",
     "NETDEV",
-    "PROGRAM",
     "QMP_FD",
     "SLOT",
-    "MachineConfig",
-    "Wiring",
     "argv",
     "check",
+    "escape",
+    "firmware_path",
     "program_path",
     "version_of",
 ]
 
-PROGRAM: Final = "qemu-system-x86_64"
 FIRST_FD: Final = 10
 QMP_FD: Final = FIRST_FD
-AGENT_FD: Final = FIRST_FD + 1
-CONSOLE_FD: Final = FIRST_FD + 2
+CONSOLE_FD: Final = FIRST_FD + 1
+AGENT_FD: Final = FIRST_FD + 2
 
 NETDEV: Final = "net0"
 SLOT: Final = "port1"
 
-MIB: Final = 1 << 20
 MEMORY_MIN_BYTES: Final = 96 * MIB
-
-# What a quick boot leaves out under emulation: the kernel's self-tests, hardware that is not there, and defences
-# against CPU bugs which an emulated CPU does not have (Linux Documentation/admin-guide/kernel-parameters.txt).
-KERNEL_PARAMETERS: Final = (
-    "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests audit=0 lsm=capability no_timer_check tsc=reliable "
-    "nowatchdog random.trust_cpu=on 8250.nr_uarts=1 i8042.noaux i8042.nokbd net.ifnames=0"
-)
-
-
-@dataclass(frozen=True)
-class MachineConfig:
-    """What a machine is: who it is, what it is given, what it boots and what runs it."""
-
-    name: str
-    guest: GuestImage
-    accelerator: Accelerator
-    memory_bytes: int = 256 * MIB
-    cpus: int = 1
-    mac: str = "52:54:00:12:34:56"
-    cpu_model: str = ""
-    machine_type: str = "q35"
-    network: bool = True
-    # A guest that reaches nothing outside: -netdev user,restrict=on of qemu-system-x86_64(1).
-    restricted: bool = True
-    kernel_parameters: str = ""
-
-    def named(self, name: str, mac: str) -> MachineConfig:
-        """Return the same machine under another name and address."""
-        return replace(self, name=name, mac=mac)
-
-    @property
-    def cpu(self) -> str:
-        """The CPU model: the host's own under KVM; under TCG the plainest, as features that are emulated cost time."""
-        return self.cpu_model or ("host" if self.accelerator.name == "kvm" else "qemu64")
-
-
-@dataclass(frozen=True)
-class Wiring:
-    """How this start of a machine is connected: a RAM file (`ram`), written to (`save`) or mapped copy-on-write."""
-
-    ram: Path | None = None
-    save: bool = False
-    qemu_version: tuple[int, int] = (7, 2)
-
-    @property
-    def restore(self) -> bool:
-        """Whether the machine wakes from a saved state."""
-        return self.ram is not None and not self.save
 
 
 def check(config: MachineConfig, host_cpus: int, host_memory_bytes: int) -> None:
@@ -115,9 +62,9 @@ def check(config: MachineConfig, host_cpus: int, host_memory_bytes: int) -> None
         )
 
 
-def argv(config: MachineConfig, wiring: Wiring, program: str = PROGRAM) -> list[str]:
+def argv(config: MachineConfig, wiring: Wiring, program: str = "") -> list[str]:
     """Return the command that starts this machine."""
-    return [program, *(word for device in DEVICES for word in device(config, wiring))]
+    return [program or config.platform.program, *(word for device in DEVICES for word in device(config, wiring))]
 
 
 Device = Callable[[MachineConfig, Wiring], tuple[str, ...]]
@@ -134,8 +81,9 @@ def sandbox(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
 
 
 def board(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
-    """The board; no HPET, whose emulated interrupts wake an idle guest's host."""
-    return ("-machine", f"{config.machine_type},hpet=off,vmport=off,smbus=off,usb=off" + _ram_id(wiring))
+    """The board, with what its architecture's table says of it."""
+    kind = config.machine_type or config.platform.machine_type
+    return ("-machine", f"{kind}{config.platform.board}{_ram_id(wiring)}")
 
 
 def _ram_id(wiring: Wiring) -> str:
@@ -157,7 +105,7 @@ def memory(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     size = ("-m", f"{config.memory_bytes // MIB}M")
     if wiring.ram is None:
         return size
-    backend = f"memory-backend-file,id=ram,size={config.memory_bytes},mem-path={_escape(str(wiring.ram))}"
+    backend = f"memory-backend-file,id=ram,size={config.memory_bytes},mem-path={escape(str(wiring.ram))}"
     if wiring.save:
         return (*size, "-object", backend + ",share=on")
     # From 8.2 on a private mapping may be of a file that is opened read-only; before, QEMU opens it read-write.
@@ -165,10 +113,30 @@ def memory(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     return (*size, "-object", f"{backend},share=off{read_only}")
 
 
+def firmware(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
+    """UEFI, if that is to start the machine; SeaBIOS is QEMU's own default. Its variables live as long as QEMU."""
+    boot = config.boot
+    if not (isinstance(boot, Firmware) and boot.uefi):
+        return ()
+    return ("-bios", str(firmware_path(config.platform)))
+
+
 def kernel(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """The kernel, started directly: no firmware menu, no boot loader, no partition."""
-    parameters = f"{KERNEL_PARAMETERS} {config.kernel_parameters}".strip()
-    return ("-kernel", str(config.guest.kernel), "-initrd", str(config.guest.initrd), "-append", parameters)
+    boot = config.boot
+    if isinstance(boot, DirectKernel):
+        initrd = ("-initrd", str(boot.initrd)) if boot.initrd else ()
+        return ("-kernel", str(boot.kernel), *initrd, *_append(boot.parameters))
+    if isinstance(boot, Multiboot):
+        # QEMU splits the list at commas, and the words of one module at its first space; doubled commas are kept.
+        modules = ",".join(escape(f"{path} {line}".rstrip()) for path, line in boot.modules)
+        initrd = ("-initrd", modules) if modules else ()
+        return ("-kernel", str(boot.kernel), *initrd, *_append(boot.parameters))
+    return ()
+
+
+def _append(parameters: str) -> tuple[str, ...]:
+    return ("-append", parameters) if parameters else ()
 
 
 def monitor(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
@@ -176,8 +144,15 @@ def monitor(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     return ("-chardev", f"socket,id=qmp,fd={QMP_FD}", "-mon", "chardev=qmp,mode=control")
 
 
-def serial_bus(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
+def console(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
+    """The first serial port, a 16550A or a PL011: the kernel's console, whose output comes to us."""
+    return ("-chardev", f"socket,id=console,fd={CONSOLE_FD}", "-serial", "chardev:console")
+
+
+def agent(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """The agent's byte stream: a virtio-serial port (not a console port, which drops what is not read in time)."""
+    if not config.agent:
+        return ()
     return (
         *("-chardev", f"socket,id=agent,fd={AGENT_FD}"),
         *("-device", "virtio-serial-pci,id=serial,max_ports=2"),
@@ -185,19 +160,51 @@ def serial_bus(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     )
 
 
-def console(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
-    """The kernel's console: an emulated 16550A, whose output comes to us."""
-    return ("-chardev", f"socket,id=console,fd={CONSOLE_FD}", "-serial", "chardev:console")
+def screen(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
+    """A display, and a pointer that knows where it is; a PC has its keyboard already, another board needs one."""
+    if not config.screen:
+        return ()
+    usb = ("-device", "qemu-xhci,id=usb", "-device", "usb-tablet,id=pointer")
+    if config.arch == "x86_64":
+        return ("-device", "VGA,id=screen", *usb)
+    return ("-device", "virtio-gpu-pci,id=screen", *usb, "-device", "usb-kbd,id=keyboard")
 
 
 def root_disk(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """The read-only root disk, shared by all machines."""
-    file = f"driver=file,node-name=root-file,filename={_escape(str(config.guest.root))},read-only=on,locking=off"
-    return (
-        *("-blockdev", file),
-        *("-blockdev", "driver=raw,node-name=root,file=root-file,read-only=on"),
-        *("-device", "virtio-blk-pci,drive=root,id=disk"),
-    )
+    if config.root is None:
+        return ()
+    return (*_blocks(Disk(config.root, read_only=True), "root"), "-device", "virtio-blk-pci,drive=root,id=disk")
+
+
+def disks(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
+    """The other disks; firmware tries them in their order."""
+    words: list[str] = []
+    for index, disk in enumerate(config.disks):
+        node = f"disk{index}"
+        order = f",bootindex={index + 1}" if isinstance(config.boot, Firmware) else ""
+        words += [*_blocks(disk, node), *_drive(config, disk, node, order)]
+    return tuple(words)
+
+
+def _blocks(disk: Disk, node: str) -> tuple[str, ...]:
+    """Name the format: a guest that writes a header to a raw disk must not have it taken for another format."""
+    access = ",read-only=on" if disk.read_only or disk.bus == "cdrom" else ""
+    locking = ",locking=off" if access else ""
+    file = f"driver=file,node-name={node}-file,filename={escape(str(disk.path))}{access}{locking}"
+    return ("-blockdev", file, "-blockdev", f"driver={disk.format},node-name={node},file={node}-file{access}")
+
+
+_DRIVES: Final = {"virtio": "virtio-blk-pci", "sata": "ide-hd", "cdrom": "ide-cd"}
+
+
+def _drive(config: MachineConfig, disk: Disk, node: str, order: str) -> tuple[str, ...]:
+    place = f"drive={node},id={node}-drive{order}"
+    if disk.bus == "floppy":
+        return ("-device", f"isa-fdc,id={node}-fdc", "-device", f"floppy,bus={node}-fdc.0,{place}")
+    if disk.bus == "cdrom" and config.arch != "x86_64":
+        return ("-device", f"virtio-scsi-pci,id={node}-bus", "-device", f"scsi-cd,bus={node}-bus.0,{place}")
+    return ("-device", f"{_DRIVES[disk.bus]},{place}")
 
 
 def network(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
@@ -230,7 +237,8 @@ def small_devices(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
 
 def endings(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """What ends QEMU: a panic, and a reboot too, as a kernel that panics without pvpanic reboots (``panic=-1``)."""
-    return ("-action", "panic=shutdown,reboot=shutdown")
+    exit_port = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4") if config.debug_exit else ()
+    return ("-action", f"panic=shutdown,reboot={'reset' if config.reboots else 'shutdown'}", *exit_port)
 
 
 def incoming(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
@@ -245,11 +253,14 @@ DEVICES: Final[tuple[Device, ...]] = (
     accelerator,
     processors,
     memory,
+    firmware,
     kernel,
     monitor,
-    serial_bus,
     console,
+    agent,
     root_disk,
+    disks,
+    screen,
     network,
     slot,
     small_devices,
@@ -258,17 +269,28 @@ DEVICES: Final[tuple[Device, ...]] = (
 )
 
 
-def _escape(value: str) -> str:
+def escape(value: str) -> str:
     """Double the commas, which separate options."""
     return value.replace(",", ",,")
 
 
-def program_path() -> Path:
-    """Return the QEMU program's path; raises HostError when it is not installed."""
-    found = shutil.which(PROGRAM)
+def program_path(platform: Platform) -> Path:
+    """Return the path of the platform's QEMU; raises HostError when it is not installed."""
+    found = shutil.which(platform.program)
     if found is None:
-        raise HostError(f"{PROGRAM} is not installed", hint="apt-get install qemu-system-x86", where="PATH")
+        raise HostError(
+            f"{platform.program} is not installed", hint=f"apt-get install {platform.package}", where="PATH"
+        )
     return Path(found)
+
+
+def firmware_path(platform: Platform) -> Path:
+    """Return the platform's UEFI firmware; raises HostError when it is not installed."""
+    found = next((path for path in platform.uefi if path.exists()), None)
+    if found is None:
+        hint = f"apt-get install {platform.uefi_package}"
+        raise HostError(f"there is no UEFI firmware for {platform.arch} here", hint=hint, where=str(platform.uefi[0]))
+    return found
 
 
 def version_of(output: str) -> tuple[int, int]:

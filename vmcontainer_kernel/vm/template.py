@@ -27,8 +27,8 @@ from typing import Any
 from ..errors import MachineError
 from ..paths import cache_dir
 from . import accelerator, cache, qemu
+from .config import MachineConfig, Platform, Wiring
 from .machine import Launcher, Machine, start
-from .qemu import MachineConfig, Wiring
 
 __all__ = ["Settle", "Template", "clone", "ensure_template", "find_template", "fresh_mac"]
 
@@ -62,7 +62,7 @@ class Template:
 def find_template(config: MachineConfig) -> Template | None:
     """Return the template of such machines if it is there and undamaged; no other program, about a millisecond."""
     try:
-        identity, version = _qemu_identity()
+        identity, version = _qemu_identity(config.platform)
         key = key_of(config, identity)
         template = Template(cache_dir("templates") / key, key, config, version)
         return template if is_sound(template) else None
@@ -125,7 +125,8 @@ async def _load(machine: Machine, state: Path) -> None:
     await machine.execute("migrate-incoming", uri="fd:state")
     await machine.within(running, LOAD_LIMIT_S, "wake from its template")
     machine.mark("restored")
-    cache.used(machine.config.guest.path)
+    if machine.config.root:
+        cache.used(machine.config.root.parent)
 
 
 async def _ignore_shared(machine: Machine) -> None:
@@ -135,7 +136,7 @@ async def _ignore_shared(machine: Machine) -> None:
 
 async def _build(config: MachineConfig, launcher: Launcher, run_dir: Path, settle: Settle) -> Template:
     """Boot a machine on a RAM file, settle it and save it."""
-    identity, version = await asyncio.to_thread(_qemu_identity)
+    identity, version = await asyncio.to_thread(_qemu_identity, config.platform)
     key = key_of(config, identity)
     place = cache_dir("templates") / key
     shutil.rmtree(place, ignore_errors=True)
@@ -191,7 +192,7 @@ def key_of(config: MachineConfig, qemu_identity: str) -> str:
     parts = {
         "qemu": qemu_identity,
         "command": qemu.argv(config.named("", ""), Wiring(ram=Path("ram"), save=True)),
-        "guest": config.guest.key,
+        "boot": config.boot.key,
         "cpu": _host_cpu() if config.accelerator.name == "kvm" else "",
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -203,12 +204,12 @@ def _host_cpu() -> str:
     return "\n".join(line for line in lines if line.startswith(("vendor_id", "model", "flags")))
 
 
-def _qemu_identity() -> tuple[str, tuple[int, int]]:
+def _qemu_identity(platform: Platform) -> tuple[str, tuple[int, int]]:
     """Return what identifies this build of QEMU, and its version; asked from QEMU once for each build."""
-    program = qemu.program_path()
+    program = qemu.program_path(platform)
     status = program.stat()
     identity = f"{program} {status.st_size} {status.st_mtime_ns}"
-    store = cache_dir("probes") / "qemu.json"
+    store = cache_dir("probes") / f"{program.name}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         kept = json.loads(store.read_text())
         if kept["identity"] == identity:

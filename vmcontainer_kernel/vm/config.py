@@ -1,0 +1,204 @@
+"""What a machine is: records only, which `qemu` turns into a command line.
+
+    MachineConfig ── arch ──▶ PLATFORMS: QEMU's program, board, CPU model, console
+                  ── boot ──▶ DirectKernel | Multiboot | Firmware
+                  ── disks, screen, agent, …
+
+A machine whose guest has no agent of ours is looked at through its screen and its serial console only.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from .accelerator import Accelerator
+
+__all__ = [
+    "MIB",
+    "PLATFORMS",
+    "Boot",
+    "DirectKernel",
+    "Disk",
+    "Firmware",
+    "MachineConfig",
+    "Multiboot",
+    "Platform",
+    "Wiring",
+    "accelerator_for",
+]
+
+MIB: Final = 1 << 20
+
+# What a quick boot leaves out under emulation: the kernel's self-tests, and defences against CPU bugs which an emulated
+# CPU does not have (Linux Documentation/admin-guide/kernel-parameters.txt).
+_QUICK: Final = (
+    "quiet panic=-1 mitigations=off cryptomgr.notests audit=0 lsm=capability nowatchdog random.trust_cpu=on "
+    "net.ifnames=0"
+)
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What follows from a processor's architecture.
+
+    `board` is what follows QEMU's machine type, `cpu` the CPU model under TCG, `quick` what a Linux guest's kernel is
+    told, `uefi` where the package `uefi_package` puts the firmware.
+    """
+
+    arch: str
+    program: str
+    package: str
+    machine_type: str
+    board: str
+    cpu: str
+    quick: str
+    uefi: tuple[Path, ...]
+    uefi_package: str
+
+
+PLATFORMS: Final = {
+    "x86_64": Platform(
+        arch="x86_64",
+        program="qemu-system-x86_64",
+        package="qemu-system-x86",
+        machine_type="q35",
+        # No HPET: its emulated interrupts wake an idle guest's host.
+        board=",hpet=off,vmport=off,smbus=off,usb=off",
+        # The plainest: features that are emulated cost time.
+        cpu="qemu64",
+        quick=f"console=ttyS0 {_QUICK} no_timer_check tsc=reliable 8250.nr_uarts=1 i8042.noaux i8042.nokbd",
+        uefi=(Path("/usr/share/ovmf/OVMF.fd"), Path("/usr/share/OVMF/OVMF.fd"), Path("/usr/share/qemu/OVMF.fd")),
+        uefi_package="ovmf",
+    ),
+    "arm64": Platform(
+        arch="arm64",
+        program="qemu-system-aarch64",
+        package="qemu-system-arm",
+        machine_type="virt",
+        board="",
+        cpu="cortex-a57",
+        quick=f"console=ttyAMA0 {_QUICK}",
+        uefi=(Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"),),
+        uefi_package="qemu-efi-aarch64",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk image: QEMU's name for its format, and what it looks like to the guest.
+
+    `bus` is ``virtio``, ``sata``, ``cdrom`` or ``floppy``. Machines with firmware try their disks in order.
+    """
+
+    path: Path
+    format: str = "raw"
+    read_only: bool = False
+    bus: str = "virtio"
+
+
+@dataclass(frozen=True)
+class DirectKernel:
+    """A kernel that QEMU loads itself: Linux, or what speaks Linux' boot protocol (memtest86+, iPXE).
+
+    `root` is a read-only disk image, the guest's first disk. `key` tells its files' contents, for templates.
+    """
+
+    kernel: Path
+    initrd: Path | None = None
+    parameters: str = ""
+    root: Path | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Multiboot:
+    """A kernel by the Multiboot specification, such as Xen: `modules` are (file, its command line)."""
+
+    kernel: Path
+    modules: tuple[tuple[Path, str], ...] = ()
+    parameters: str = ""
+    root: Path | None = None
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """The machine's own firmware (SeaBIOS, or UEFI), which looks for something to boot on its disks."""
+
+    uefi: bool = False
+    key: str = ""
+
+
+Boot = DirectKernel | Multiboot | Firmware
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """What a machine is: who it is, what it boots, what it is given and what runs it.
+
+    `agent`: its guest has our agent, on a virtio-serial port. `screen`: it has a display, keyboard and pointer.
+    `restricted`: its guest reaches nothing outside (qemu-system-x86_64(1), ``-netdev user,restrict=on``). `reboots`: it
+    may reboot itself; else that is its end. `debug_exit`: port 0xf4 ends it (``isa-debug-exit``).
+    """
+
+    name: str
+    boot: Boot
+    accelerator: Accelerator
+    memory_bytes: int = 256 * MIB
+    cpus: int = 1
+    mac: str = "52:54:00:12:34:56"
+    arch: str = "x86_64"
+    cpu_model: str = ""
+    machine_type: str = ""
+    network: bool = True
+    restricted: bool = True
+    disks: tuple[Disk, ...] = field(default=())
+    agent: bool = True
+    screen: bool = False
+    reboots: bool = False
+    debug_exit: bool = False
+
+    def named(self, name: str, mac: str) -> MachineConfig:
+        """Return the same machine under another name and address."""
+        return replace(self, name=name, mac=mac)
+
+    @property
+    def platform(self) -> Platform:
+        """What follows from its architecture."""
+        return PLATFORMS[self.arch]
+
+    @property
+    def cpu(self) -> str:
+        """The CPU model: the host's own under KVM; under TCG the platform's."""
+        return self.cpu_model or ("host" if self.accelerator.name == "kvm" else self.platform.cpu)
+
+    @property
+    def root(self) -> Path | None:
+        """The read-only root disk, if what it boots has one."""
+        return None if isinstance(self.boot, Firmware) else self.boot.root
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How this start of a machine is connected: a RAM file (`ram`), written to (`save`) or mapped copy-on-write."""
+
+    ram: Path | None = None
+    save: bool = False
+    qemu_version: tuple[int, int] = (7, 2)
+
+    @property
+    def restore(self) -> bool:
+        """Whether the machine wakes from a saved state."""
+        return self.ram is not None and not self.save
+
+
+def accelerator_for(arch: str, ours: Accelerator) -> Accelerator:
+    """Return what runs machines of an architecture: this computer's accelerator only if its processor is of that."""
+    host = {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    if host == arch or ours.name == "tcg":
+        return ours
+    return Accelerator("tcg", f"this computer is {host}, the guest is {arch}")
