@@ -21,8 +21,8 @@ from .memory import available_memory
 from .node import Node, Request
 
 if TYPE_CHECKING:
+    from .vm.config import MachineConfig
     from .vm.machine import Machine
-    from .vm.qemu import MachineConfig
 
 __all__ = ["Guest", "Machines", "Report", "quiet"]
 
@@ -108,12 +108,13 @@ class Machines:
     async def config(self, name: str, memory_bytes: int | None, cpus: int | None, report: Report) -> MachineConfig:
         """Return the description of a machine; builds the guest image if there is none yet."""
         from .vm import accelerator, qemu
+        from .vm.config import MachineConfig
         from .vm.guest import ensure_guest, find_guest
 
         image = find_guest()
         if image is None:
             image = await asyncio.to_thread(ensure_guest, report)
-        config = qemu.MachineConfig(name=name, guest=image, accelerator=await asyncio.to_thread(accelerator.choose))
+        config = MachineConfig(name, image.boot, await asyncio.to_thread(accelerator.choose))
         config = replace(config, memory_bytes=memory_bytes or config.memory_bytes, cpus=cpus or config.cpus)
         qemu.check(config, os.cpu_count() or 1, available_memory()[0])
         return config

@@ -159,13 +159,6 @@ def test_only_what_may_reboot_does():
     ]
 
 
-def test_missing_firmware_names_its_package(monkeypatch):
-    nowhere = dataclasses.replace(PLATFORMS["arm64"], uefi=(Path("/nonexistent"),))
-    with pytest.raises(HostError) as caught:
-        qemu.firmware_path(nowhere)
-    assert caught.value.hint == "apt-get install qemu-efi-aarch64"
-
-
 def test_an_ordinary_machine_is_accepted():
     qemu.check(CONFIG, host_cpus=2, host_memory_bytes=8 * GIB)
 

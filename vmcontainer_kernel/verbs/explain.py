@@ -27,13 +27,13 @@ def explain_container(session: Session, find: FindNode, options: argparse.Namesp
 
 def explain_machine(session: Session, name: str, options: argparse.Namespace) -> Table:
     """Return QEMU's command line for a ``%%vm`` cell, part by part, each with what it is for."""
-    from ..vm import config as records
     from ..vm import qemu
+    from ..vm.config import Wiring
 
     config = session.wait(session.machines.config(name, options.memory_bytes, vm_cpus(options), quiet))
     rows = []
     for device in qemu.DEVICES:
-        words = device(config, records.Wiring(ram=Path("RAM")))
+        words = device(config, Wiring(ram=Path("RAM")))
         if words:
             rows.append((device.__name__, " ".join(words), (device.__doc__ or "").splitlines()[0]))
     return Table(("part", "options", "why"), rows)

@@ -45,7 +45,7 @@ class Platform:
     """What follows from a processor's architecture.
 
     `board` is what follows QEMU's machine type, `cpu` the CPU model under TCG, `quick` what a Linux guest's kernel is
-    told, `uefi` where the package `uefi_package` puts the firmware.
+    told.
     """
 
     arch: str
@@ -55,8 +55,6 @@ class Platform:
     board: str
     cpu: str
     quick: str
-    uefi: tuple[Path, ...]
-    uefi_package: str
 
 
 PLATFORMS: Final = {
@@ -70,8 +68,6 @@ PLATFORMS: Final = {
         # The plainest: features that are emulated cost time.
         cpu="qemu64",
         quick=f"console=ttyS0 {_QUICK} no_timer_check tsc=reliable 8250.nr_uarts=1 i8042.noaux i8042.nokbd",
-        uefi=(Path("/usr/share/ovmf/OVMF.fd"), Path("/usr/share/OVMF/OVMF.fd"), Path("/usr/share/qemu/OVMF.fd")),
-        uefi_package="ovmf",
     ),
     "arm64": Platform(
         arch="arm64",
@@ -81,8 +77,6 @@ PLATFORMS: Final = {
         board="",
         cpu="cortex-a57",
         quick=f"console=ttyAMA0 {_QUICK}",
-        uefi=(Path("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"),),
-        uefi_package="qemu-efi-aarch64",
     ),
 }
 
@@ -127,9 +121,9 @@ class Multiboot:
 
 @dataclass(frozen=True)
 class Firmware:
-    """The machine's own firmware (SeaBIOS, or UEFI), which looks for something to boot on its disks."""
+    """The machine's own firmware, which looks for something to boot on its disks: SeaBIOS, or a UEFI given as a file."""
 
-    uefi: bool = False
+    uefi: Path | None = None
     key: str = ""
 
 

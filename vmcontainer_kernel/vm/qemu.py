@@ -30,7 +30,6 @@ __all__ = [
     "argv",
     "check",
     "escape",
-    "firmware_path",
     "program_path",
     "version_of",
 ]
@@ -116,9 +115,7 @@ def memory(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
 def firmware(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """UEFI, if that is to start the machine; SeaBIOS is QEMU's own default. Its variables live as long as QEMU."""
     boot = config.boot
-    if not (isinstance(boot, Firmware) and boot.uefi):
-        return ()
-    return ("-bios", str(firmware_path(config.platform)))
+    return ("-bios", str(boot.uefi)) if isinstance(boot, Firmware) and boot.uefi else ()
 
 
 def kernel(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
@@ -282,15 +279,6 @@ def program_path(platform: Platform) -> Path:
             f"{platform.program} is not installed", hint=f"apt-get install {platform.package}", where="PATH"
         )
     return Path(found)
-
-
-def firmware_path(platform: Platform) -> Path:
-    """Return the platform's UEFI firmware; raises HostError when it is not installed."""
-    found = next((path for path in platform.uefi if path.exists()), None)
-    if found is None:
-        hint = f"apt-get install {platform.uefi_package}"
-        raise HostError(f"there is no UEFI firmware for {platform.arch} here", hint=hint, where=str(platform.uefi[0]))
-    return found
 
 
 def version_of(output: str) -> tuple[int, int]:
