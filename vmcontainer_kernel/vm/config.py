@@ -121,7 +121,7 @@ class Multiboot:
 
 @dataclass(frozen=True)
 class Firmware:
-    """The machine's own firmware, which looks for something to boot on its disks: SeaBIOS, or a UEFI given as a file."""
+    """The machine's own firmware, which looks for something to boot on its disks: SeaBIOS, or a UEFI in a file."""
 
     uefi: Path | None = None
     key: str = ""
