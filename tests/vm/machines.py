@@ -38,7 +38,7 @@ def standin_guest(folder, monkeypatch):
     (package / "agent/__init__.py").touch()
     shutil.copy(Path(__file__).with_name("standin.py"), package / "agent/__main__.py")
     monkeypatch.setattr(guest, "PACKAGE", package)
-    monkeypatch.setattr(guest, "add_images", lambda images, busybox: None)
+    monkeypatch.setattr(guest, "add_images", lambda images, busybox, same: None)
     return guest.ensure_guest()
 
 

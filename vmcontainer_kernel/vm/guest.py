@@ -1,6 +1,7 @@
 """Guest images: a kernel, an initial RAM disk and a root disk, built here, by an ordinary user, and kept in the cache.
 
-    cache/guests/  packages.json    which packages: resolved once, then fixed until the cache is cleared
+    cache/guests/[ORIGIN/]          one folder for each other processor or release (`Origin.label`), with:
+                   packages.json    which packages: resolved once, then fixed until the cache is cleared
                    packages/*.deb   their files
                    base-KEY/        unpacked, made small, compiled            key: packages and builder
                    KEY/             vmlinuz initrd root.squashfs manifest.json  key: base and our own files
@@ -16,8 +17,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import MachineError
@@ -29,14 +30,14 @@ from .cache import KEYS, digest, locked, made, prune, reported_when_full, used
 from .config import PLATFORMS, DirectKernel
 from .contents import BOOT_MODULES, MODULES, OPTIONAL_MODULES
 from .initrd import build_initrd, vmlinux
-from .packages import Package
+from .packages import OS_RELEASE, Origin, Package
 
 __all__ = ["GuestImage", "Report", "add_images", "ensure_guest", "find_guest"]
 
 Report = Callable[[str, float], None]
 
+OURS = Origin()
 PACKAGE = Path(__file__).parent.parent
-OS_RELEASE = Path("/etc/os-release")
 FILES = ("vmlinuz", "initrd", "root.squashfs")
 FILE_SYSTEM = "squashfs"
 # The files of this package whose change changes an image.
@@ -63,109 +64,138 @@ class GuestImage:
         return DirectKernel(self.kernel, self.initrd, PLATFORMS[self.arch].quick, self.root, self.key)
 
 
-def find_guest() -> GuestImage | None:
-    """Return the guest image that matches this version's files, or None if it must be built first.
+def find_guest(origin: Origin = OURS) -> GuestImage | None:
+    """Return the guest image of `origin` that matches this version's files, or None if it must be built first.
 
     No network and no other program: a few milliseconds.
     """
-    guests = cache_dir("guests")
+    guests = cache_dir(f"guests/{origin.label}")
     try:
-        packages = _read_lock(guests / "packages.json")
-        image = _load(guests / _key(packages)[1])
+        packages = _read_lock(guests / "packages.json", origin)
+        image = _load(guests / _key(packages)[1], origin)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     used(image.path)
     return image
 
 
-def ensure_guest(report: Report | None = None) -> GuestImage:
+def ensure_guest(report: Report | None = None, origin: Origin = OURS) -> GuestImage:
     """Return the guest image, building what is missing; two builders at once make it one time.
 
     It takes ten seconds the first time: call it in a thread. `report(phase, fraction)` is called as it goes on.
     Raises HostError (no network, no mksquashfs, disk full),
     MachineError (a package that cannot be used).
     """
-    found = find_guest()
+    found = find_guest(origin)
     if found:
         return found
     report = report or (lambda phase, fraction: None)
-    guests = cache_dir("guests")
+    builder = _builder(origin, report)
+    with _held(origin) as guests:
+        return find_guest(origin) or _build(guests, origin, builder, report)
+
+
+@contextlib.contextmanager
+def _held(origin: Origin) -> Iterator[Path]:
+    """Give the folder of an origin's images; one builder at a time."""
+    guests = cache_dir(f"guests/{origin.label}")
     with locked(guests / "lock"), reported_when_full(guests, "a guest image", need_mib=400):
-        return find_guest() or _build(guests, report)
+        yield guests
 
 
-def _build(guests: Path, report: Report) -> GuestImage:
+def _builder(origin: Origin, report: Report) -> Path | None:
+    """Return the tree whose programs this computer can run to make a guest of `origin`; None if that is its own."""
+    if origin.arch == OURS.arch:
+        return None
+    same = replace(origin, arch=OURS.arch)
+    with _held(same) as guests:
+        return _ensure_base(guests, same, None, report)[0] / "root"
+
+
+def _build(guests: Path, origin: Origin, builder: Path | None, report: Report) -> GuestImage:
     prune(guests, "base-" + KEYS, keep=2)
     prune(guests, KEYS, keep=3)
-    packages = _packages(guests, report)
-    if not _base(guests, packages).exists():
-        packages, debs = _fetch(guests, packages, report)
-        with made(_base(guests, packages)) as folder:
-            _build_base(debs, folder, report)
-    base, key = _base(guests, packages), _key(packages)[1]
+    base, packages = _ensure_base(guests, origin, builder, report)
+    key = _key(packages)[1]
     if not (guests / key / "manifest.json").exists():
         shutil.rmtree(guests / key, ignore_errors=True)
         with made(guests / key) as folder:
-            _build_image(base, folder, packages, key, report)
+            _build_image(base, folder, packages, key, builder, report)
     report("ready", 1.0)
-    return _load(guests / key)
+    return _load(guests / key, origin)
+
+
+def _ensure_base(guests: Path, origin: Origin, builder: Path | None, report: Report) -> tuple[Path, Sequence[Package]]:
+    """Return the base of the packages to use, made if it is not there, and those packages."""
+    packages = _packages(guests, origin, report)
+    if not _base(guests, packages).exists():
+        packages, debs = _fetch(guests, origin, packages, report)
+        with made(_base(guests, packages)) as folder:
+            _build_base(debs, folder, origin, builder, report)
+    return _base(guests, packages), packages
 
 
 def _base(guests: Path, packages: Sequence[Package]) -> Path:
     return guests / f"base-{_key(packages)[0]}"
 
 
-def _packages(guests: Path, report: Report) -> list[Package]:
+def _packages(guests: Path, origin: Origin, report: Report) -> list[Package]:
     """Return the packages to use: those of the lock file, or those apt names now."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return _read_lock(guests / "packages.json")
-    return _resolve(guests, report)
+        return _read_lock(guests / "packages.json", origin)
+    return _resolve(guests, origin, report)
 
 
-def _resolve(guests: Path, report: Report) -> list[Package]:
+def _resolve(guests: Path, origin: Origin, report: Report) -> list[Package]:
     """Ask apt which packages there are now, and write the lock file."""
     report("package lists", 0.0)
-    apt = _apt(guests)
+    apt = _apt(guests, origin)
     distribution.update(apt)
-    wanted = distribution.names_for(OS_RELEASE.read_text())
+    wanted = _wanted(origin)
     packages = distribution.resolve(wanted, apt.show)
     document = {"wanted": asdict(wanted), "packages": [asdict(package) for package in packages]}
     _write_atomically(guests / "packages.json", json.dumps(document, indent=1))
     return packages
 
 
-def _fetch(guests: Path, packages: list[Package], report: Report) -> tuple[list[Package], list[Path]]:
+def _fetch(guests: Path, origin: Origin, packages: list[Package], report: Report) -> tuple[list[Package], list[Path]]:
     """Return packages and their files; a version that is neither in the cache nor on a mirror any more gives way."""
-    apt = _apt(guests)
+    apt = _apt(guests, origin)
 
     def fetch(some: list[Package]) -> list[Path]:
-        return distribution.fetch(apt, some, guests / "packages", lambda part: report("packages", 0.05 + 0.35 * part))
+        return distribution.fetch(
+            apt, some, cache_dir("guests/packages"), lambda part: report("packages", 0.05 + 0.35 * part)
+        )
 
     try:
         debs = fetch(packages)
     except MachineError:
-        packages = _resolve(guests, report)
+        packages = _resolve(guests, origin, report)
         debs = fetch(packages)
     apt.forget()
     return packages, debs
 
 
-def _read_lock(lock: Path) -> list[Package]:
+def _wanted(origin: Origin) -> distribution.Wanted:
+    return distribution.names_for(OS_RELEASE.read_text(), origin)
+
+
+def _read_lock(lock: Path, origin: Origin) -> list[Package]:
     """Read the lock file; raises ValueError when it was written for other wishes (a new version, another system)."""
     document = json.loads(lock.read_text())
-    wanted = json.loads(json.dumps(asdict(distribution.names_for(OS_RELEASE.read_text()))))
+    wanted = json.loads(json.dumps(asdict(_wanted(origin))))
     if document["wanted"] != wanted:
         raise ValueError("the lock file was made for other packages")
     return [Package(**package) for package in document["packages"]]
 
 
-def _apt(guests: Path) -> distribution.Apt:
-    apt = distribution.Apt(guests / "apt")
+def _apt(guests: Path, origin: Origin) -> distribution.Apt:
+    apt = distribution.Apt(guests / "apt", origin)
     apt.prepare()
     return apt
 
 
-def _build_base(debs: Sequence[Path], folder: Path, report: Report) -> None:
+def _build_base(debs: Sequence[Path], folder: Path, origin: Origin, builder: Path | None, report: Report) -> None:
     """Make the base: ``root`` (the tree without our files), ``vmlinuz`` and ``initrd``."""
     report("unpack", 0.4)
     root = folder / "root"
@@ -174,12 +204,13 @@ def _build_base(debs: Sequence[Path], folder: Path, report: Report) -> None:
     report("compile", 0.55)
     (root / "usr/bin/python3").symlink_to(next((root / "usr/bin").glob("python3.*")).name)
     (root / "usr/bin/python").symlink_to("python3")
-    applets = tree.run([str(root / "usr/bin/busybox"), "--list-full"], {}).split()
-    tree.dress(root, distribution.os_release(OS_RELEASE.read_text()))
+    applets = tree.run([str((builder or root) / "usr/bin/busybox"), "--list-full"], {}).split()
+    release = distribution.own_release(debs) if origin.release else OS_RELEASE.read_text()
+    tree.dress(root, distribution.os_release(release))
     tree.link_busybox(root, applets)
     python = next((root / "usr/lib").glob("python3.*")).name
-    tree.compile_python(root, f"usr/lib/{python}", seen_as=f"/usr/lib/{python}")
-    tree.add_library(root)
+    tree.compile_python(root, f"usr/lib/{python}", seen_as=f"/usr/lib/{python}", builder=builder)
+    tree.add_library(root, builder)
 
 
 def _build_kernel(root: Path, folder: Path, report: Report) -> None:
@@ -200,14 +231,17 @@ def _build_kernel(root: Path, folder: Path, report: Report) -> None:
     tree.install_modules(root, folder.joinpath("release").read_text(), modules, builtin_text)
 
 
-def _build_image(base: Path, folder: Path, packages: Sequence[Package], key: str, report: Report) -> None:
+def _build_image(
+    base: Path, folder: Path, packages: Sequence[Package], key: str, builder: Path | None, report: Report
+) -> None:
     """Make the image: the base's tree and our files on a disk, the kernel and RAM disk beside it."""
     report("agent", 0.75)
     root = folder / "tree"
     shutil.copytree(base / "root", root, symlinks=True, copy_function=_link_or_copy)
-    tree.add_ours(root, PACKAGE)
+    tree.add_ours(root, PACKAGE, builder)
     report("container image", 0.8)
-    add_images(root / "usr/share/vmcontainer/images", root / "usr/bin/busybox")
+    same = builder / "usr/bin/busybox" if builder else None
+    add_images(root / "usr/share/vmcontainer/images", root / "usr/bin/busybox", same)
     report("root disk", 0.85)
     tree.squash(root, folder / "root.squashfs", COMPRESSION)
     shutil.rmtree(root)
@@ -230,21 +264,21 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def add_images(folder: Path, busybox: Path) -> None:
+def add_images(folder: Path, busybox: Path, same: Path | None = None) -> None:
     """Build the container images that a guest is born with, as an OCI image layout in `folder`."""
     from ..container.images import Store
     from ..container.images.busybox import build_busybox
 
     folder.mkdir(parents=True)
-    build_busybox(Store(folder), busybox)
+    build_busybox(Store(folder), busybox, same)
 
 
-def _load(folder: Path) -> GuestImage:
+def _load(folder: Path, origin: Origin) -> GuestImage:
     manifest = json.loads((folder / "manifest.json").read_text())
     kernel, initrd, root = (folder / name for name in FILES)
     for path in (kernel, initrd, root):
         path.stat()
-    return GuestImage(folder, manifest["key"], kernel, initrd, root, manifest["release"])
+    return GuestImage(folder, manifest["key"], kernel, initrd, root, manifest["release"], origin.arch)
 
 
 def _key(packages: Sequence[Package]) -> tuple[str, str]:

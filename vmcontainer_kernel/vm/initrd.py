@@ -87,11 +87,15 @@ def build_initrd(busybox: bytes, modules: Sequence[Module], file_system: str) ->
 
 
 def vmlinux(bzimage: bytes) -> bytes:
-    """Take the ELF kernel out of a bzImage, or return the image unchanged if its compression is not known.
+    """Take the kernel out of a bzImage or an EFI wrapper, or return the image unchanged if it is in neither.
 
     QEMU starts an ELF kernel with a PVH note directly; emulating the kernel's own decompressor takes a second. The
-    payload's place is in the setup header (Linux Documentation/arch/x86/boot.rst, ``payload_offset``).
+    payload's place is in the setup header (Linux Documentation/arch/x86/boot.rst, ``payload_offset``);
+    an arm64 kernel may be packed for EFI (drivers/firmware/efi/libstub/zboot-header.S), which QEMU reads from 8.1 on.
     """
+    if bzimage[4:8] == b"zimg":
+        offset, length = struct.unpack_from("<II", bzimage, 8)
+        return decompress(bzimage[offset : offset + length])
     if bzimage[0x202:0x206] != b"HdrS":
         return bzimage
     setup_sectors = bzimage[0x1F1] or 4

@@ -1,9 +1,11 @@
 """The distribution's own packages, fetched and unpacked by an ordinary user.
 
     /etc/os-release ──names_for──▶ Wanted ──resolve──▶ [Package] ──fetch──▶ cache/guests/packages/*.deb ──unpack──▶ tree
+       + Origin
 
 apt gets a private state folder (apt.conf(5), ``Dir::State``), an empty status file and the system's own sources and
-keyrings, so signatures and digests are checked as ever while nothing is installed and no maintainer script runs.
+keyrings, so signatures and digests are checked as ever while nothing is installed and no maintainer script runs. So it
+also gives packages for another processor, and those of another release from the mirrors this computer uses.
 """
 
 from __future__ import annotations
@@ -13,14 +15,17 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Final
 
 from ..errors import HostError, MachineError
 
 __all__ = [
+    "ARCHITECTURES",
     "Apt",
+    "Origin",
     "Package",
     "Wanted",
     "dependencies",
@@ -28,13 +33,32 @@ __all__ = [
     "follow",
     "names_for",
     "os_release",
+    "other_sources",
+    "own_release",
     "parse_record",
     "resolve",
     "unpack",
     "update",
 ]
 
-Run = Callable[[Sequence[str]], str]
+OS_RELEASE: Final = Path("/etc/os-release")
+
+
+# Processors under the distributions' names.
+ARCHITECTURES: Final = {"x86_64": "amd64", "arm64": "arm64"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which packages: for which processor; of which release (its code name), if not this computer's own."""
+
+    arch: str = "x86_64"
+    release: str = ""
+
+    @property
+    def label(self) -> str:
+        """A name for files; empty for what this computer itself could run."""
+        return "-".join(part for part in (self.release, "" if self.arch == "x86_64" else self.arch) if part)
 
 
 @dataclass(frozen=True)
@@ -54,16 +78,18 @@ class Package:
     name: str
     version: str
     sha256: str
+    architecture: str = "amd64"
 
     @property
     def file_name(self) -> str:
         """The name apt gives the file: an epoch's colon is written ``%3a``."""
-        return f"{self.name}_{self.version.replace(':', '%3a')}_amd64.deb"
+        return f"{self.name}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
 
 
 # Python's threads end through pthread_exit, for which glibc opens libgcc_s at run time.
 _LIBRARIES = ("libc6", "libgcc-s1", "zlib1g", "libexpat1", "libffi8")
-_KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
+_KERNELS = {"debian": "linux-image-cloud-{arch}", "ubuntu": "linux-image-virtual"}
+_KEYRINGS = Path("/usr/share/keyrings")
 
 
 def os_release(text: str) -> dict[str, str]:
@@ -72,7 +98,7 @@ def os_release(text: str) -> dict[str, str]:
     return {key.strip(): value.strip().strip("\"'") for key, _, value in pairs}
 
 
-def names_for(os_release_text: str) -> Wanted:
+def names_for(os_release_text: str, origin: Origin = Origin()) -> Wanted:
     """Tell which packages make a guest on the distribution that `os_release_text` describes.
 
     Raises HostError on a distribution that descends from neither Debian nor Ubuntu.
@@ -86,7 +112,10 @@ def names_for(os_release_text: str) -> Wanted:
             hint="use Debian 12 or 13, Ubuntu 24.04, or a container of one of them",
             where="/etc/os-release",
         )
-    return Wanted(distribution, _KERNELS[distribution], "python3-minimal", (*_LIBRARIES, "busybox-static"))
+    kernel = _KERNELS[distribution].format(arch=ARCHITECTURES[origin.arch])
+    # This computer's own os-release is known; that of another release is in a package.
+    plain = (*_LIBRARIES, "busybox-static", *(("base-files",) if origin.release else ()))
+    return Wanted(distribution, kernel, "python3-minimal", plain)
 
 
 def dependencies(record: str) -> list[str]:
@@ -97,8 +126,8 @@ def dependencies(record: str) -> list[str]:
 
 def parse_record(record: str) -> Package:
     """Read one record of ``apt-cache show``."""
-    fields = dict(re.findall(r"^(Package|Version|SHA256): (\S+)$", record, re.MULTILINE))
-    return Package(fields["Package"], fields["Version"], fields["SHA256"])
+    fields = dict(re.findall(r"^(Package|Version|SHA256|Architecture): (\S+)$", record, re.MULTILINE))
+    return Package(fields["Package"], fields["Version"], fields["SHA256"], fields.get("Architecture", "amd64"))
 
 
 def resolve(wanted: Wanted, show: Callable[[str], str]) -> list[Package]:
@@ -130,10 +159,10 @@ def follow(name: str, pattern: str, show: Callable[[str], str]) -> list[str]:
 
 
 class Apt:
-    """apt with a private state folder `state`; everything it writes is below it."""
+    """apt with a private state folder `state`, for the packages of one origin; everything it writes is below it."""
 
-    def __init__(self, state: Path) -> None:
-        self.state = state
+    def __init__(self, state: Path, origin: Origin = Origin()) -> None:
+        self.state, self.origin = state, origin
         self._environment = {**os.environ, "APT_CONFIG": str(state / "apt.conf"), "LC_ALL": "C"}
 
     def prepare(self) -> None:
@@ -141,8 +170,13 @@ class Apt:
         for folder in ("lists/partial", "archives/partial"):
             (self.state / folder).mkdir(parents=True, exist_ok=True)
         (self.state / "status").touch()
-        dump = _run(["apt-config", "dump", "Acquire"], env={**os.environ, "LC_ALL": "C"})
-        (self.state / "apt.conf").write_text(apt_conf(self.state, dump))
+        plain = {**os.environ, "LC_ALL": "C"}
+        dump = _run(["apt-config", "dump", "Acquire"], env=plain)
+        (self.state / "apt.conf").write_text(apt_conf(self.state, dump, self.origin))
+        if self.origin.release:
+            targets = _run(["apt-get", "indextargets", "--format", _TARGET, "Identifier: Packages"], env=plain)
+            sources = other_sources(targets, os_release(OS_RELEASE.read_text()), self.origin.release)
+            (self.state / "sources.list").write_text(sources)
 
     def run(self, *argv: str, cwd: Path | None = None) -> str:
         """Run one of apt's programs and return its output; raises MachineError with the last lines of its errors."""
@@ -158,7 +192,30 @@ class Apt:
             path.unlink()
 
 
-def apt_conf(state: Path, acquire: str) -> str:
+# Fields of apt-get(8), indextargets: however this computer's sources are written, each is one such line.
+_TARGET: Final = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
+
+
+def other_sources(targets: str, own: Mapping[str, str], release: str) -> str:
+    """Write sources.list(5) for another release of this distribution, from the places this computer's come from.
+
+    `targets` are lines of address, suite and component; `own` is this computer's os-release(5). Raises HostError when
+    none of them is of this computer's release.
+    """
+    ours = own.get("VERSION_CODENAME") or "?"
+    keyring = _KEYRINGS / f"{own.get('ID', '')}-archive-keyring.gpg"
+    signed = f"[signed-by={keyring}] " if keyring.exists() else ""
+    lines = set()
+    for address, suite, component in (line.split() for line in targets.splitlines() if line.count(" ") == 2):
+        if re.fullmatch(re.escape(ours) + r"(-updates|-security)?", suite):
+            lines.add(f"deb {signed}{address} {suite.replace(ours, release, 1)} {component}\n")
+    if not lines:
+        hint = "only another release of this computer's own distribution can be fetched, from a full mirror"
+        raise HostError(f"no package source here is of {ours}, so none of {release} is known", hint=hint, where="apt")
+    return "".join(sorted(lines))
+
+
+def apt_conf(state: Path, acquire: str, origin: Origin = Origin()) -> str:
     """Make the configuration that replaces /etc/apt/apt.conf and apt.conf.d, whose hooks are for the real system."""
     ours = {
         "Dir::Etc::Main": "/dev/null",
@@ -167,10 +224,12 @@ def apt_conf(state: Path, acquire: str) -> str:
         "Dir::State::status": f"{state}/status",
         "Dir::Cache": f"{state}",
         "Acquire::Languages": "none",
-        "APT::Architecture": "amd64",
+        "APT::Architecture": ARCHITECTURES[origin.arch],
         # As root apt downloads as user _apt, who cannot enter a private folder.
         "APT::Sandbox::User": "root",
     }
+    if origin.release:
+        ours |= {"Dir::Etc::SourceList": f"{state}/sources.list", "Dir::Etc::SourceParts": "/dev/null"}
     kept = [line for line in acquire.splitlines() if line.startswith("Acquire::") and "Languages" not in line]
     return "\n".join([*kept, *(f'{key} "{value}";' for key, value in ours.items()), ""])
 
@@ -213,14 +272,24 @@ def _download(apt: Apt, package: Package, path: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def own_release(paths: Sequence[Path]) -> str:
+    """Return the os-release(5) of the release that packages belong to: base-files is among them if it is not ours."""
+    (found,) = (path for path in paths if "-base-files_" in path.name)
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", found], stdout=subprocess.PIPE) as source:
+        return _run(["tar", "-x", "-O", "./usr/lib/os-release"], stdin=source.stdout)
+
+
 def unpack(paths: Sequence[Path], tree: Path) -> None:
-    """Unpack packages over each other into `tree`, as on a system with merged /usr."""
+    """Unpack packages over each other into `tree`, as on a system with merged /usr; not base-files: folders of its own
+    stand in the way of a guest's.
+    """
     for name in ("bin", "sbin", "lib", "lib64"):
         (tree / "usr" / name).mkdir(parents=True, exist_ok=True)
         if not (tree / name).is_symlink():
             (tree / name).symlink_to(f"usr/{name}")
     for path in paths:
-        _extract(path, tree)
+        if "-base-files_" not in path.name:
+            _extract(path, tree)
 
 
 def _extract(path: Path, tree: Path) -> None:
@@ -240,10 +309,22 @@ def _extract(path: Path, tree: Path) -> None:
         raise MachineError(f"{path.name} cannot be unpacked", where=unpacked.stderr, hint="is the disk full?")
 
 
-def _run(argv: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+def _run(
+    argv: Sequence[str],
+    *,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: IO[bytes] | None = None,
+) -> str:
     try:
         done = subprocess.run(
-            argv, check=False, env=env, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            argv,
+            check=False,
+            env=env,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            stdin=stdin or subprocess.DEVNULL,
         )
     except FileNotFoundError as error:
         raise HostError(f"{argv[0]} is not installed", hint="guests are built on Debian and Ubuntu only") from error

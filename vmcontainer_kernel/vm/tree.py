@@ -88,34 +88,40 @@ def install_modules(tree: Path, release: str, modules: Mapping[str, Module], bui
 
 def python_argv(tree: Path, *arguments: str) -> list[str]:
     """Return the command that runs the tree's Python on this machine, with the tree's own loader and libraries."""
-    libraries = tree / "usr/lib/x86_64-linux-gnu"
+    (loader,) = (tree / "usr/lib").glob("*-linux-gnu/ld-linux-*.so.*")
     program = next(iter(sorted((tree / "usr/bin").glob("python3.*"))), tree / "usr/bin/python3")
-    return [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries), str(program), "-S", *arguments]
+    return [str(loader), "--library-path", str(loader.parent), str(program), "-S", *arguments]
 
 
-def compile_python(tree: Path, folder: str, *, seen_as: str, exclude: str = "^$", proof: str = PROOF) -> None:
+def compile_python(
+    tree: Path, folder: str, *, seen_as: str, exclude: str = "^$", proof: str = PROOF, builder: Path | None = None
+) -> None:
     """Compile the Python files below `folder` with the guest's own Python, as if they lay in `seen_as`; then `proof`.
 
+    A tree for another processor is compiled by the Python of `builder`, a tree of the same release for this one: the
+    compiled files are the same. It is proved by its first boot.
     "Unchecked" hashes: the guest never compares a source file with its compiled one (PEP 552), and the same source
     gives the same bytes whatever its times are.
     """
     compiler = ["-m", "compileall", "-q", "-x", exclude, "--invalidation-mode", "unchecked-hash"]
     compiler += ["-s", str(tree / folder), "-p", seen_as, str(tree / folder)]
-    environment = {"PYTHONHOME": str(tree / "usr"), "PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1"}
-    run(python_argv(tree, *compiler), environment)
-    run(python_argv(tree, "-c", proof), environment | {"PYTHONPATH": str(tree / folder)})
+    home = (builder or tree) / "usr"
+    environment = {"PYTHONHOME": str(home), "PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1"}
+    run(python_argv(builder or tree, *compiler), environment)
+    if builder is None:
+        run(python_argv(tree, "-c", proof), environment | {"PYTHONPATH": str(tree / folder)})
 
 
-def add_ours(tree: Path, package: Path) -> None:
+def add_ours(tree: Path, package: Path, builder: Path | None = None) -> None:
     """Copy this package's guest part into the tree and compile it."""
     for path in our_files(package):
         target = tree / OUR_FOLDER / package.name / path.relative_to(package)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    compile_python(tree, OUR_FOLDER, seen_as="/" + OUR_FOLDER)
+    compile_python(tree, OUR_FOLDER, seen_as="/" + OUR_FOLDER, builder=builder)
 
 
-def add_library(tree: Path) -> None:
+def add_library(tree: Path, builder: Path | None = None) -> None:
     """Copy the installed library for networks into the tree, beside where our own files will be, and compile it."""
     target = tree / OUR_FOLDER
     for path in library_files():
@@ -123,7 +129,7 @@ def add_library(tree: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     (target / LIBRARY / "__init__.py").touch()
-    compile_python(tree, OUR_FOLDER, seen_as="/" + OUR_FOLDER, proof=LIBRARY_PROOF)
+    compile_python(tree, OUR_FOLDER, seen_as="/" + OUR_FOLDER, proof=LIBRARY_PROOF, builder=builder)
 
 
 def library_files() -> list[Path]:

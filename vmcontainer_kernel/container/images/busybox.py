@@ -76,13 +76,16 @@ def _architecture(head: bytes) -> str:
     return _MACHINES[machine]
 
 
-def build_busybox(store: Store, busybox_path: Path | str | None = None) -> Image:
-    """Build the image ``busybox:latest`` in `store` and return it; the same program gives the same image."""
+def build_busybox(store: Store, busybox_path: Path | str | None = None, same: Path | None = None) -> Image:
+    """Build the image ``busybox:latest`` in `store` and return it; the same program gives the same image.
+
+    `same` is the same version for this machine, if the program is for another: it is asked for the applets.
+    """
     import hashlib
 
     path = find_busybox(busybox_path)
     program = path.read_bytes()
-    layer = _layer(program, applets_of(path))
+    layer = _layer(program, applets_of(same or path))
     config: dict[str, Any] = {
         "architecture": _architecture(program[:4096]),
         "os": "linux",
