@@ -152,6 +152,8 @@ VM = (
     argument("--name", dest="name_option", metavar="NAME", default="", help="the same, as an option"),
     argument("-m", "--memory", metavar="SIZE", help="memory of a new machine, as 256m or 1g (default: 256m)"),
     argument("--cpus", metavar="N", help="virtual CPUs of a new machine (default: 1)"),
+    argument("--arch", metavar="ARCH", default="", help="processor of a new machine: x86_64 (default), arm64"),
+    argument("--system", metavar="NAME", default="", help="what a new machine boots: %%vm systems lists it"),
 )
 
 _LIMITS = (

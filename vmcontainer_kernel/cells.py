@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from .errors import CommandFailed, LabError, NodeLost, TimeLimit, UserError
 from .giving import give_image
 from .node import Node, Request
-from .options import container_options, process_options, vm_cpus
+from .options import container_options, process_options, vm_wish
 from .run import STDERR, STDOUT, Captured, Run, dropped_marker
 from .session import Session
 
@@ -92,12 +92,10 @@ class Printer:
 
 def vm_start(session: Session, options: argparse.Namespace, text: str, progress: Callable[[str, float], None]) -> Start:
     """Return what runs `text` in a machine, made first if there is none."""
-    cpus = vm_cpus(options)
+    wish = vm_wish(options)
 
     async def start(run: Run) -> Request:
-        guest = await session.machines.ensure(
-            options.name or DEFAULT_MACHINE, memory_bytes=options.memory_bytes, cpus=cpus, report=progress
-        )
+        guest = await session.machines.ensure(options.name or DEFAULT_MACHINE, wish, progress)
         progress("", 1.0)
         arguments = {"argv": ["/bin/sh", "-c", text], **process_options(options)}
         arguments["cwd"] = arguments.pop("workdir", "")

@@ -7,9 +7,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from . import __version__
 from .errors import LabError, UserError
+
+if TYPE_CHECKING:
+    from .vm.packages import Origin
 
 __all__ = ["main"]
 
@@ -48,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     setup = commands.add_parser("setup", help="build what is missing: container images, guest image, template")
+    setup.add_argument("--arch", default="", help="a guest for another processor instead, as arm64")
+    setup.add_argument("--system", default="", help="a guest of another system instead, as debian13")
     setup.set_defaults(run=_setup)
 
     # Its options are Go's, as callers of runc write them, and it is read before any of this.
@@ -83,12 +89,17 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _setup(options: argparse.Namespace) -> int:
-    steps = (
+    steps: list[tuple[str, Callable[[Report], None]]] = [
         ("container image", _build_image),
         ("guest image", _build_guest),
         ("template", _build_template),
         ("python image", _build_python),
-    )
+    ]
+    if options.arch or options.system:
+        from .vm.systems import origin_of
+
+        origin = origin_of(options.system, options.arch)
+        steps = [("guest", lambda report: _build_template(report, origin))]
     for name, build in steps:
         progress = Progress(name)
         build(progress.report)
@@ -110,12 +121,13 @@ def _build_guest(report: Report) -> None:
     ensure_guest(report)
 
 
-def _build_template(report: Report) -> None:
+def _build_template(report: Report, origin: Origin | None = None) -> None:
+    from .machines import Wish
     from .session import Session
 
     session = Session()
     try:
-        session.prepare(report)
+        session.prepare(report, Wish(origin=origin))
     finally:
         session.close()
 

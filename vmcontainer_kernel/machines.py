@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .errors import LabError, MachineError, NodeLost, NotFound, UserError
 from .memory import available_memory
@@ -23,8 +23,9 @@ from .node import Node, Request
 if TYPE_CHECKING:
     from .vm.config import MachineConfig
     from .vm.machine import Machine
+    from .vm.packages import Origin
 
-__all__ = ["Guest", "Machines", "Report", "quiet"]
+__all__ = ["ANY", "Guest", "Machines", "Report", "Wish", "quiet"]
 
 Report = Callable[[str, float], None]
 
@@ -36,6 +37,27 @@ REHEARSALS = 16
 
 def quiet(phase: str, fraction: float) -> None:
     """Report to nobody."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a cell says of its machine; None is whatever it has, or the default of a new one."""
+
+    memory_bytes: int | None = None
+    cpus: int | None = None
+    origin: Origin | None = None
+
+    def differs_from(self, config: MachineConfig) -> bool:
+        """Tell whether a machine is not what is wished for."""
+        pairs = (
+            (self.memory_bytes, config.memory_bytes),
+            (self.cpus, config.cpus),
+            (self.origin and self.origin.label, config.label),
+        )
+        return any(wished not in (None, there) for wished, there in pairs)
+
+
+ANY: Final = Wish()
 
 
 @dataclass
@@ -75,9 +97,7 @@ class Machines:
         """Return a machine, if there is one of this name."""
         return self.guests[name].machine if name in self.guests else None
 
-    async def ensure(
-        self, name: str, *, memory_bytes: int | None = None, cpus: int | None = None, report: Report = quiet
-    ) -> Guest:
+    async def ensure(self, name: str, wish: Wish = ANY, report: Report = quiet) -> Guest:
         """Return machine `name`, cloned from its template if there is none; one caller at a time makes it."""
         async with self._making.setdefault(name, asyncio.Lock()):
             guest = self.guests.get(name)
@@ -85,45 +105,49 @@ class Machines:
                 await asyncio.wait([guest.waking])  # it may be ending because it did not wake
                 guest = self.guests.get(name)
             if guest:
-                await self._check_same(guest, memory_bytes, cpus)
+                await self._check_same(guest, wish)
                 return guest
             if name == "host":
                 raise UserError(
                     "host is the name of this computer's own kernel", hint="call the machine something else"
                 )
-            guest = await self._make(name, memory_bytes, cpus, report)
+            guest = await self._make(name, wish, report)
             self.guests[name] = guest
             return guest
 
-    async def _check_same(self, guest: Guest, memory_bytes: int | None, cpus: int | None) -> None:
+    async def _check_same(self, guest: Guest, wish: Wish) -> None:
         config = guest.machine.config
         if guest.machine.gone.is_set() or guest.node.lost.is_set():
             raise guest.machine.error(f"machine {config.name} has ended", hint=f"make a new one: %vm rm {config.name}")
-        if memory_bytes not in (None, config.memory_bytes) or cpus not in (None, config.cpus):
+        if wish.differs_from(config):
+            system = f"{config.label or config.arch}, {config.memory_bytes >> 20} MiB and {config.cpus} CPU"
             raise UserError(
-                f"machine {config.name} runs already, with {config.memory_bytes >> 20} MiB and {config.cpus} CPU",
+                f"machine {config.name} runs already, with {system}",
                 hint=f"remove it first (%vm rm {config.name}), or use another name",
             )
 
-    async def config(self, name: str, memory_bytes: int | None, cpus: int | None, report: Report) -> MachineConfig:
+    async def config(self, name: str, wish: Wish, report: Report) -> MachineConfig:
         """Return the description of a machine; builds the guest image if there is none yet."""
         from .vm import accelerator, qemu
-        from .vm.config import MachineConfig
+        from .vm.config import MachineConfig, accelerator_for
         from .vm.guest import ensure_guest, find_guest
+        from .vm.packages import Origin
 
-        image = find_guest()
+        origin = wish.origin or Origin()
+        image = find_guest(origin)
         if image is None:
-            image = await asyncio.to_thread(ensure_guest, report)
-        config = MachineConfig(name, image.boot, await asyncio.to_thread(accelerator.choose))
-        config = replace(config, memory_bytes=memory_bytes or config.memory_bytes, cpus=cpus or config.cpus)
+            image = await asyncio.to_thread(ensure_guest, report, origin)
+        engine = accelerator_for(origin.arch, await asyncio.to_thread(accelerator.choose))
+        config = MachineConfig(name, image.boot, engine, arch=origin.arch, label=origin.label)
+        config = replace(config, memory_bytes=wish.memory_bytes or config.memory_bytes, cpus=wish.cpus or config.cpus)
         qemu.check(config, os.cpu_count() or 1, available_memory()[0])
         return config
 
-    async def _make(self, name: str, memory_bytes: int | None, cpus: int | None, report: Report) -> Guest:
+    async def _make(self, name: str, wish: Wish, report: Report) -> Guest:
         from .vm.template import clone, ensure_template
 
         started_s = time.monotonic()
-        config = await self.config(name, memory_bytes, cpus, report)
+        config = await self.config(name, wish, report)
         host = await self._host()
         report("booting a machine once, to save it as a template (usually 4 to 6 s)", 0.0)
         template = await ensure_template(config, host, self._folder, self._settle)
@@ -208,11 +232,11 @@ class Machines:
             self.guests.pop(name, None)
             self._forget(name)
 
-    async def prepare(self, report: Report = quiet) -> None:
+    async def prepare(self, report: Report = quiet, wish: Wish = ANY) -> None:
         """Build what the first machine would have to wait for: guest image and template."""
         from .vm.template import ensure_template
 
-        config = await self.config("template", None, None, report)
+        config = await self.config("template", wish, report)
         report("booting a machine to save as template", 0.3)
         await ensure_template(config, await self._host(), self._folder, self._settle)
 

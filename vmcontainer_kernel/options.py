@@ -16,6 +16,7 @@ from IPython.core import magic_arguments as ipython
 from . import arguments as words
 from .arguments import parse_duration, parse_number, parse_size
 from .errors import UserError
+from .machines import Wish
 
 __all__ = [
     "container_arguments",
@@ -25,7 +26,7 @@ __all__ = [
     "parse_size",
     "process_options",
     "vm_arguments",
-    "vm_cpus",
+    "vm_wish",
 ]
 
 _named: Any = ipython.magic_arguments
@@ -112,9 +113,14 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def vm_cpus(options: argparse.Namespace) -> int | None:
-    """Return the number of virtual CPUs asked for."""
-    return _whole(options.cpus, "--cpus")
+def vm_wish(options: argparse.Namespace) -> Wish:
+    """Return what is asked of a machine."""
+    origin = None
+    if options.arch or options.system:
+        from .vm.systems import origin_of
+
+        origin = origin_of(options.system, options.arch)
+    return Wish(options.memory_bytes, _whole(options.cpus, "--cpus"), origin)
 
 
 def _whole(text: str | None, option: str, low: float | None = None) -> int | None:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from .errors import UserError
 from .giving import ensure_default_image, give_image
-from .machines import Machines, Report, quiet
+from .machines import ANY, Machines, Report, Wish, quiet
 from .node import HostAgent, Node, Request
 from .paths import cache_dir, run_dir
 from .ports import Ports
@@ -147,10 +147,10 @@ class Session:
 
     # -- beginning and end
 
-    def prepare(self, report: Report = quiet) -> None:
+    def prepare(self, report: Report = quiet, wish: Wish = ANY) -> None:
         """Build what the first cell would have to wait for: guest image and template."""
 
-        self.wait(self.machines.prepare(report))
+        self.wait(self.machines.prepare(report, wish))
 
     def close(self) -> None:
         """End everything of this session and wait until it is gone; further calls do nothing."""

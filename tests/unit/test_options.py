@@ -112,10 +112,10 @@ def test_wrong_numbers(line: str) -> None:
 
 
 def test_virtual_cpus_are_whole() -> None:
-    assert options.vm_cpus(vm("--cpus 2")) == 2
-    assert options.vm_cpus(vm("")) is None
+    assert options.vm_wish(vm("--cpus 2")).cpus == 2
+    assert options.vm_wish(vm("")) is None
     with pytest.raises(UserError, match="whole"):
-        options.vm_cpus(vm("--cpus 0.5"))
+        options.vm_wish(vm("--cpus 0.5"))
 
 
 def test_a_full_line_comes_out_typed() -> None:

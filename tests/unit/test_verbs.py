@@ -19,7 +19,7 @@ class Session:
 
     class machines:
         @staticmethod
-        async def ensure(name: str, **_: Any) -> Any:
+        async def ensure(name: str, *_: Any, **__: Any) -> Any:
             class Guest:
                 node = f"made {name}"
 

@@ -8,11 +8,12 @@ import stat
 import struct
 import subprocess
 import zlib
+from pathlib import Path
 
 import pytest
 
-from vmcontainer_kernel.errors import HostError, MachineError
-from vmcontainer_kernel.vm import cache, contents, decompress, guest, initrd, modules, packages, tree
+from vmcontainer_kernel.errors import HostError, MachineError, NotFound, UserError
+from vmcontainer_kernel.vm import cache, contents, decompress, guest, initrd, modules, packages, systems, tree
 from vmcontainer_kernel.vm.initrd import Entry
 
 DEBIAN_12 = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n'
@@ -80,6 +81,59 @@ def test_a_meta_package_that_leads_nowhere_is_an_error():
 
 def test_an_epoch_is_written_as_apt_writes_it():
     assert packages.Package("zlib1g", "1:1.2", "00").file_name == "zlib1g_1%3a1.2_amd64.deb"
+
+
+def test_another_processor_s_packages_have_their_own_kernel_and_folder():
+    arm = packages.Origin("arm64")
+    assert packages.names_for(DEBIAN_12, arm).kernel_meta == "linux-image-cloud-arm64"
+    assert (packages.Origin().label, arm.label, packages.Origin("arm64", "trixie").label) == (
+        "",
+        "arm64",
+        "trixie-arm64",
+    )
+    assert 'APT::Architecture "arm64";' in packages.apt_conf(Path("/s"), "", arm)
+    assert packages.parse_record(record("a") + "Architecture: arm64\n").file_name == "a_1_arm64.deb"
+
+
+def test_another_release_comes_from_the_same_mirrors():
+    targets = "http://m/debian/ bookworm main\nhttp://m/security/ bookworm-security main\nhttp://x/ stable main\nodd\n"
+    text = packages.other_sources(targets, {"ID": "nobody-s", "VERSION_CODENAME": "bookworm"}, "trixie")
+    assert text == "deb http://m/debian/ trixie main\ndeb http://m/security/ trixie-security main\n"
+    assert 'SourceParts "/dev/null"' in packages.apt_conf(Path("/s"), "", packages.Origin(release="trixie"))
+    assert "base-files" in packages.names_for(DEBIAN_12, packages.Origin(release="trixie")).plain
+    with pytest.raises(HostError, match="trixie"):
+        packages.other_sources("http://x/ stable main", {"VERSION_CODENAME": "bookworm"}, "trixie")
+
+
+def test_a_kernel_packed_for_efi_is_unpacked():
+    payload = gzip.compress(b"the kernel")
+    packed = b"MZ\0\0zimg" + struct.pack("<II", 64, len(payload)) + bytes(48) + payload + b"padding"
+    assert initrd.vmlinux(packed) == b"the kernel"
+
+
+@pytest.mark.parametrize(
+    ("system", "arch", "origin"),
+    [
+        ("", "", ("x86_64", "")),
+        ("", "arm64", ("arm64", "")),
+        ("debian12", "", ("x86_64", "")),
+        ("debian13", "arm64", ("arm64", "trixie")),
+    ],
+)
+def test_a_system_s_name_says_where_its_packages_come_from(system, arch, origin):
+    assert systems.origin_of(system, arch, ("debian", "bookworm")) == packages.Origin(*origin)
+
+
+def test_a_system_that_cannot_be_had_is_refused_with_those_that_can():
+    with pytest.raises(NotFound) as unknown:
+        systems.origin_of("plan9", "", ("debian", "bookworm"))
+    assert unknown.value.hint == "there are: debian12, debian13"
+    with pytest.raises(UserError) as foreign:
+        systems.origin_of("ubuntu24.04", "", ("debian", "bookworm"))
+    assert "debian12, debian13" in foreign.value.hint
+    with pytest.raises(UserError) as processor:
+        systems.origin_of("", "vax", ("debian", "bookworm"))
+    assert "arm64" in processor.value.hint
 
 
 def test_private_configuration_keeps_proxies_and_drops_hooks(tmp_path):

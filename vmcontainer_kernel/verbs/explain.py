@@ -8,7 +8,7 @@ from typing import Any
 
 from ..display import Table, steps_table
 from ..machines import quiet
-from ..options import container_options, process_options, vm_cpus
+from ..options import container_options, process_options, vm_wish
 from ..session import Session
 from .nodes import FindNode
 
@@ -30,7 +30,7 @@ def explain_machine(session: Session, name: str, options: argparse.Namespace) ->
     from ..vm import qemu
     from ..vm.config import Wiring
 
-    config = session.wait(session.machines.config(name, options.memory_bytes, vm_cpus(options), quiet))
+    config = session.wait(session.machines.config(name, vm_wish(options), quiet))
     rows = []
     for device in qemu.DEVICES:
         words = device(config, Wiring(ram=Path("RAM")))

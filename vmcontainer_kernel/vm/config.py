@@ -136,7 +136,8 @@ class MachineConfig:
 
     `agent`: its guest has our agent, on a virtio-serial port. `screen`: it has a display, keyboard and pointer.
     `restricted`: its guest reaches nothing outside (qemu-system-x86_64(1), ``-netdev user,restrict=on``). `reboots`: it
-    may reboot itself; else that is its end. `debug_exit`: port 0xf4 ends it (``isa-debug-exit``).
+    may reboot itself; else that is its end. `debug_exit`: port 0xf4 ends it (``isa-debug-exit``). `label`: what it
+    boots, in a word; empty for this computer's own system.
     """
 
     name: str
@@ -155,6 +156,7 @@ class MachineConfig:
     screen: bool = False
     reboots: bool = False
     debug_exit: bool = False
+    label: str = ""
 
     def named(self, name: str, mac: str) -> MachineConfig:
         """Return the same machine under another name and address."""
