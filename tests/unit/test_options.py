@@ -113,7 +113,7 @@ def test_wrong_numbers(line: str) -> None:
 
 def test_virtual_cpus_are_whole() -> None:
     assert options.vm_wish(vm("--cpus 2")).cpus == 2
-    assert options.vm_wish(vm("")) is None
+    assert options.vm_wish(vm("")).cpus is None
     with pytest.raises(UserError, match="whole"):
         options.vm_wish(vm("--cpus 0.5"))
 

@@ -140,7 +140,8 @@ async def _build(config: MachineConfig, launcher: Launcher, run_dir: Path, settl
     key = key_of(config, identity)
     place = cache_dir("templates") / key
     shutil.rmtree(place, ignore_errors=True)
-    cache.prune(place.parent, cache.KEYS, keep=2)
+    # As many as systems run side by side, and the former ones of some.
+    cache.prune(place.parent, cache.KEYS, keep=6)
     need_mib = (config.memory_bytes >> 20) + 10
     with cache.reported_when_full(place.parent, "a template", need_mib), cache.made(place) as folder:
         wiring = Wiring(ram=folder / "ram", save=True, qemu_version=version)
