@@ -205,15 +205,18 @@ class Node:
         await request.done
         return b"".join(parts)
 
-    async def spawn(self, argv: Sequence[str], *, fds: Sequence[int] = (), log: Path) -> Spawned:
-        """Start a helper as a child of this (host) agent; ``fds[i]`` becomes its descriptor 10 + i."""
-        started: asyncio.Future[int] = self._loop.create_future()
+    async def spawn(
+        self, argv: Sequence[str], *, fds: Sequence[int] = (), log: Path, cage: Mapping[str, Any] | None = None
+    ) -> Spawned:
+        """Start a helper, a child of this (host) agent; ``fds[i]`` becomes its descriptor 10 + i, `cage` bounds it."""
+        started: asyncio.Future[dict[str, Any]] = self._loop.create_future()
 
         def note(event: dict[str, Any]) -> None:
             if event.get("event") == "started" and not started.done():
-                started.set_result(int(event["pid"]))
+                started.set_result(event)
 
-        request = self.start("spawn", {"argv": list(argv), "log": str(log)}, on_event=note, fds=fds)
+        arguments = {"argv": list(argv), "log": str(log), **({"cage": cage} if cage else {})}
+        request = self.start("spawn", arguments, on_event=note, fds=fds)
         try:
             await asyncio.wait((started, request.done), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -221,7 +224,7 @@ class Node:
             raise
         if not started.done():
             await request.done  # raises why it did not start
-        return Spawned(self, request, started.result())
+        return Spawned(self, request, int(started.result()["pid"]), tuple(started.result().get("warnings") or ()))
 
     async def signal(self, request: Request, number: int) -> bool:
         """Send a signal to a request's process group; False if it had ended."""
@@ -341,15 +344,20 @@ class Node:
 
 
 class Spawned:
-    """A helper process that the host agent started (`vm.machine.Spawned`)."""
+    """A helper process that the host agent started (`vm.machine.Spawned`).
 
-    def __init__(self, node: Node, request: Request, pid: int) -> None:
-        self.pid = pid
+    `warnings`: what holds it less tightly than it should; `struck`: once it has ended, how often each limit struck.
+    """
+
+    def __init__(self, node: Node, request: Request, pid: int, warnings: tuple[str, ...]) -> None:
+        self.pid, self.warnings = pid, warnings
+        self.struck: dict[str, int] = {}
         self._node, self._request = node, request
 
     async def wait(self) -> int:
         """Return its exit status; ``-N`` for signal N."""
         answer = await asyncio.shield(self._request.done)
+        self.struck = answer.get("limits") or {}
         return -int(answer["signal"]) if answer.get("signal") else int(answer["status"])
 
     async def kill(self) -> None:

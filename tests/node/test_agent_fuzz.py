@@ -206,11 +206,14 @@ def test_every_bomb_is_answered(agent: Agent) -> None:
 VALUES: list[Any] = [
     *(None, True, -1, 2**63, 1.5, float("nan"), "", "x", "\0", "\ud800", "../..", "x" * 5000, "/no/such/file", "/"),
     *([], [""], ["\0"], [None], ["/no/such/program"], ["true"], {}, {"": ""}, {"argv": []}, {"argv": ["true"]}),
+    *({"name": "x", "groups": 5}, {"name": "../x", "resources": {"pids": -9}}, {"name": "a/b", "devices": ["/dev/x"]}),
     *({"argv": ["true"], "memory_bytes": -1}, {"argv": ["true"], "user": "9" * 30}, [[[[[]]]]], {"a": {"b": [1]}}),
 ]
 MEMBERS = {
     "exec": ("argv", "env", "cwd", "user", "tty", "stdin", "fds"),
-    "spawn": ("argv", "log", "fds"),
+    "spawn": ("argv", "log", "fds", "cage"),
+    "machine.stats": ("names",),
+    "machine.update": ("name", "resources"),
     "signal": ("request", "signal"),
     "get": ("path",),
     "put": ("mode",),

@@ -367,12 +367,14 @@ def test_proc_is_read_below_its_root(tmp_path):
         (["SHUTDOWN guest=True reason=guest-shutdown"], 0, "powered off"),
         (["SHUTDOWN guest=False reason=host-qmp-quit"], 0, "stopped"),
         ([], -9, "signal 9"),
+        ([], -6, "signal 6"),
         ([], 1, "status 1"),
     ],
 )
 def test_why_a_machine_is_gone(events, status, words):
     seen = [(0.0, *(one.split(" ", 1))) for one in events]
     assert words in observe.why_gone(seen, status)
+    assert ("OOM" in observe.why_gone(seen, status, {"oom_kills": 1})) == (status == -9)
 
 
 def test_a_damaged_template_is_found_out(tmp_path):

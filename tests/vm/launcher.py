@@ -17,6 +17,7 @@ _SHIFT = (
 class LocalSpawned:
     def __init__(self, process):
         self.process = process
+        self.warnings, self.struck = (), {}
         self.pid = process.pid
 
     async def wait(self):
@@ -34,7 +35,7 @@ class LocalLauncher:
     def __init__(self):
         self.spawned = []
 
-    async def spawn(self, argv, *, fds=(), log):
+    async def spawn(self, argv, *, fds=(), log, cage=None):
         # Numbers from 64 up cannot collide with the ones they are moved to.
         high = [os.dup2(fd, 64 + index) for index, fd in enumerate(fds)]
         try:

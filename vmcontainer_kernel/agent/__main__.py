@@ -47,6 +47,7 @@ def _name_process(name: str) -> None:
 
 def _host(fd: int, folder: Path, images: Path, *, spares: bool) -> None:
     from . import supervisor
+    from .cage import CageVerbs
 
     supervisor.isolate()
     lock_fd = supervisor.lock(folder)
@@ -62,6 +63,7 @@ def _host(fd: int, folder: Path, images: Path, *, spares: bool) -> None:
         server = Server(Channel(fd, passes_fds=True), _facts(footing))
         NodeVerbs(server, runtime, guest=False)
         ContainerVerbs(server, runtime, spares=spares)
+        CageVerbs(server, cgroups)
         gc.freeze()  # a child that is cloned from here must not copy pages by collecting garbage
         server.run()
     finally:

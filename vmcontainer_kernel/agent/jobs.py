@@ -48,11 +48,6 @@ class Stdio:
             in_read = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         return cls((in_read, out_write, err_write), [(Kind.STDOUT, out_read), (Kind.STDERR, err_read)], in_write)
 
-    @classmethod
-    def to_file(cls, log_fd: int) -> Stdio:
-        """Read nothing and write into a file, which `close_child` closes."""
-        return cls((os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), log_fd, log_fd), [], None)
-
     def close_child(self) -> None:
         """Close the process's ends in this process."""
         for fd in set(self.child):
@@ -80,6 +75,7 @@ class Job:
         watches: str = "",
         warnings: tuple[str, ...] = (),
         detach: bool = False,
+        unsent: bool = False,
         on_end: Callable[[Job], None] | None = None,
     ) -> None:
         self.request, self.pid, self.report_fd = request, launch.pid, launch.report_fd
@@ -87,9 +83,11 @@ class Job:
         self.subject = subject  # the container's name, if it is a container's first process
         self.watches = watches or subject  # the container whose limits are told while this runs
         self.warnings = warnings  # what is not as asked; each is told once
-        self.detach = detach  # REPLY when it runs; its output goes to the log only
+        self.detach = detach  # REPLY when it runs; its output goes to the log only, as with `unsent`
         self.on_end = on_end  # who else wants to know
-        self.outputs = [Output(request, kind, fd, None if detach else send, log) for kind, fd in stdio.outputs]
+        self.outputs = [
+            Output(request, kind, fd, None if detach or unsent else send, log) for kind, fd in stdio.outputs
+        ]
         self.input = None if stdio.stdin_fd is None else Input(request, stdio.stdin_fd, send, stdio.stdin_end)
         self.signalled = False  # somebody asked for its end, perhaps before it had begun
         self.wait_status: int | None = None

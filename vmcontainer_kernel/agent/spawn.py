@@ -32,7 +32,9 @@ _DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP, sign
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to exec: `argv`, environment, folder, `user` as ``uid[:gid]`` or a name, descriptors for FIRST_FD and up."""
+    """What to exec: `argv`, environment, folder, `user` as ``uid[:gid]`` or a name, descriptors for FIRST_FD and up;
+    `before` is done in the child, when its descriptors are in their places.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
@@ -40,6 +42,7 @@ class Command:
     user: str = ""
     fds: Sequence[int] = ()
     tty: bool = False
+    before: Callable[[], None] | None = None
 
     @property
     def plain(self) -> bool:
@@ -117,6 +120,8 @@ def _exec(command: Command, stdio: tuple[int, int, int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in _DEFAULTED:
         signal.signal(number, signal.SIG_DFL)
+    if command.before:
+        command.before()
     _become(command.user)
     _enter(command.cwd)
     # The second net, if the agent itself is killed. A change of ids clears it: prctl(2), PR_SET_PDEATHSIG.

@@ -1,4 +1,4 @@
-"""What a node can be asked, container requests apart: run, spawn, signal, copy files, look."""
+"""What a node can be asked, container requests apart: run, signal, copy files, look."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ class NodeVerbs:
         self._server, self._runtime, self._guest = server, runtime, guest
         server.verbs |= {
             "exec": self.exec,
-            "spawn": self.spawn,
             "signal": self.signal,
             "put": self.put,
             "get": self.get,
@@ -68,19 +67,6 @@ class NodeVerbs:
         finally:
             stdio.close_child()
         self._server.add(Job(call.request, launch, stdio, self._server.send))
-
-    def spawn(self, call: Call) -> None:
-        """Run a helper with passed descriptors, its output in a file: argv, log. It answers when the helper ends."""
-        # Without waiting: the other end of a named pipe might never be opened (fifo(7)).
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        log_fd = os.open(get_str(call.arguments, "log"), flags, 0o600)
-        os.set_blocking(log_fd, True)
-        stdio = Stdio.to_file(log_fd)
-        try:
-            launch = start(Command(get_strs(call.arguments, "argv"), dict(os.environ), "/", fds=call.fds), stdio.child)
-        finally:
-            stdio.close_child()
-        self._server.add(Job(call.request, launch, stdio, self._server.send, role="machine"))
 
     def signal(self, call: Call) -> dict[str, Any]:
         """Send a signal to the process group of a running request: request, signal (a number)."""

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, NoReturn
 
-__all__ = ["Ids", "Steward", "own_ids", "read_ranges", "subordinate_ids"]
+__all__ = ["DYNAMIC_IDS", "Ids", "Steward", "own_ids", "read_ranges", "subordinate_ids"]
 
+DYNAMIC_IDS = range(61184, 65520)
+"""For users and groups that exist only while a process or a file does (systemd.exec(5), DynamicUser=)."""
 _MAX_RANGES = 339  # a map has 340 lines (user_namespaces(7)), and one is the user's own id
 
 

@@ -137,7 +137,8 @@ class MachineConfig:
     `agent`: its guest has our agent, on a virtio-serial port. `screen`: it has a display, keyboard and pointer.
     `restricted`: its guest reaches nothing outside (qemu-system-x86_64(1), ``-netdev user,restrict=on``). `reboots`: it
     may reboot itself; else that is its end. `debug_exit`: port 0xf4 ends it (``isa-debug-exit``). `label`: what it
-    boots, in a word; empty for this computer's own system.
+    boots, in a word; empty for this computer's own system. `cpu_shares` is its weight against others (1024 is usual),
+    `cpu_quota_us` how long it may use processors in each 100 ms.
     """
 
     name: str
@@ -145,6 +146,8 @@ class MachineConfig:
     accelerator: Accelerator
     memory_bytes: int = 256 * MIB
     cpus: int = 1
+    cpu_shares: int | None = None
+    cpu_quota_us: int | None = None
     mac: str = "52:54:00:12:34:56"
     arch: str = "x86_64"
     cpu_model: str = ""

@@ -21,10 +21,11 @@ from typing import Any, Protocol, TypeVar
 
 from ..container.network.proxy import bind
 from ..errors import LabError, MachineError
-from . import observe, qemu
+from . import observe, qemu, resources
 from .config import MachineConfig, Wiring
 from .console import Console
-from .qemu import NETDEV, SLOT
+from .handing import hand, opened
+from .qemu import FIRST_FD, NETDEV, SLOT
 from .qmp import Monitor
 
 __all__ = ["Launcher", "Machine", "Spawned"]
@@ -36,9 +37,14 @@ REST_AFTER_S = 6.0
 
 
 class Spawned(Protocol):
-    """A QEMU that somebody started for us."""
+    """A QEMU that somebody started for us.
+
+    `warnings`: what holds it less tightly than it should; `struck`: once it has ended, how often each limit struck.
+    """
 
     pid: int
+    warnings: tuple[str, ...]
+    struck: dict[str, int]
 
     async def wait(self) -> int:
         """Return the exit status once it has ended; ``-N`` for signal N."""
@@ -50,8 +56,13 @@ class Spawned(Protocol):
 class Launcher(Protocol):
     """Who starts QEMU."""
 
-    async def spawn(self, argv: Sequence[str], *, fds: Sequence[int] = (), log: Path) -> Spawned:
-        """Start a program: ``fds[i]`` becomes its descriptor ``FIRST_FD + i``, its output goes to the file `log`."""
+    async def spawn(
+        self, argv: Sequence[str], *, fds: Sequence[int] = (), log: Path, cage: Mapping[str, Any] | None = None
+    ) -> Spawned:
+        """Start a program: ``fds[i]`` becomes its descriptor ``FIRST_FD + i``, its output goes to the file `log`.
+
+        `cage` is how it is to be held (`resources.cage`).
+        """
 
 
 class Machine:
@@ -68,6 +79,7 @@ class Machine:
         self.command = tuple(command)
         self.folder = folder
         self.pid = spawned.pid
+        self.warnings = spawned.warnings
         self.stream: socket.socket
         self.phases: list[tuple[str, float]] = []
         self.events: deque[tuple[float, str, str]] = deque(maxlen=100)
@@ -275,7 +287,8 @@ class Machine:
             # The last events and console lines lie in our sockets still.
             await asyncio.sleep(0.02)
             self._console.drain()
-            self.reason = observe.why_gone(self.events, status, panicked="Kernel panic" in self.console_tail(1))
+            panicked = "Kernel panic" in self.console_tail(1)
+            self.reason = observe.why_gone(self.events, status, self._spawned.struck, panicked=panicked)
         except LabError as error:
             self.reason = f"whoever started QEMU is gone: {error.message}"
         finally:
@@ -289,13 +302,18 @@ class Machine:
 
 async def start(config: MachineConfig, wiring: Wiring, launcher: Launcher, run_dir: Path) -> Machine:
     """Start QEMU and connect to it; on failure nothing stays behind but its log."""
-    command = qemu.argv(config, wiring, str(qemu.program_path(config.platform)))
+    program = str(qemu.program_path(config.platform))
     folder = run_dir / "machines" / config.name
     folder.mkdir(parents=True, exist_ok=True)
     pairs = [socket.socketpair() for _ in range(3 if config.agent else 2)]
     theirs = [pair[1] for pair in pairs]
+    handed = hand(config, wiring, FIRST_FD + len(pairs))
+    command = [*qemu.argv(handed.config, handed.wiring, program), *handed.options]
     try:
-        spawned = await launcher.spawn(command, fds=[sock.fileno() for sock in theirs], log=folder / "qemu.log")
+        with opened(handed) as (files, groups):
+            fds = [*(sock.fileno() for sock in theirs), *files]
+            cage = resources.cage(config, groups)
+            spawned = await launcher.spawn(command, fds=fds, log=folder / "qemu.log", cage=cage)
     except BaseException:
         for ours, _ in pairs:
             ours.close()

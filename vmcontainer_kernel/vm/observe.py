@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
 
 Execute = Callable[..., Awaitable[Any]]
 Json = dict[str, Any]
+_NONE: Final[Mapping[str, int]] = {}
 
 UNITS: Final[dict[str, list[str]]] = {
     "uptime_s": ["s", "level"],
@@ -290,8 +292,14 @@ def event_detail(data: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in data.items() if not isinstance(value, (dict, list)))
 
 
-def why_gone(events: Iterable[tuple[float, str, str]], status: int, *, panicked: bool = False) -> str:
-    """Tell why QEMU ended, from its last events, its exit status (-N: signal N) and what its console says."""
+def why_gone(
+    events: Iterable[tuple[float, str, str]], status: int, struck: Mapping[str, int] = _NONE, *, panicked: bool = False
+) -> str:
+    """Tell why QEMU ended, from its last events, its exit status (-N: signal N), how often limits of its group struck
+    and what its console says.
+    """
+    if status == -signal.SIGKILL and struck.get("oom_kills"):
+        return "QEMU was killed by the host's kernel: it reached the memory limit of its control group (OOM)"
     seen = [(name, detail) for _, name, detail in events]
     if panicked or any(name == "GUEST_PANICKED" for name, _ in seen):
         return "the guest's kernel panicked"
@@ -306,4 +314,6 @@ def why_gone(events: Iterable[tuple[float, str, str]], status: int, *, panicked:
     for reason, words in reasons.items():
         if f"reason={reason}" in shutdown:
             return words
+    if status == -signal.SIGKILL:
+        return "QEMU was ended by signal 9 (SIGKILL): somebody sent it, or the host's kernel had no memory left"
     return f"QEMU was ended by signal {-status}" if status < 0 else f"QEMU ended with status {status}"
