@@ -17,6 +17,7 @@ from IPython.core import magic_arguments as ipython
 from .errors import SpecError, UserError
 
 __all__ = [
+    "ASM",
     "CELL",
     "CONTAINER",
     "CREATE",
@@ -154,6 +155,20 @@ VM = (
     argument("--cpus", metavar="N", help="virtual CPUs of a new machine (default: 1)"),
     argument("--arch", metavar="ARCH", default="", help="processor of a new machine: x86_64 (default), arm64"),
     argument("--system", metavar="NAME", default="", help="what a new machine boots: %%vm systems lists it"),
+)
+
+ASM = (
+    argument(
+        "name", nargs="?", default="", help="a variable that takes the result: its code, exits, registers, output"
+    ),
+    argument("--run", choices=("kvm", "none"), default="kvm", help="what runs it; none shows the machine code"),
+    argument("--steps", metavar="N", help="stop after each instruction, at most so many"),
+    argument("--bits", choices=("16", "32", "64"), default="16", help="mode of the processor: real, protected, long"),
+    argument("--origin", metavar="ADDRESS", default="0x7c00", help="where the code lies in memory (default: 0x7c00)"),
+    argument("-m", "--memory", metavar="SIZE", default="640k", help="memory from address 0 on (default: 640k)"),
+    _text("--registers", metavar="NAME=VALUE,…", help="registers at the start, as ax=1,bx=0x20 (others: 0)"),
+    _text("--input", metavar="TEXT", help="what the serial port, 0x3f8, gives to read"),
+    argument("--timeout", metavar="SECONDS", default="2", help="end the code after so many seconds (default: 2)"),
 )
 
 _LIMITS = (

@@ -8,12 +8,13 @@ from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 
-from .options import container_arguments, vm_arguments
+from .options import asm_arguments, container_arguments, vm_arguments
 
 __all__ = ["match"]
 
 VOLUME_ACTIONS = ["create", "inspect", "ls", "prune", "rm"]
-_LINE = re.compile(r"(%{1,2})(vm|container|lab)\s+(.*)$")
+_LINE = re.compile(r"(%{1,2})(vm|container|lab|asm)\s+(.*)$")
+_ARGUMENTS = {"vm": vm_arguments, "container": container_arguments, "asm": asm_arguments}
 
 
 def _option_names(decorate: Any) -> list[str]:
@@ -33,8 +34,10 @@ def _names(kind: str) -> list[str]:
 
 
 def _candidates(percent: str, kind: str, rest: str, token: str) -> list[str]:
-    if percent == "%%" and token.startswith("-"):
-        return _option_names(vm_arguments if kind == "vm" else container_arguments)
+    if percent == "%%" and token.startswith("-") and kind in _ARGUMENTS:
+        return _option_names(_ARGUMENTS[kind])
+    if kind == "asm":
+        return []
     if percent == "%%":
         return ["host", *_names("vm")] if rest.split()[-2:-1] == ["--on"] or rest.endswith("--on ") else _names(kind)
     return _line_candidates(kind, rest, token)

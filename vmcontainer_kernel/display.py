@@ -32,10 +32,12 @@ def size_text(count: float | None) -> str:
 
 
 class Table:
-    """Rows under a head; text in a terminal, an HTML table in a notebook."""
+    """Rows under a head; text in a terminal, an HTML table in a notebook, there with a `caption` if one is given."""
 
-    def __init__(self, head: Sequence[str], rows: Sequence[Sequence[Any]], empty: str = "nothing yet") -> None:
-        self.head, self.empty = list(head), empty
+    def __init__(
+        self, head: Sequence[str], rows: Sequence[Sequence[Any]], empty: str = "nothing yet", caption: str = ""
+    ) -> None:
+        self.head, self.empty, self.caption = list(head), empty, caption
         self.rows = [["-" if cell is None else str(cell) for cell in row] for row in rows]
 
     def __repr__(self) -> str:
@@ -55,7 +57,8 @@ class Table:
             "<tr>" + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row) + "</tr>"
             for row in self.rows
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def steps_table(steps: Sequence[dict[str, str]]) -> Table:

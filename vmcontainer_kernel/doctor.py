@@ -19,13 +19,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import probe
 from .container.ladder import GUEST, ID_RANGES, ROOT, RUNGS
 from .errors import LabError, NotFound
 from .memory import available_memory
 from .paths import cache_dir
+
+if TYPE_CHECKING:
+    from .vm.accelerator import Rung
 
 __all__ = ["NAMES", "Check", "Verdict", "check", "default_node", "examine", "to_html", "to_json", "to_text"]
 
@@ -39,7 +42,9 @@ _CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: `reason` is what was seen, `hint` what to do about it, `cost` what its lack costs the user."""
+    """One finding: `reason` is what was seen, `details` the same taken apart, `hint` what to do about it, `cost` what
+    its lack costs the user.
+    """
 
     name: str
     verdict: Verdict
@@ -47,6 +52,7 @@ class Check:
     hint: str = ""
     cost: str = ""
     seconds: float = 0.0
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Finding:
     verdict: Verdict
     reason: str
     hint: str = ""
+    details: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,7 @@ def to_text(checks: list[Check]) -> str:
     lines = []
     for found in checks:
         lines += [f"{found.verdict:<9} {found.name:<{width}}  {found.reason}"]
+        lines += [f"{indent}{detail}" for detail in found.details]
         if found.verdict != "ok":
             lines += [f"{indent}costs: {found.cost}"]
             lines += [f"{indent}try:   {found.hint}"] if found.hint else []
@@ -127,7 +135,7 @@ def to_html(checks: list[Check]) -> str:
     rows = []
     for found in checks:
         more = [f"costs: {found.cost}", f"try: {found.hint}" if found.hint else ""] if found.verdict != "ok" else []
-        text = "<br>".join(escape(line) for line in [found.reason, *more] if line)
+        text = "<br>".join(escape(line) for line in [found.reason, *found.details, *more] if line)
         name = f'<th scope="row">{escape(found.name)}</th>'
         rows += [f'<tr>{name}<td>{found.verdict}</td><td style="text-align:left">{text}</td></tr>']
     head = '<tr><th scope="col">check</th><th scope="col">verdict</th><th scope="col">what was seen</th></tr>'
@@ -145,7 +153,7 @@ def _examine(name: str) -> Check:
         # A probe that breaks is a finding too: the other checks must still be shown.
         finding = Finding("no", f"the check itself failed: {type(error).__name__}: {error}")
     seconds = round(time.perf_counter() - start, 4)
-    return Check(name, finding.verdict, finding.reason, finding.hint, PROBES[name].cost, seconds)
+    return Check(name, finding.verdict, finding.reason, finding.hint, PROBES[name].cost, seconds, finding.details)
 
 
 # ---- programs
@@ -180,12 +188,37 @@ def _kvm() -> Finding:
     from .vm import accelerator
 
     chosen = accelerator.choose()
+    details = tuple(_rung_line(rung) for rung in chosen.rungs)
     if chosen.name == "kvm":
-        return Finding("ok", chosen.reason)
+        return Finding("ok", chosen.reason, details=details)
     if Path("/dev/kvm").exists() and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return Finding("no", chosen.reason, "sudo usermod -aG kvm $USER, then log in again")
+        return Finding("no", chosen.reason, "sudo usermod -aG kvm $USER, then log in again", details)
     hint = "run the lab on the computer itself, or on a virtual machine with nested virtualization"
-    return Finding("no", chosen.reason, hint)
+    return Finding("no", chosen.reason, hint, details)
+
+
+def _rung_line(rung: Rung) -> str:
+    took = "-" if rung.seconds is None else f"{rung.seconds * 1e3:.2f} ms"
+    return f"{'yes' if rung.holds else 'no':<3} {rung.name:<9} {took:>9}  {rung.told}"
+
+
+def _kvm_real_mode() -> Finding:
+    """Try what lessons do with KVM itself; that works where no kernel boots on it."""
+    from .vm import accelerator
+
+    found = accelerator.abilities()
+    works = [name for name, failure in found.items() if not failure]
+    fails = [f"{name} ({failure})" for name, failure in found.items() if failure]
+    reason = f"runs {', '.join(works) or 'nothing'}" + (f"; not {', '.join(fails)}" if fails else "")
+    if found["16-bit real mode"] or found["single steps"]:
+        return Finding("no", reason, "%%asm --run none shows the machine code")
+    return Finding("degraded", reason, "what is missing works in a machine: %%vm") if fails else Finding("ok", reason)
+
+
+def _assembler() -> Finding:
+    from .vm.assembly import find_assembler
+
+    return Finding("ok", _first_line(f"{find_assembler()}as", "--version"))
 
 
 def _skopeo() -> Finding:
@@ -364,6 +397,8 @@ def _volumes_bytes(folder: Path) -> int:
 PROBES: dict[str, Probe] = {
     "qemu": Probe(_qemu, "no machines: neither %%vm nor containers in a guest"),
     "kvm": Probe(_kvm, "machines run on QEMU's emulator (TCG): all lessons work, guests compute far slower"),
+    "kvm-real-mode": Probe(_kvm_real_mode, "%%asm cells cannot run all that they can be made of"),
+    "assembler": Probe(_assembler, "no %%asm cells"),
     "user-namespaces": Probe(_user_namespaces, "an ordinary user's containers run in a guest"),
     "mount": Probe(_mount, "containers run in a guest"),
     "overlay": Probe(_overlay, "containers run in a guest"),

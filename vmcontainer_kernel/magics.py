@@ -1,4 +1,4 @@
-"""The magics: ``%%vm`` and ``%%container`` run cells, ``%vm``, ``%container`` and ``%lab`` look and tidy up.
+"""The magics: ``%%vm``, ``%%container`` and ``%%asm`` run cells, ``%vm``, ``%container`` and ``%lab`` look and tidy up.
 
 Parse, call the session, render; nothing else happens here. Heavy libraries are imported by the first use.
 """
@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from .errors import LabError
-from .options import container_arguments, parse, vm_arguments
+from .options import asm_arguments, container_arguments, parse, parse_asm, vm_arguments
 
 __all__ = ["load", "unload"]
 
@@ -77,6 +77,36 @@ def container_cell(line: str, cell: str) -> None:
         cells.require_text(cell)
     where = f"container {options.name}" if options.name else "a container"
     _run(options, where, cells.container_start(session, options, cell, node, progress.report), progress)
+
+
+def asm_cell(line: str, cell: str) -> Any:
+    """Assemble this cell and run it on a virtual CPU that this notebook's own hypervisor drives, without QEMU.
+
+    A hypervisor gives a virtual CPU to the processor and waits. The guest's code runs by itself until it does what
+    only the hypervisor can answer: that is an exit. Each one is shown, with the line of the cell that caused it: OUT
+    and IN (KVM_EXIT_IO), memory that is not there (KVM_EXIT_MMIO), HLT, a triple fault (KVM_EXIT_SHUTDOWN). With
+    --steps N every instruction is an exit (KVM_EXIT_DEBUG), and the registers it changed are shown.
+
+        %%asm --registers ax=2,bx=3             %%asm loop --steps 20            %%asm --run none
+        add ax, bx      # 2 + 3                 mov cx, 3                        mov si, offset text
+        add al, '0'     # as a character        again: dec cx                    mov eax, [si]
+        mov dx, 0x3f8   # the serial port       jnz again                        hlt
+        out dx, al                              hlt                              text: .asciz "hi"
+        hlt
+
+    Intel syntax, by GNU as: # begins a comment, a label's address is "offset label", a name alone is what lies there;
+    .byte .word .ascii .fill put bytes, all of it into one section. The machine has memory from address 0 on (beyond
+    it nothing answers: the screen of a PC at 0xb8000 is an exit) and a serial port at 0x3f8; there is no firmware.
+    The code begins with all registers 0, its stack below it. With a name, the result is a variable: loop.exits,
+    loop.registers, loop.output, loop.code.
+    """
+    from .asm import run_cell
+
+    options = parse_asm(_CELLS["asm"], line)
+    program = run_cell(options, cell)
+    if options.name:
+        _shell().user_ns[options.name] = program
+    return program
 
 
 def _display_name(name: str) -> None:
@@ -208,6 +238,7 @@ def _told(function: Any) -> Any:
 _CELLS: dict[str, Any] = {
     "vm": vm_arguments("%vm")(vm_cell),
     "container": container_arguments("%container")(container_cell),
+    "asm": asm_arguments("%asm")(asm_cell),
 }
 _LINES = {"vm": vm_line, "container": container_line, "lab": lab_line}
 

@@ -19,15 +19,21 @@ from .errors import UserError
 from .machines import Wish
 
 __all__ = [
+    "asm_arguments",
     "container_arguments",
     "container_options",
     "limit_options",
     "parse",
+    "parse_asm",
     "parse_size",
     "process_options",
     "vm_arguments",
     "vm_wish",
 ]
+
+LARGEST_BARE_BYTES = 256 << 20
+LONGEST_BARE_S = 60
+BARE_REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp")
 
 _named: Any = ipython.magic_arguments
 
@@ -51,11 +57,20 @@ def container_arguments(name: str) -> Any:
     return _stacked(_named(name), *words.CONTAINER, *words.RUN)
 
 
+def asm_arguments(name: str) -> Any:
+    """Return the decorator that gives a function the options of ``%%asm``."""
+    return _stacked(_named(name), *words.ASM)
+
+
 def parse(magic: Any, line: str) -> argparse.Namespace:
     """Parse the line behind a magic; a wrong one is a `UserError`.
 
     IPython's own `UsageError` would be shown and then forgotten: no tool that runs notebooks sees such a cell fail.
     """
+    return checked(_parsed(magic, line))
+
+
+def _parsed(magic: Any, line: str) -> argparse.Namespace:
     parser = magic.parser
 
     def refuse(message: str) -> NoReturn:
@@ -66,7 +81,48 @@ def parse(magic: Any, line: str) -> argparse.Namespace:
         given = shlex.split(line)  # as a shell does: IPython's own way leaves the quotes in
     except ValueError as error:
         refuse(f"{line.strip()}: {error}")
-    return checked(parser.parse_args(given))
+    found: argparse.Namespace = parser.parse_args(given)
+    return found
+
+
+def parse_asm(magic: Any, line: str) -> argparse.Namespace:
+    """Parse the line behind ``%%asm``: `steps`, `bits`, `origin`, `memory_bytes`, `register_values`, `timeout_s`."""
+    options = _parsed(magic, line)
+    if options.name and (not options.name.isidentifier() or keyword.iskeyword(options.name)):
+        raise UserError(f"{options.name!r} cannot be a variable")
+    options.steps = int(parse_number(options.steps, "--steps", whole=True) or 0)
+    options.bits = int(options.bits)
+    options.origin = _address(options.origin, "--origin")
+    options.memory_bytes = parse_size(options.memory)
+    if options.memory_bytes > LARGEST_BARE_BYTES:
+        raise UserError(f"--memory {options.memory}: at most {LARGEST_BARE_BYTES >> 20}m", where="--memory")
+    options.timeout_s = parse_number(options.timeout, "--timeout")
+    if options.timeout_s > LONGEST_BARE_S:
+        raise UserError(f"--timeout {options.timeout}: at most {LONGEST_BARE_S}", where="--timeout")
+    options.register_values = _registers(options.registers, options.bits)
+    return options
+
+
+def _address(text: str, where: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise UserError(f"{where} {text}: this is no number", hint="write 0x7c00 or 31744", where=where) from None
+
+
+def _registers(text: str, bits: int) -> dict[str, int]:
+    """Read ``ax=1,bx=0x20``: names as the mode has them, to the kernel's names and values."""
+    known = {name[1:] if bits == 16 else "e" + name[1:] if bits == 32 else name: name for name in BARE_REGISTERS}
+    found = {}
+    for one in filter(None, text.split(",")):
+        name, _, value = (part.strip() for part in one.partition("="))
+        if name not in known:
+            hint = f"there are: {' '.join(known)}"
+            raise UserError(f"--registers {one}: no register {name!r} in {bits}-bit mode", hint=hint)
+        found[known[name]] = _address(value, "--registers")
+        if not 0 <= found[known[name]] < 1 << bits:
+            raise UserError(f"--registers {one}: this is no number of {bits} bits", where="--registers")
+    return found
 
 
 def checked(options: argparse.Namespace) -> argparse.Namespace:

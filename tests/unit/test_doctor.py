@@ -42,7 +42,8 @@ def test_every_check_says_what_it_saw_and_what_its_lack_costs() -> None:
 
 
 def test_all_checks_together_take_less_than_a_second() -> None:
-    doctor.examine(["kvm"])  # its verdict is kept for this boot; the first one may take as long as all others
+    # Their verdicts are kept for this boot; the first one may take as long as all others.
+    doctor.examine(["kvm", "kvm-real-mode"])
     times_s = []
     for _ in range(3):
         start_s = time.perf_counter()
@@ -56,6 +57,27 @@ def test_a_check_by_its_name() -> None:
     with pytest.raises(NotFound, match="no check floppy") as caught:
         doctor.check("floppy")
     assert "qemu" in caught.value.hint
+
+
+def test_what_kvm_can_do_for_lessons_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"16-bit real mode": "", "single steps": "", "floating point": "ended with KVM_EXIT_INTERNAL_ERROR"}
+    monkeypatch.setattr(accelerator, "abilities", lambda: found)
+    check = doctor.check("kvm-real-mode")
+    assert check.verdict == "degraded"
+    assert check.reason.startswith("runs 16-bit real mode, single steps; not floating point (ended with")
+    monkeypatch.setattr(accelerator, "abilities", lambda: dict.fromkeys(found, ""))
+    assert doctor.check("kvm-real-mode").verdict == "ok"
+    monkeypatch.setattr(accelerator, "abilities", lambda: found | {"single steps": "ended with KVM_EXIT_HLT"})
+    assert doctor.check("kvm-real-mode").verdict == "no"
+
+
+def test_the_rungs_of_kvm_are_shown_with_their_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    rungs = (accelerator.Rung("open", True, 0.00002, "it opens"), accelerator.Rung("loop", False, None, "not <tried>"))
+    monkeypatch.setattr(accelerator, "choose", lambda: accelerator.Accelerator("tcg", "why", 0.1, rungs))
+    check = doctor.check("kvm")
+    assert check.details == ("yes open        0.02 ms  it opens", "no  loop              -  not <tried>")
+    assert check.details[0] in doctor.to_text([check])
+    assert "not &lt;tried&gt;" in doctor.to_html([check])
 
 
 def test_kvm_is_what_the_accelerator_says(monkeypatch: pytest.MonkeyPatch) -> None:

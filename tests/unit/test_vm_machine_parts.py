@@ -5,13 +5,12 @@ import dataclasses
 import itertools
 import json
 import socket
-import struct
 from pathlib import Path
 
 import pytest
 
 from vmcontainer_kernel.errors import HostError, MachineError, UserError
-from vmcontainer_kernel.vm import accelerator, observe, qemu, template
+from vmcontainer_kernel.vm import accelerator, kvm, observe, qemu, template
 from vmcontainer_kernel.vm.accelerator import Accelerator, Probe
 from vmcontainer_kernel.vm.config import PLATFORMS, Disk, Firmware, MachineConfig, Multiboot, Wiring
 from vmcontainer_kernel.vm.console import FILE_LIMIT_BYTES, Console, last_words
@@ -203,10 +202,12 @@ def test_fresh_addresses_are_qemu_s_and_differ():
         (Probe(machine="aarch64"), "tcg", "aarch64"),
         (Probe(exists=False), "tcg", "no /dev/kvm"),
         (Probe(openable=False), "tcg", "group kvm"),
-        (Probe(failure="KVM_RUN ended with exit reason 17"), "tcg", "exit reason 17"),
-        (Probe(loop_s=0.3), "tcg", "emulates"),
-        (Probe(loop_s=0.0001), "kvm", "full speed"),
-        (Probe(loop_s=0.002), "kvm", "full speed"),
+        (Probe(failure="KVM_CREATE_VM: no"), "tcg", "cannot run at all: KVM_CREATE_VM"),
+        (Probe(reached={"machine": 0.001}, failure="reason 17"), "tcg", "real-mode code: reason 17"),
+        (Probe(reached={"machine": 0.001, "real mode": 0.001}, failure="reason 17"), "tcg", "64-bit code: reason 17"),
+        (Probe(reached={"loop": 0.3}), "tcg", "emulates"),
+        (Probe(reached={"loop": 0.0001}), "kvm", "full speed"),
+        (Probe(reached={"loop": 0.002}), "kvm", "full speed"),
     ],
 )
 def test_the_ladder(probe, name, words):
@@ -227,7 +228,7 @@ def test_a_verdict_is_kept_until_the_next_boot(tmp_path, monkeypatch):
     monkeypatch.setenv("VMCONTAINER_CACHE", str(tmp_path))
     monkeypatch.delenv("VMCONTAINER_ACCEL", raising=False)
     probes = []
-    monkeypatch.setattr(accelerator, "_probe", lambda: probes.append(1) or Probe(loop_s=0.0001))
+    monkeypatch.setattr(accelerator, "_probe", lambda: probes.append(1) or Probe(reached={"loop": 0.0001}))
     assert accelerator.choose().name == "kvm"
     assert accelerator.choose().name == "kvm"
     assert len(probes) == 1
@@ -238,28 +239,41 @@ def test_a_verdict_is_kept_until_the_next_boot(tmp_path, monkeypatch):
     assert accelerator.choose() == Accelerator("tcg", "a guest did not start")
 
 
+def test_the_kept_verdict_has_its_rungs(tmp_path, monkeypatch):
+    monkeypatch.setenv("VMCONTAINER_CACHE", str(tmp_path))
+    monkeypatch.delenv("VMCONTAINER_ACCEL", raising=False)
+    monkeypatch.setattr(accelerator, "_probe", lambda: Probe(reached={"open": 0.001}, failure="no more"))
+    first, second = accelerator.choose(), accelerator.choose()
+    assert first == second
+    assert [rung.name for rung in second.rungs] == list(accelerator.RUNGS)
+
+
+def test_what_kvm_can_do_is_kept_unless_it_was_too_slow_to_tell(tmp_path, monkeypatch):
+    monkeypatch.setenv("VMCONTAINER_CACHE", str(tmp_path))
+    answers = [{"steps": "ended with deadline"}, {"steps": ""}]
+    monkeypatch.setattr(kvm, "abilities", lambda: answers.pop(0))
+    assert accelerator.abilities() == {"steps": "ended with deadline"}
+    assert accelerator.abilities() == accelerator.abilities() == {"steps": ""}
+    assert not answers
+
+
+def test_a_rung_above_one_that_does_not_hold_was_not_tried():
+    rungs = accelerator.ladder(Probe(reached={"open": 0.001, "version": 0.002}, failure="KVM_CREATE_VM: busy"))
+    assert [rung.holds for rung in rungs] == [True, True, False, False, False]
+    assert [rung.seconds for rung in rungs] == [0.001, 0.002, None, None, None]
+    assert "busy" in rungs[2].told and rungs[3].told == rungs[4].told == "not tried"
+    slow = accelerator.ladder(Probe(reached=dict.fromkeys(accelerator.RUNGS, 0.05)))
+    assert [rung.holds for rung in slow] == [True, True, True, True, False]
+    assert "emulates" in slow[-1].told
+    assert all(rung.holds for rung in accelerator.ladder(Probe(reached=dict.fromkeys(accelerator.RUNGS, 0.0001))))
+
+
+@pytest.mark.needs("kvm-real-mode")
 def test_a_probe_that_hangs_is_a_reason_and_bounded(monkeypatch):
-    monkeypatch.setattr(accelerator, "DEVICE", Path("/dev/zero"))
     monkeypatch.setattr(accelerator, "PROBE_LIMIT_S", 0.01)
     probe = accelerator._probe()
-    assert "not done" in probe.failure
+    assert "not answered" in probe.failure
     assert accelerator.verdict(probe)[0] == "tcg"
-
-
-def test_a_device_that_is_no_kvm_is_a_reason(monkeypatch, capsys):
-    monkeypatch.setattr(accelerator, "DEVICE", Path("/dev/zero"))
-    assert accelerator.main() == 1
-    assert "ioctl" in capsys.readouterr().err.lower()
-
-
-def test_long_mode_is_set_as_the_kernel_s_structure_has_it():
-    before = bytes(range(256)) + bytes(56)
-    after = accelerator._long_mode(before)
-    assert len(after) == 312
-    assert after[144:224] == before[144:224]  # task register, ldt, gdt, idt
-    assert struct.unpack_from("<QIH", after, 0) == (0, 0xFFFFFFFF, 8)
-    cr0, _, cr3, cr4, _, efer = struct.unpack_from("<6Q", after, 224)
-    assert (cr0 & 0x80000001, cr3, cr4 & 0x20, efer) == (0x80000001, 0x1000, 0x20, 0x500)
 
 
 FACTS = Facts("vm", 1.5, "tcg", "no /dev/kvm", "7.2.22", 12, ("qemu-system-x86_64",), 256 << 20)

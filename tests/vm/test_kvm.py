@@ -1,0 +1,207 @@
+"""Machine code on the real /dev/kvm: every kind of exit, single steps, an end for code that has none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from vmcontainer_kernel import doctor, lab, magics
+from vmcontainer_kernel.asm import Program
+from vmcontainer_kernel.errors import UserError
+from vmcontainer_kernel.options import parse_asm
+from vmcontainer_kernel.vm import accelerator, kvm
+from vmcontainer_kernel.vm.assembly import assemble
+from vmcontainer_kernel.vm.kvm.guest import KEPT_EXITS, Report, Request
+from vmcontainer_kernel.vm.kvm.machine import BareMachine
+from vmcontainer_kernel.vm.kvm.modes import REAL
+
+pytestmark = [pytest.mark.needs("kvm-real-mode"), pytest.mark.needs("assembler")]
+
+# Two numbers added by the learner's own code, the sum written to the serial port as a character.
+LESSON = """\
+add ax, bx      # 2 + 3
+add al, '0'     # as a character
+mov dx, 0x3f8   # the serial port
+out dx, al
+mov al, 10
+out dx, al
+hlt
+"""
+
+
+def run(text: str, bits: int = 16, **change: object) -> Report:
+    code = assemble(text, bits=bits)
+    return kvm.run(Request(code.data, code.origin, bits, **change))  # type: ignore[arg-type]
+
+
+def names(report: Report) -> list[str]:
+    return [seen.name.removeprefix("KVM_EXIT_") for seen in report.exits]
+
+
+def cell(line: str, text: str) -> Program:
+    from vmcontainer_kernel.asm import run_cell
+
+    return run_cell(parse_asm(magics._CELLS["asm"], line), text)
+
+
+def test_a_lesson_adds_two_numbers_and_sees_each_exit() -> None:
+    program = cell("--registers ax=2,bx=3", LESSON)
+    assert program.output == "5\n"
+    assert program.end == "KVM_EXIT_HLT"
+    assert program.registers["ax"] == 10 and program.registers["dx"] == 0x3F8
+    rows = [(row[1], row[2], row[3]) for row in program.table().rows]
+    assert rows == [
+        ("KVM_EXIT_IO", "out 0x3f8 ← 35 '5'", "5"),
+        ("KVM_EXIT_IO", "out 0x3f8 ← 0a", "7"),
+        ("KVM_EXIT_HLT", "waits for an interrupt", "8"),
+    ]
+
+
+def test_the_cell_magic_shows_the_table_and_fills_the_variable() -> None:
+    shell = InteractiveShell.instance()
+    magics.load(shell)
+    try:
+        result = shell.run_cell_magic("asm", "adder --registers ax=2,bx=3", LESSON)
+        assert shell.user_ns["adder"] is result
+        assert "ended with KVM_EXIT_HLT after 3 exits; output: '5\\n'" in repr(result)
+        assert "out dx, al" in result._repr_html_()
+        with pytest.raises(UserError, match="line 2"):
+            shell.run_cell_magic("asm", "", "mvo ax, 1\n")
+    finally:
+        magics.unload(shell)
+        InteractiveShell.clear_instance()
+
+
+def test_each_step_tells_its_line_and_what_it_changed() -> None:
+    program = cell("--steps 20", "mov cx, 2\nagain: dec cx\njnz again\nout 0x80, al\nhlt")
+    rows = [(row[1].removeprefix("KVM_EXIT_"), row[3], row[5].split()[:1]) for row in program.table().rows]
+    assert rows == [
+        ("DEBUG", "2", ["cx=0x2"]),
+        ("DEBUG", "3", ["cx=0x1"]),
+        ("DEBUG", "4", []),
+        ("DEBUG", "3", ["cx=0x0"]),
+        ("DEBUG", "4", []),
+        ("IO", "5", []),
+        ("HLT", "6", []),
+    ]
+
+
+def test_steps_are_counted() -> None:
+    report = run("again: jmp again", steps=5)
+    assert (report.end, names(report)) == ("steps", ["DEBUG"] * 5)
+
+
+@pytest.mark.parametrize("steps", [0, 50])
+def test_memory_that_is_not_there_is_an_exit(steps: int) -> None:
+    text = "mov ax, 0xb800\nmov ds, ax\nmov word ptr [2], 0x741\nmov bx, [4]\nadd word ptr [6], 3\nhlt"
+    report = run(text, steps=steps)
+    seen = [one for one in report.exits if one.name == "KVM_EXIT_MMIO"]
+    assert [(one.data["direction"], one.data["address"], one.data["bytes"]) for one in seen] == [
+        ("write", 0xB8002, b"A\x07"),
+        ("read", 0xB8004, b"\xff\xff"),
+        ("read", 0xB8006, b"\xff\xff"),
+        ("write", 0xB8006, b"\x02\x00"),
+    ]
+    assert report.exits[-1].registers["rbx"] == 0xFFFF
+    assert report.end == "KVM_EXIT_HLT"
+
+
+def test_input_is_read_from_the_serial_port() -> None:
+    text = "mov dx, 0x3fd\nin al, dx\nmov bl, al\nmov dx, 0x3f8\nin al, dx\nadd al, 1\nout dx, al\nhlt"
+    report = run(text, input=b"A")
+    assert report.output == b"B"
+    assert report.exits[-1].registers["rbx"] == 0x61
+
+
+@pytest.mark.parametrize(("text", "line"), [("mov bl, 0\ndiv bl\nhlt", "3"), ("nop\nint 0x10\nhlt", "3")])
+def test_an_interrupt_that_nobody_handles_names_its_line(text: str, line: str) -> None:
+    (row,) = cell("", text).table().rows
+    assert "nobody handles it" in row[2] and row[3] == line
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_triple_fault_is_a_shutdown(bits: int) -> None:
+    assert names(run("ud2", bits)) == ["SHUTDOWN"]
+
+
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_code_runs_in_every_mode(bits: int) -> None:
+    register = {16: "cx", 32: "ecx", 64: "rcx"}[bits]
+    text = f"mov {register}, 5\nagain: dec {register}\njnz again\nmov al, 65\nmov dx, 0x3f8\nout dx, al\nhlt"
+    report = run(text, bits)
+    assert (report.output, report.end) == (b"A", "KVM_EXIT_HLT")
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"), [("x: jmp x", 0), ("x: out 0x80, al\njmp x", 0), ("x: jmp x", 1_000_000_000)]
+)
+def test_code_without_an_end_is_stopped(text: str, steps: int) -> None:
+    begin_s = time.monotonic()
+    report = run(text, timeout_s=0.3, steps=steps)
+    assert report.end == "deadline"
+    assert 0.3 <= report.seconds < 5 and time.monotonic() - begin_s < 15
+    assert len(report.exits) <= KEPT_EXITS and sum(report.counts.values()) >= len(report.exits)
+
+
+def test_what_kvm_cannot_emulate_is_named_or_works() -> None:
+    lacking = kvm.abilities()["floating point (x87)"]
+    report = run("fld1\nfstp st(0)\nhlt", 32)
+    assert report.end == ("KVM_EXIT_INTERNAL_ERROR" if lacking else "KVM_EXIT_HLT")
+    if lacking:
+        assert report.exits[-1].data["instruction"].startswith(b"\xd9\xe8")
+        assert "x87" in doctor.check("kvm-real-mode").reason
+
+
+def test_a_register_there_is_not_and_too_little_memory_are_refused() -> None:
+    with pytest.raises(UserError, match="no such register"):
+        run("hlt", registers={"foo": 1})
+    with pytest.raises(UserError, match="does not fit"):
+        run("hlt", memory_bytes=4096)
+
+
+def test_the_machine_itself_is_a_few_lines() -> None:
+    with BareMachine(64 << 10) as machine:
+        machine.write(0x1000, bytes.fromhex("0401 e6e9 f4"))  # add al, 1; out 0xe9, al; hlt
+        machine.start(REAL, 0x1000)
+        machine.set_registers(rax=0x41)
+        first, second = machine.run(), machine.run()
+    assert (first.name, first.data["bytes"], second.name) == ("KVM_EXIT_IO", b"B", "KVM_EXIT_HLT")
+
+
+def test_nothing_is_left_of_a_machine() -> None:
+    def held() -> list[str]:
+        return [link for fd in Path("/proc/self/fd").iterdir() if "kvm" in (link := _target(fd))]
+
+    before = held()
+    with BareMachine(4096):
+        assert len(held()) > len(before)
+    assert held() == before
+
+
+def _target(fd: Path) -> str:
+    try:
+        return os.readlink(fd)  # noqa: PTH115 - one that is gone by now
+    except OSError:
+        return ""
+
+
+def test_the_ladder_is_climbed_and_timed() -> None:
+    found = accelerator.find()
+    assert [rung.name for rung in found.rungs] == list(accelerator.RUNGS)
+    assert [rung.holds for rung in found.rungs[:4]] == [True] * 4
+    assert all(rung.seconds is not None and rung.seconds > 0 for rung in found.rungs[:4])
+    assert found.name == ("kvm" if found.rungs[-1].holds else "tcg")
+
+
+def test_a_program_without_its_reader_and_a_wrong_word_end() -> None:
+    command = [sys.executable, "-S", "-m", "vmcontainer_kernel.vm.kvm", "run"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(lab.__file__).parents[1])}
+    done = subprocess.run(command, env=environment, input=b"{}", capture_output=True, timeout=30, check=False)
+    assert done.returncode != 0 or "error" in json.loads(done.stdout)
