@@ -28,10 +28,10 @@ from engine_driver import Driver
 from vmcontainer_kernel.container import config, devices, inside, linux, mappings, process
 from vmcontainer_kernel.container.birth import bear
 from vmcontainer_kernel.container.entering import enter_child
-from vmcontainer_kernel.container.launch import Launch, read_report
 from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import plan
+from vmcontainer_kernel.container.reports import Launch, read_report
 from vmcontainer_kernel.container.spec import User
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import LabError

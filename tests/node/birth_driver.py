@@ -13,9 +13,10 @@ from typing import Any
 
 from vmcontainer_kernel.container import hooks
 from vmcontainer_kernel.container.birth import bear
-from vmcontainer_kernel.container.launch import Gate, read_report
+from vmcontainer_kernel.container.launch import Gate
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import plan
+from vmcontainer_kernel.container.reports import read_report
 from vmcontainer_kernel.errors import LabError, to_json
 
 LIMIT_S = 20.0

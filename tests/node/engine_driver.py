@@ -20,7 +20,8 @@ from vmcontainer_kernel.container.ids import Steward
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.ladder import losses
 from vmcontainer_kernel.container.options import ExecOptions, Options
-from vmcontainer_kernel.container.runtime import Container, Launch, Runtime, read_report
+from vmcontainer_kernel.container.reports import Launch, read_report
+from vmcontainer_kernel.container.runtime import Container, Runtime
 from vmcontainer_kernel.container.trial import find_footing
 from vmcontainer_kernel.errors import LabError, to_json
 

@@ -15,6 +15,7 @@ import pytest
 from vmcontainer_kernel.errors import HostError, MachineError, NotFound, UserError
 from vmcontainer_kernel.vm import cache, contents, decompress, guest, initrd, modules, packages, systems, tree
 from vmcontainer_kernel.vm.initrd import Entry
+from vmcontainer_kernel.vm.modules import Module
 
 DEBIAN_12 = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n'
 UBUNTU_24 = 'PRETTY_NAME="Ubuntu 24.04.1 LTS"\nID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\n'
@@ -233,11 +234,18 @@ def test_cpio_is_what_other_programs_read(tmp_path):
 
 def test_the_ram_disk_loads_in_order_and_hands_over():
     script = initrd.init_script(["virtio", "virtio_blk"], "squashfs")
-    assert (
-        script.index("/m/virtio.ko") < script.index("/m/virtio_blk.ko") < script.index("switch_root /root /sbin/init")
-    )
+    assert script.index("modprobe -a virtio virtio_blk\n") < script.index("switch_root /root /sbin/init")
     subprocess.run(["sh", "-n"], input=script, text=True, check=True)
-    subprocess.run(["sh", "-n"], input=initrd.INIT, text=True, check=True)
+    assert initrd.INIT.startswith("#!/usr/bin/python3 -ISB\n")
+    compile(initrd.INIT, "init", "exec")
+
+
+def test_the_ram_disk_holds_what_modprobe_looks_for():
+    modules = [Module("virtio", "kernel/a/virtio.ko", (), (), (), b"1"), Module("blk", "b/blk.ko", ("virtio",), (), ())]
+    archive = initrd.build_initrd(b"busybox", "6.1", modules, "squashfs")
+    assert b"blk.ko: virtio.ko\n" in archive
+    assert b"lib/modules/6.1/virtio.ko\0" in archive
+    assert b"bin/modprobe\0" in archive
 
 
 def bzimage(payload):

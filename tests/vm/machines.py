@@ -36,7 +36,7 @@ def standin_guest(folder, monkeypatch):
     (package / "agent").mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "agent/__init__.py").touch()
-    shutil.copy(Path(__file__).with_name("standin.py"), package / "agent/__main__.py")
+    shutil.copy(Path(__file__).with_name("standin.py"), package / "agent/guest.py")
     monkeypatch.setattr(guest, "PACKAGE", package)
     monkeypatch.setattr(guest, "add_images", lambda images, busybox, same: None)
     return guest.ensure_guest()

@@ -48,7 +48,7 @@ def test_everything_on_the_root_disk_belongs_to_root(image):
     assert {row[1] for row in rows} == {"root/root"}
     paths = {row[5].removeprefix("squashfs-root") for row in rows}
     assert {"/usr/bin/python3", "/usr/sbin/init", "/usr/bin/busybox", "/etc/passwd"} <= paths
-    assert any(path.endswith("agent/__main__.py") for path in paths)
+    assert any(path.endswith("agent/guest.py") for path in paths)
     assert any(path.startswith("/usr/lib/vmcontainer/") and path.endswith(".pyc") for path in paths)
 
 
@@ -80,7 +80,9 @@ def test_what_is_inside(image, tmp_path):
         "os.popen('ls -l /sbin/init | cut -c1-10').read()": r"'-rwxr-xr-x\n'",
         "open('/etc/passwd').read()[:7]": "'root:x:'",
         "os.path.ismount('/dev'), os.statvfs('/').f_flag & os.ST_RDONLY": "(True, 0)",
-        "sorted(os.environ)": "['HOME', 'LANG', 'PATH', 'PYTHONDONTWRITEBYTECODE', 'PYTHONPATH', 'TZ']",
+        "sys.flags.isolated, sys.flags.no_site, sys.flags.dont_write_bytecode": "(1, 1, 1)",
+        "sorted({line.split()[2] for line in open('/proc/mounts')})": "['cgroup2', 'devpts', 'devtmpfs', 'overlay', "
+        "'proc', 'sysfs', 'tmpfs']",
     }
 
     async def use():

@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 from ..container import linux
 from ..container.ids import Steward
-from ..container.launch import Launch
 from ..container.process import take_descriptors
+from ..container.reports import Launch
 from ..container.runtime import Runtime
 from ..errors import CommandFailed, ContainerError, LabError, to_json
 from .jobs import Job, Stdio

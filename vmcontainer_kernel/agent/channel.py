@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-from collections import deque
-from collections.abc import Iterator
 
 from .protocol import Decoder, Frame
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
 
 __all__ = ["Channel"]
 
@@ -27,11 +29,11 @@ class Channel:
     def __init__(self, fd: int, *, passes_fds: bool) -> None:
         os.set_blocking(fd, False)
         self.fd = fd
-        self._socket = socket.socket(fileno=fd) if passes_fds else None
+        self._socket = _socket_of(fd) if passes_fds else None
         self._decoder = Decoder()
-        self._queue: deque[memoryview] = deque()
+        self._queue: list[memoryview] = []
         self._half_sent = False
-        self.fds: deque[int] = deque()  # received, not yet claimed by a CALL
+        self.fds: list[int] = []  # received, not yet claimed by a CALL
 
     def read(self) -> Iterator[Frame] | None:
         """Return the frames that arrived, or None at end of file."""
@@ -48,13 +50,15 @@ class Channel:
     def _receive(self) -> bytes:
         if self._socket is None:
             return os.read(self.fd, _READ_SIZE)
+        import socket
+
         data, fds, _flags, _address = socket.recv_fds(self._socket, _READ_SIZE, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
         self.fds.extend(fds)
         return data
 
     def claim_fds(self, count: int) -> list[int]:
         """Take the descriptors that travelled with the CALL being handled; unix(7) keeps their order with the bytes."""
-        return [self.fds.popleft() for _ in range(min(count, len(self.fds)))]
+        return [self.fds.pop(0) for _ in range(min(count, len(self.fds)))]
 
     def write(self, data: bytes) -> None:
         """Write as much as goes now and queue the rest."""
@@ -79,7 +83,7 @@ class Channel:
             if self._half_sent:
                 self._queue[0] = head[count:]
             else:
-                self._queue.popleft()
+                del self._queue[0]
 
     @property
     def blocked(self) -> bool:
@@ -90,3 +94,9 @@ class Channel:
         """Forget unsent answers: the peer began anew with HELLO. A frame that is half sent goes out whole."""
         while len(self._queue) > (1 if self._half_sent else 0):
             self._queue.pop()
+
+
+def _socket_of(fd: int) -> socket.socket:
+    import socket  # a guest's stream is none
+
+    return socket.socket(fileno=fd)

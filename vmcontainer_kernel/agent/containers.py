@@ -8,8 +8,8 @@ import signal
 from typing import Any
 
 from ..container.container import Container
-from ..container.launch import Launch
 from ..container.options import ExecOptions, Options
+from ..container.reports import Launch
 from ..container.runtime import Runtime
 from ..container.spares import may_be_made_ahead, shape_of
 from ..errors import LabError, UserError

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from ..container import linux
 from ..container.container import Container
 from ..container.ids import Steward
-from ..container.launch import Launch
 from ..container.overlay import Overlay
 from ..container.process import reset_signals, signals_to_reset, take_descriptors
+from ..container.reports import Launch
 from ..container.runtime import Runtime
 from ..container.step import Scene
 from ..errors import ContainerError, LabError, UserError, to_json

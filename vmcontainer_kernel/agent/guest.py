@@ -1,79 +1,167 @@
-"""PID 1 of a guest: make it a usable Linux, and give a clone an identity of its own.
+"""PID 1 of a guest: make it a usable Linux, serve its host, and give a clone an identity of its own.
+
+    kernel ─▶ RAM disk (vm/initrd.py): modules, root disk, mounts ─▶ /sbin/init ─▶ main: links, names, network, serve
 
 A clone wakes in the middle of its template's life with the template's clock, random numbers, MAC address, host name
 and machine-id. All five are renewed by one request (`renew`) before anything else runs in it.
+
+Under emulation an import takes twenty times as long as on the host, and every machine whose size has no template yet
+waits for it. So what is imported here is small: no `json`, `re`, `enum`, `pathlib`, `typing`, `contextlib`, `socket`
+or `ctypes`, and nothing of the container engine (`engine`). A test keeps the list.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
+import _socket as socket  # `socket` brings `enum` and `selectors`
 import fcntl
 import gc
 import os
-import signal
-import socket
+import select
 import struct
 import time
-from pathlib import Path
-from typing import Any, Final
 
-from ..container import linux
+from ..container.csignal import signal
+from ..container.light import suppress
 from ..errors import NodeError, ProtocolError
+from .channel import Channel
 from .protocol import PORT_NAME, get_number, get_str
 from .server import Call, Server
-from .verbs import GUEST_ENVIRONMENT
+from .verbs import GUEST_ENVIRONMENT, NodeVerbs
 
-__all__ = ["GuestVerbs", "open_port", "set_up"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from ..container.runtime import Runtime
+
+__all__ = ["GuestServer", "GuestVerbs", "main", "note", "open_port", "set_up"]
 
 _RNDADDENTROPY: Final = 0x40085203  # linux/random.h
 _RNDRESEEDCRNG: Final = 0x5207
-_SIOCSIFHWADDR: Final = 0x8924  # linux/sockios.h
+_SIOCADDRT: Final = 0x890B  # linux/sockios.h
+_SIOCGIFFLAGS: Final = 0x8913
+_SIOCSIFFLAGS: Final = 0x8914
+_SIOCSIFADDR: Final = 0x8916
+_SIOCSIFNETMASK: Final = 0x891C
+_SIOCSIFHWADDR: Final = 0x8924
+_IFF_UP: Final = 1
+_RTF_UP_GATEWAY: Final = 3  # linux/route.h
 _ARPHRD_ETHER: Final = 1
 _RB_POWER_OFF: Final = 0x4321FEDC  # linux/reboot.h
 _REST_S: Final = 0.5
 _PLUG_S: Final = 10.0
+_RECONNECT_S: Final = 10.0
 _NIC: Final = "eth0"
-_ADDRESS: Final = "10.0.2.15/24"  # what QEMU's user network expects, qemu-system-x86_64(1) -netdev user
-_GATEWAY: Final = "10.0.2.2"
+# What QEMU's user network expects, qemu-system-x86_64(1) -netdev user.
+_ADDRESS, _NETMASK, _GATEWAY = b"\x0a\x00\x02\x0f", b"\xff\xff\xff\x00", b"\x0a\x00\x02\x02"
 
-_MOUNTS: Final = (
-    ("proc", "/proc", "proc", ""),
-    ("sysfs", "/sys", "sysfs", ""),
-    ("devtmpfs", "/dev", "devtmpfs", "mode=755"),
-    ("devpts", "/dev/pts", "devpts", "gid=5,mode=620,ptmxmode=666"),
-    ("tmpfs", "/dev/shm", "tmpfs", "mode=1777"),
-    ("tmpfs", "/run", "tmpfs", "mode=755"),
-    ("tmpfs", "/tmp", "tmpfs", "mode=1777"),
-    ("cgroup2", "/sys/fs/cgroup", "cgroup2", ""),
-)
+
+def main() -> None:
+    """Be PID 1: set up, serve until the host has gone, power off."""
+    note("agent")
+    os.environ.clear()
+    os.environ.update(GUEST_ENVIRONMENT)
+    set_up()
+    server = GuestServer(Channel(open_port(), passes_fds=False))
+    NodeVerbs(server, server.engine, guest=True)
+    GuestVerbs(server)
+    gc.freeze()
+    note("ready")
+    server.run()
+    power_off()
+
+
+def note(phase: str) -> None:
+    """Put a mark on the console, with the kernel's own time stamp: ``[    2.202262] vmcontainer: ready``.
+
+    As an error's level: a quiet kernel shows nothing less (kmsg(4), <3>).
+    """
+    with open("/dev/kmsg", "w") as log:
+        log.write(f"<3>vmcontainer: {phase}")
+
+
+class GuestServer(Server):
+    """A server whose channel may end for a moment: a clone is connected before it wakes."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel, {"node": "guest", "release": os.uname().release})
+        self._engine: Runtime | None = None
+        self.load = self.engine
+
+    def engine(self) -> Runtime:
+        """Return the container engine, made when somebody first asks for it."""
+        if self._engine is None:
+            from .engine import guest_engine
+
+            self._engine = guest_engine(self)
+        return self._engine
+
+    def lost(self) -> bool:
+        """Wait for the host a while; a guest without a host is of no use to anybody."""
+        deadline = time.monotonic() + _RECONNECT_S
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            if self._connected():
+                return True
+        return False
+
+    def _connected(self) -> bool:
+        """Tell whether the host has opened its end; else a virtio port hangs up (drivers/char/virtio_console.c)."""
+        poll = select.poll()
+        poll.register(self.channel.fd, 0)
+        return not any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 def set_up() -> None:
-    """Mount what a Linux system has, name it, and bring its links up."""
-    for source, target, kind, options in _MOUNTS:
-        if os.path.ismount(target):
-            continue
-        Path(target).mkdir(parents=True, exist_ok=True)
-        linux.mount(source, target, kind, linux.MS_NOSUID, options)
+    """Make what a Linux system has besides its mounts, name it, and bring its links up."""
+    with open("/proc/self/comm", "w") as name:
+        name.write("vmc-agent")
     for link, target in (
         ("/dev/fd", "/proc/self/fd"),
         ("/dev/stdin", "fd/0"),
         ("/dev/stdout", "fd/1"),
         ("/dev/stderr", "fd/2"),
     ):
-        with contextlib.suppress(FileExistsError):
-            Path(link).symlink_to(target)
-    os.environ.update(GUEST_ENVIRONMENT)
-    linux.sethostname("guest")
-    linux.link_up("lo")
-    if Path("/sys/class/net", _NIC).exists():
+        with suppress(FileExistsError):
+            os.symlink(target, link)  # noqa: PTH211 - `pathlib` would have to be imported
+    socket.sethostname("guest")
+    control = _control()
+    _link_up(control, "lo")
+    if os.access(f"/sys/class/net/{_NIC}", os.F_OK):
         # QEMU's user network has IPv4 only for us: no link-local address, no reports to routers while a clone wakes.
-        with contextlib.suppress(OSError):
-            Path("/proc/sys/net/ipv6/conf", _NIC, "disable_ipv6").write_text("1")
-        _run("ip", "address", "add", _ADDRESS, "dev", _NIC)
-        _run("ip", "link", "set", _NIC, "up")
-        _run("ip", "route", "add", "default", "via", _GATEWAY)
+        with suppress(OSError), open(f"/proc/sys/net/ipv6/conf/{_NIC}/disable_ipv6", "w") as switch:
+            switch.write("1")
+        _configure(control)
+    control.close()
+
+
+def _control() -> socket.socket:
+    """Return a socket for netdevice(7), which takes any."""
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+
+def _link_up(control: socket.socket, name: str) -> None:
+    """Switch a link on, as link_up of `container.linux` does, which brings `ctypes`."""
+    answer = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sh22x", name.encode(), 0))
+    flags = struct.unpack("16sh22x", answer)[1]
+    fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", name.encode(), flags | _IFF_UP))
+
+
+def _configure(control: socket.socket) -> None:
+    """Give the card its address and the guest its way out: netdevice(7) and rtentry of linux/route.h.
+
+    Three runs of ip(8) would take longer than all else here.
+    """
+    for request, address in ((_SIOCSIFADDR, _ADDRESS), (_SIOCSIFNETMASK, _NETMASK)):
+        fcntl.ioctl(control, request, struct.pack("16s16s8x", _NIC.encode(), _inet(address)))
+    _link_up(control, _NIC)
+    route = struct.pack("8x16s16s16sH62x", _inet(bytes(4)), _inet(_GATEWAY), _inet(bytes(4)), _RTF_UP_GATEWAY)
+    fcntl.ioctl(control, _SIOCADDRT, route)
+
+
+def _inet(address: bytes) -> bytes:
+    """Return a sockaddr_in without port (ip(7))."""
+    return struct.pack("=H2x4s8x", socket.AF_INET, address)
 
 
 def _run(*argv: str) -> int:
@@ -83,9 +171,9 @@ def _run(*argv: str) -> int:
 def _interface_of(mac: str, deadline_s: float) -> str:
     """Return the interface with a MAC address; its driver may still be at work."""
     while time.monotonic() < deadline_s:
-        for path in Path("/sys/class/net").iterdir():
-            if (path / "address").read_text().strip() == mac:
-                return path.name
+        for name in os.listdir("/sys/class/net"):  # noqa: PTH208
+            if _line_of(f"/sys/class/net/{name}/address") == mac:
+                return name
         time.sleep(0.01)
     raise NodeError(f"no card with address {mac} appeared in this guest", hint="see its kernel's words: %vm logs")
 
@@ -94,11 +182,24 @@ def open_port(patience_s: float = 10.0) -> int:
     """Open the virtio-serial port to the host, by its name in sysfs: there is no udev that would make a link."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
-        for name in Path("/sys/class/virtio-ports").glob("*/name"):
-            if name.read_text().strip() == PORT_NAME:
-                return os.open(f"/dev/{name.parent.name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        for port in _ports():
+            if _line_of(f"/sys/class/virtio-ports/{port}/name") == PORT_NAME:
+                return os.open(f"/dev/{port}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         time.sleep(0.02)
     raise ProtocolError(f"there is no virtio-serial port {PORT_NAME} in this guest")
+
+
+def _ports() -> list[str]:
+    try:
+        return os.listdir("/sys/class/virtio-ports")  # noqa: PTH208
+    except FileNotFoundError:  # its driver is still at work
+        return []
+
+
+def _line_of(path: str) -> str:
+    with suppress(OSError), open(path) as file:
+        return file.read().strip()
+    return ""
 
 
 class GuestVerbs:
@@ -110,12 +211,13 @@ class GuestVerbs:
         self._random = os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
         self._hostname, self._machine_id = _Line("/etc/hostname"), _Line("/etc/machine-id")
         self._control: socket.socket | None = None
-        if Path("/sys/class/net", _NIC).exists():
-            self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        if os.access(f"/sys/class/net/{_NIC}", os.F_OK):
+            self._control = _control()
         server.verbs |= {"renew": self.renew, "settle": self.settle, "join": self.join, "poweroff": self.poweroff}
 
     def settle(self, call: Call) -> dict[str, Any]:
-        """Make ready for being saved as a template: nothing is left to be written out or to be collected."""
+        """Make ready for being saved as a template: nothing is left to be imported, written out or collected."""
+        self._server.load()
         os.sync()
         gc.collect()
         gc.freeze()
@@ -188,7 +290,9 @@ def _set_mac(control: socket.socket, name: str, mac: bytes) -> None:
 
 def power_off() -> None:
     """End all processes and power off (reboot(2))."""
-    with contextlib.suppress(ProcessLookupError):
+    import ctypes
+
+    with suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
     os.sync()
     ctypes.CDLL(None).reboot(ctypes.c_int(_RB_POWER_OFF))

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
 
-from ..container.launch import Launch, read_report
-from ..container.process import exit_status
+from ..container.reports import Launch, exit_status, read_report
 from ..errors import ContainerError, LabError, to_json
 from .protocol import Kind, encode_json
 from .streams import Input, Output, Sink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 __all__ = ["Job", "Stdio"]
 

@@ -16,12 +16,15 @@ client                                    agent
 
 from __future__ import annotations
 
-import json
 import struct
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
 
+from ..container import jsontext
 from ..errors import ProtocolError, UserError
+
+TYPE_CHECKING = False  # an agent in a guest imports this as it starts, under emulation: see `guest`
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any, Final
 
 __all__ = [
     "CREDIT_AFTER",
@@ -54,7 +57,6 @@ MAX_CONTROL: Final = 4 * 1024 * 1024  # payload of one control frame; a view of 
 WINDOW: Final = 256 * 1024  # bytes of one stream that may be under way unacknowledged
 CREDIT_AFTER: Final = 64 * 1024  # consumed bytes after which the receiver says so
 
-_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode  # made once, not for each frame
 _HEADER: Final = struct.Struct(">IBI")
 _CREDIT: Final = struct.Struct(">BI")
 
@@ -86,12 +88,29 @@ _LIMIT: Final = {
 }
 
 
-class Frame(NamedTuple):
-    """One frame; `request` is 0 for HELLO."""
+class Frame(tuple[int, int, bytes]):
+    """One frame: kind, request (0 for HELLO), payload."""
 
-    kind: int
-    request: int
-    payload: bytes
+    __slots__ = ()
+
+    def __new__(cls, kind: int, request: int, payload: bytes) -> Frame:
+        """Make one."""
+        return tuple.__new__(cls, (kind, request, payload))
+
+    @property
+    def kind(self) -> int:
+        """What sort of frame: `Kind`."""
+        return self[0]
+
+    @property
+    def request(self) -> int:
+        """Which request it belongs to."""
+        return self[1]
+
+    @property
+    def payload(self) -> bytes:
+        """What it carries."""
+        return self[2]
 
 
 def encode(kind: int, request: int, payload: bytes = b"") -> bytes:
@@ -106,7 +125,7 @@ def encode(kind: int, request: int, payload: bytes = b"") -> bytes:
 
 def encode_json(kind: int, request: int, document: Mapping[str, Any]) -> bytes:
     """Return the bytes of a control frame."""
-    return encode(kind, request, _to_json(document).encode())
+    return encode(kind, request, jsontext.compact(document).encode())
 
 
 def encode_credit(request: int, stream: int, count: int) -> bytes:
@@ -125,7 +144,7 @@ def parse_credit(payload: bytes) -> tuple[int, int]:
 def parse_json(payload: bytes) -> dict[str, Any]:
     """Return the object in a control frame; ProtocolError if it is none."""
     try:
-        document = json.loads(payload.decode())  # of bytes it would guess: UTF-16, UTF-32
+        document = jsontext.loads(payload.decode())  # of bytes it would guess: UTF-16, UTF-32
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"a control frame that is no JSON: {error}") from None
     if not isinstance(document, dict):

@@ -7,16 +7,14 @@ SIGCHLD ─▶ waitpid ─▶ Job.exited ─▶ REPLY {"status": ...}
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 from .. import __version__
+from ..container.csignal import signal
+from ..container.light import suppress
 from ..errors import LabError, NodeError, ProtocolError, UserError, to_json
 from .channel import Channel
 from .jobs import Job
@@ -24,6 +22,11 @@ from .protocol import PROTOCOL, Frame, Kind, check_hello, encode_json, get_str, 
 from .streams import Input, Output
 from .timers import Timers
 from .transfer import Transfer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeAlias
 
 __all__ = ["Call", "Server", "attempt"]
 
@@ -38,7 +41,7 @@ class Call:
         self.request, self.arguments, self.fds = request, arguments, fds
 
 
-Verb = Callable[[Call], dict[str, Any] | None]
+Verb: TypeAlias = "Callable[[Call], dict[str, Any] | None]"
 
 
 class Server:
@@ -47,6 +50,7 @@ class Server:
     def __init__(self, channel: Channel, facts: dict[str, Any]) -> None:
         self.channel = channel
         self.verbs: dict[str, Verb] = {}
+        self.load: Callable[[], object] = _nothing  # adds the verbs that are there only once one is asked for
         self.jobs: dict[int, Job] = {}
         self.transfers: dict[int, Transfer] = {}
         self.on_reaped: Callable[[int, int], None] = lambda pid, status: None
@@ -107,7 +111,7 @@ class Server:
     def unwatch(self, fd: int) -> None:
         """Watch `fd` no longer; it may be closed already."""
         if self._watched.pop(fd, None):
-            with contextlib.suppress(OSError):  # closed already: epoll(7) has forgotten it
+            with suppress(OSError):  # closed already: epoll(7) has forgotten it
                 self._epoll.unregister(fd)
 
     def _read_channel(self, events: int) -> None:
@@ -181,6 +185,8 @@ class Server:
                 raise ProtocolError(f"request {frame.request} is under way: another needs a number of its own")
             fds = self.channel.claim_fds(int(arguments.pop("fds", 0)))
             verb = get_str(arguments, "verb")
+            if verb not in self.verbs:
+                self.load()
             if verb not in self.verbs:
                 raise UserError(
                     f"this node knows no verb {verb!r}", hint="the guest image may be older than this program"
@@ -279,7 +285,7 @@ class Server:
     # -- children
 
     def _reap(self, _events: int) -> None:
-        with contextlib.suppress(BlockingIOError):
+        with suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
         while True:
             try:
@@ -323,4 +329,4 @@ def attempt(action: Callable[..., None], *arguments: object) -> None:
 
 
 def _nothing() -> None:
-    """Only the descriptor's watch is to be renewed."""
+    """Nothing is to be done: all verbs are there; only a descriptor's watch is to be renewed."""

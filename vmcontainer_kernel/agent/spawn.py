@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import signal
 import termios
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from ..container import linux
-from ..container.launch import Launch
+from ..container import jsontext
+from ..container.csignal import signal
+from ..container.record import Record
+from ..container.reports import Launch
 from ..errors import NodeError, to_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["FIRST_FD", "Command", "start", "start_plain"]
 
@@ -30,8 +31,7 @@ _SAFE_FD = 500  # our own descriptors are moved out of the way of the numbers pr
 _DEFAULTED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD)
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Record):
     """What to exec: `argv`, environment, folder, `user` as ``uid[:gid]`` or a name, descriptors for FIRST_FD and up;
     `before` is done in the child, when its descriptors are in their places.
     """
@@ -56,7 +56,7 @@ def start_plain(command: Command, stdio: tuple[int, int, int]) -> Launch:
     It outlives an agent that is killed, so it is for a guest, whose agent is PID 1. The folder is changed in this
     process, which has one thread, as posix_spawn(3) of the C library that Python 3.11 knows cannot.
     """
-    own = Path.cwd()
+    own = os.getcwd()  # noqa: PTH109 - `pathlib` is imported late: see `guest`
     try:
         _enter(command.cwd)
         pid = os.posix_spawn(
@@ -77,6 +77,8 @@ def start_plain(command: Command, stdio: tuple[int, int, int]) -> Launch:
 
 def start(command: Command, stdio: tuple[int, int, int]) -> Launch:
     """Fork and exec; return at once. The caller keeps and closes `stdio` and reaps the pid."""
+    from ..container import linux  # noqa: F401 - before the fork: a guest's agent has not needed it until now
+
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -87,12 +89,14 @@ def start(command: Command, stdio: tuple[int, int, int]) -> Launch:
 
 def _child(report_fd: int, body: Callable[[], None]) -> None:
     """Run `body`, which execs; report why it could not. Never returns."""
+    from ..container import linux
+
     try:
         signal.set_wakeup_fd(-1)  # its number is about to be another descriptor's
         report_fd = linux.duplicate(report_fd, _SAFE_FD)
         body()
     except BaseException as error:
-        os.write(report_fd, json.dumps({"error": to_json(_start_error(error))}).encode() + b"\n")
+        os.write(report_fd, jsontext.dumps({"error": to_json(_start_error(error))}).encode() + b"\n")
     finally:
         os._exit(126)
 
@@ -107,6 +111,8 @@ def _start_error(error: BaseException) -> NodeError:
 
 
 def _exec(command: Command, stdio: tuple[int, int, int]) -> None:
+    from ..container import linux
+
     os.setsid()
     if command.tty:
         fcntl.ioctl(stdio[0], termios.TIOCSCTTY, 0)

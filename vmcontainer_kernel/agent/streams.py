@@ -6,11 +6,16 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Callable
-from typing import Protocol
 
 from ..errors import ProtocolError
 from .protocol import CREDIT_AFTER, MAX_CHUNK, WINDOW, Kind, encode, encode_credit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+else:
+    Protocol = object
 
 __all__ = ["Input", "Output", "Sink"]
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
+from ..container.light import suppress
 from ..errors import NodeError, NotFound, to_json
 from .protocol import WINDOW, Kind, encode_json
 from .streams import Input, Output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["Get", "Put", "Transfer"]
 
@@ -50,7 +53,7 @@ class Put(Transfer):
         error = self._input.error
         if error is None:
             try:
-                Path(self._part).rename(self._path)
+                os.rename(self._part, self._path)  # noqa: PTH104 - `pathlib` is imported late: see `guest`
             except OSError as failure:
                 error = failure
         if error:
@@ -66,7 +69,8 @@ class Put(Transfer):
     def abandon(self) -> None:
         """Remove the part."""
         self._input.close()
-        Path(self._part).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self._part)  # noqa: PTH108
 
 
 class Get(Transfer):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
-from pathlib import Path
-from typing import Any
 
-from ..container.runtime import Runtime
+from ..container.csignal import signal
 from ..errors import UserError
-from . import observe
 from .jobs import Job, Stdio
 from .protocol import get_bool, get_int, get_map, get_str, get_strs
 from .server import Call, Server
 from .spawn import Command, start, start_plain
 from .transfer import Get, Put
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..container.runtime import Runtime
 
 __all__ = ["NodeVerbs"]
 
@@ -27,9 +30,9 @@ GUEST_ENVIRONMENT = {
 
 
 class NodeVerbs:
-    """The verbs of every node, as methods that take a `Call`."""
+    """The verbs of every node, as methods that take a `Call`; `runtime` gives the node's containers."""
 
-    def __init__(self, server: Server, runtime: Runtime, *, guest: bool) -> None:
+    def __init__(self, server: Server, runtime: Callable[[], Runtime], *, guest: bool) -> None:
         self._server, self._runtime, self._guest = server, runtime, guest
         server.verbs |= {
             "exec": self.exec,
@@ -53,7 +56,7 @@ class NodeVerbs:
         command = Command(
             argv,
             self._environment(get_map(arguments, "env", {})),
-            get_str(arguments, "cwd", "") or ("/root" if self._guest else str(Path.cwd())),
+            get_str(arguments, "cwd", "") or ("/root" if self._guest else os.getcwd()),  # noqa: PTH109
             get_str(arguments, "user", ""),
             call.fds,
             tty,
@@ -78,7 +81,8 @@ class NodeVerbs:
             raise UserError(f"there is no signal {number}", hint="see signal(7)")
         job.signalled = True
         if job.subject:
-            self._runtime.kill(self._runtime.get(job.subject), number, everything=number == signal.SIGKILL)
+            runtime = self._runtime()
+            runtime.kill(runtime.get(job.subject), number, everything=number == signal.SIGKILL)
             return {"sent": True}
         try:
             os.killpg(job.pid, number)
@@ -110,14 +114,15 @@ class NodeVerbs:
 
     def view(self, call: Call) -> dict[str, Any]:
         """Return the kernel view of this node (docs/architecture.md)."""
-        containers = [self._runtime.view(one) for one in self._runtime.list()]
+        from . import isolation, observe  # which no command needs to start
+
+        runtime = self._runtime()
+        containers = [runtime.view(one) for one in runtime.list()]
         pids = observe.all_pids() if self._guest else self._host_pids(get_int(call.arguments, "notebook_pid", 0))
         # A container made ahead is nobody's yet.
-        spare = self._runtime.spare
-        waiting = {*self._runtime.starter.readiness.pids, *([spare.launch.pid] if spare else [])}
-        cgroups = self._runtime.cgroups
-        from . import isolation  # with `ipaddress`, which no container needs to start
-
+        spare = runtime.spare
+        waiting = {*runtime.starter.readiness.pids, *([spare.launch.pid] if spare else [])}
+        cgroups = runtime.cgroups
         node = get_str(call.arguments, "node", "host")
         view = observe.kernel_view(
             node,
@@ -133,5 +138,7 @@ class NodeVerbs:
 
     def _host_pids(self, notebook_pid: int) -> list[int]:
         """Return what of a host is shown: its init, the notebook, and what we started; the rest is not ours to show."""
+        from . import observe
+
         others = [1, notebook_pid] if os.access("/proc/1/ns/pid", os.R_OK) else [notebook_pid]
         return [*filter(None, others), *observe.descendants(os.getpid())]

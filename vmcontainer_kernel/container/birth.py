@@ -9,8 +9,9 @@ import os
 
 from vmcontainer_kernel.container import linux, mappings, mounts, namespaces
 from vmcontainer_kernel.container.cgroups import Cgroup
-from vmcontainer_kernel.container.launch import Clone, Entry, Gate, Launch, Stdio, clone_child
+from vmcontainer_kernel.container.launch import Clone, Entry, Gate, Stdio, clone_child
 from vmcontainer_kernel.container.light import partial
+from vmcontainer_kernel.container.reports import Launch
 from vmcontainer_kernel.container.spec import Linux, Mount, Spec
 from vmcontainer_kernel.container.step import Step
 from vmcontainer_kernel.errors import HostError

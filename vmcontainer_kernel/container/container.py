@@ -13,7 +13,7 @@ from typing import Any
 from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.images import Image
 from vmcontainer_kernel.container.options import Options
-from vmcontainer_kernel.container.process import exit_status
+from vmcontainer_kernel.container.reports import exit_status
 from vmcontainer_kernel.container.spec import Spec
 
 __all__ = ["Container", "events", "inspect", "state", "stats", "view"]

@@ -9,8 +9,9 @@ from functools import partial
 
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.cgroups import Cgroup
-from vmcontainer_kernel.container.launch import Clone, Entry, Launch, Start, Stdio, abandon, clone_by_helper, instead_of
+from vmcontainer_kernel.container.launch import Clone, Entry, Start, Stdio, abandon, clone_by_helper, instead_of
 from vmcontainer_kernel.container.process import signals_to_reset
+from vmcontainer_kernel.container.reports import Launch
 from vmcontainer_kernel.container.scheduling import pin
 from vmcontainer_kernel.container.settings import oom_steps
 from vmcontainer_kernel.container.spec import Process

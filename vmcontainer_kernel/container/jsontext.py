@@ -13,7 +13,7 @@ try:
 except ImportError:  # another Python than CPython
     _json = None  # type: ignore[assignment]
 
-__all__ = ["dumps", "loads", "quote"]
+__all__ = ["compact", "dumps", "loads", "quote"]
 
 
 class _Context:
@@ -46,8 +46,16 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
         import json
 
         return json.dumps(value, indent=indent)
-    encode = _json.make_encoder(None, _refuse, _json.encode_basestring_ascii, None, ": ", ", ", False, False, True)
-    return "".join(encode(value, 0))
+    return "".join(_encoder(": ", ", ")(value, 0))
+
+
+def compact(value: Any) -> str:
+    """Write one document without spaces."""
+    if _json is None:
+        import json
+
+        return json.dumps(value, separators=(",", ":"))
+    return "".join(_COMPACT(value, 0))
 
 
 def quote(text: str) -> str:
@@ -57,3 +65,10 @@ def quote(text: str) -> str:
 
 def _refuse(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _encoder(colon: str, comma: str) -> Any:
+    return _json.make_encoder(None, _refuse, _json.encode_basestring_ascii, None, colon, comma, False, False, True)
+
+
+_COMPACT: Any = _encoder(":", ",") if _json else None  # made once, not for each frame

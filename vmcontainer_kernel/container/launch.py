@@ -38,8 +38,9 @@ from vmcontainer_kernel.container.process import (
     take_descriptors,
 )
 from vmcontainer_kernel.container.record import Record
+from vmcontainer_kernel.container.reports import Launch, read_report
 from vmcontainer_kernel.container.step import Scene, Step
-from vmcontainer_kernel.errors import ContainerError, HostError, LabError, from_json, to_json
+from vmcontainer_kernel.errors import ContainerError, HostError, LabError, to_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ __all__ = [
     "Clone",
     "Entry",
     "Gate",
-    "Launch",
-    "Report",
     "Start",
     "Stdio",
     "abandon",
@@ -61,52 +60,12 @@ __all__ = [
     "clone_error",
     "has_executed",
     "instead_of",
-    "read_report",
     "run_steps",
 ]
 
 Stdio = tuple[int, ...]
 """The descriptors a program gets as 0, 1, 2 and, if there are more, from 3 on."""
 _ALL_SIGNALS = signal.valid_signals()
-
-
-class Launch(Record):
-    """A process on its way: its pid (the caller reaps it), and a pipe that ends when it has become the program or
-    failed.
-    """
-
-    pid: int
-    report_fd: int
-
-
-class Report(Record):
-    """What a child did: (step, milliseconds) in order; `error` if one failed; `complete` if the program was about to
-    run or an error told; `warnings`: what is not as asked.
-    """
-
-    steps: list[tuple[str, float]]
-    error: LabError | None
-    complete: bool
-    warnings: tuple[str, ...] = ()
-
-
-def read_report(data: bytes) -> Report:
-    """Read all that came from `Launch.report_fd`; a line that a killed child has not finished says nothing."""
-    steps: list[tuple[str, float]] = []
-    warnings: list[str] = []
-    error: LabError | None = None
-    ready = False
-    for line in data[: data.rfind(b"\n") + 1].splitlines():
-        document = jsontext.loads(line.decode())
-        if "error" in document:
-            error = from_json(document["error"])
-        elif "warning" in document:
-            warnings.append(str(document["warning"]))
-        elif document.get("ready"):
-            ready = True
-        else:
-            steps.append((str(document["step"]), float(document["ms"])))
-    return Report(steps, error, ready or error is not None, tuple(warnings))
 
 
 class Gate:

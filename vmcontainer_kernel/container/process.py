@@ -30,7 +30,6 @@ __all__ = [
     "NOT_FOUND",
     "SETUP_FAILED",
     "check_program",
-    "exit_status",
     "identity_steps",
     "program_steps",
     "reset_signals",
@@ -43,12 +42,6 @@ SETUP_FAILED, CANNOT_RUN, NOT_FOUND = 125, 126, 127
 """Exit statuses as docker-run(1) has them: set-up failed; the program cannot be run; there is no such program."""
 
 _FIRST_FREE_FD = 10
-
-
-def exit_status(wait_status: int) -> int:
-    """Return a status as a shell counts it: 0 to 255, or 128 + N if signal N ended the process (waitpid(2))."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    return 128 - code if code < 0 else code
 
 
 def take_descriptors(stdio: tuple[int, ...], *others: int) -> list[int]:

@@ -26,26 +26,21 @@ from vmcontainer_kernel.container.checks import check_options
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.ladder import Footing, assumed
-from vmcontainer_kernel.container.launch import (
-    Launch,
-    Report,
-    Stdio,
-    has_executed,
-    read_report,
-)
+from vmcontainer_kernel.container.launch import Stdio, has_executed
 from vmcontainer_kernel.container.limits import resources
 from vmcontainer_kernel.container.network.networks import Networks
 from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import plan, surroundings
 from vmcontainer_kernel.container.preparing import Preparer
+from vmcontainer_kernel.container.reports import Launch
 from vmcontainer_kernel.container.seccomp.install import seccomp_steps
 from vmcontainer_kernel.container.spares import Spare
 from vmcontainer_kernel.container.starting import Starter
 from vmcontainer_kernel.container.volumes import Volumes
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, NotFound, UserError
 
-__all__ = ["Container", "Launch", "Report", "Runtime", "plan", "read_report"]
+__all__ = ["Container", "Runtime", "plan"]
 
 _SETUP_S = 10.0
 _KILL_S = 5.0

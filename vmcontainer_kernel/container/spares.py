@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from vmcontainer_kernel.container.container import Container
-from vmcontainer_kernel.container.launch import Launch, Stdio, run_steps
+from vmcontainer_kernel.container.launch import Stdio, run_steps
 from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.container.process import SETUP_FAILED, program_steps, rights_steps
+from vmcontainer_kernel.container.reports import Launch
 from vmcontainer_kernel.container.spec import Process
 from vmcontainer_kernel.container.step import Scene, Step
 

@@ -16,10 +16,11 @@ from vmcontainer_kernel.container.birth import adopt, bear, is_plain
 from vmcontainer_kernel.container.cgroups import Cgroups
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.entering import enter_child
-from vmcontainer_kernel.container.launch import Gate, Launch, Stdio
+from vmcontainer_kernel.container.launch import Gate, Stdio
 from vmcontainer_kernel.container.network.networks import Networks
 from vmcontainer_kernel.container.planning import exec_plan, plan
 from vmcontainer_kernel.container.ready import Entered, Readiness, Recipe
+from vmcontainer_kernel.container.reports import Launch
 from vmcontainer_kernel.container.seccomp.install import has_listener, pass_on, seccomp_steps, waiting_for
 from vmcontainer_kernel.container.spec import Process
 from vmcontainer_kernel.container.step import Step

@@ -225,7 +225,8 @@ def _build_kernel(root: Path, folder: Path, report: Report) -> None:
     optional = [name for name in OPTIONAL_MODULES if name in modules]
     order = kernel_modules.load_order(modules, [*BOOT_MODULES, *optional], builtin)
     busybox = (root / "usr/bin/busybox").read_bytes()
-    (folder / "initrd").write_bytes(build_initrd(busybox, [modules[name] for name in order], FILE_SYSTEM))
+    loaded = [modules[name] for name in order]
+    (folder / "initrd").write_bytes(build_initrd(busybox, source.name, loaded, FILE_SYSTEM))
     (folder / "release").write_text(source.name)
     tree.trim(root)
     tree.install_modules(root, folder.joinpath("release").read_text(), modules, builtin_text)

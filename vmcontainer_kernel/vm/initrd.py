@@ -1,7 +1,8 @@
 """The initial RAM disk and the bare kernel: what runs before the guest's root file system does.
 
     QEMU ─▶ vmlinux ─▶ /init in the RAM disk: busybox loads modules, mounts /dev/vda read-only,
-                       lays a tmpfs over it, switch_root ─▶ /sbin/init on the root disk: the agent, as PID 1
+                       lays a tmpfs over it, mounts the rest, switch_root
+                         └─▶ /sbin/init on the root disk: the agent, as PID 1
 
 The RAM disk is a few modules and one static busybox, uncompressed: under emulation a megabyte costs little to copy
 and much to decompress.
@@ -12,21 +13,35 @@ from __future__ import annotations
 import stat
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .decompress import decompress, is_compressed
-from .modules import Module
+from .modules import Module, modules_dep
 
-__all__ = ["INIT", "Entry", "build_initrd", "cpio", "init_script", "vmlinux"]
+__all__ = ["FSTAB", "INIT", "Entry", "build_initrd", "cpio", "init_script", "vmlinux"]
 
-# `env -i`: the kernel hands PID 1 its own idea of HOME and TERM. Python's -I would ignore PYTHONPATH, so -s -S.
-INIT = """#!/bin/busybox sh
+# -I -S: nothing but the standard library and our own files; -B: no compiled files are written.
+INIT = """#!/usr/bin/python3 -ISB
 # PID 1 is the agent: one Python program that serves the virtio-serial port and reaps orphans.
-cd /
-exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \\
-    PYTHONPATH=/usr/lib/vmcontainer PYTHONDONTWRITEBYTECODE=1 \\
-    /usr/bin/python3 -s -S -m vmcontainer_kernel.agent --guest
+import sys
+
+sys.path.insert(0, "/usr/lib/vmcontainer")
+from vmcontainer_kernel.agent.guest import main
+
+main()
 """
+
+# What a Linux system has mounted, fstab(5), as one run of mount(8) for each would cost 10 ms.
+FSTAB = """
+sysfs /root/sys sysfs nosuid
+devpts /root/dev/pts devpts nosuid,gid=5,mode=620,ptmxmode=666
+tmpfs /root/dev/shm tmpfs nosuid,mode=1777
+tmpfs /root/run tmpfs nosuid,mode=755
+tmpfs /root/tmp tmpfs nosuid,mode=1777
+cgroup2 /root/sys/fs/cgroup cgroup2 nosuid
+"""
+
+_APPLETS = ("echo", "mkdir", "modprobe", "mount", "poweroff", "sleep", "switch_root")
 
 
 @dataclass(frozen=True)
@@ -57,33 +72,45 @@ def _padded(part: bytes) -> bytes:
 
 
 def init_script(order: Sequence[str], file_system: str) -> str:
-    """Write the RAM disk's /init, which loads `order` and hands over to /sbin/init of the root disk."""
-    loads = "\n".join(f"$b insmod /m/{name}.ko || echo cannot load {name} >/dev/console" for name in order)
+    """Write the RAM disk's /init, which loads modules in `order` and hands over to /sbin/init of the root disk.
+
+    It notes on the console when it begins and ends (`agent.guest.note`). Programs are named without a folder: Debian's
+    static busybox then forks, and does not run itself anew for each.
+    """
     return f"""#!/bin/busybox sh
-b=/bin/busybox
-stop() {{ echo "vmcontainer: $1" >/dev/console; $b sleep 1; $b poweroff -f; }}
-$b mount -t devtmpfs dev /dev
-{loads}
-$b mount -t {file_system} -o ro /dev/vda /lower || stop "the root disk cannot be mounted"
-$b mount -t tmpfs -o size=75%,mode=755 upper /rw
-$b mkdir /rw/upper /rw/work
-$b mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work root /root || stop "no overlay"
-$b mount -o move /dev /root/dev
-exec $b switch_root /root /sbin/init
+stop() {{ echo "vmcontainer: $1"; sleep 1; poweroff -f; }}
+mount -t devtmpfs dev /dev
+exec </dev/null >/dev/console 2>&1
+echo "<3>vmcontainer: init" >/dev/kmsg
+mount -t proc -o nosuid proc /proc
+modprobe -a {" ".join(order)}
+mount -t {file_system} -o ro /dev/vda /lower || stop "the root disk cannot be mounted"
+mount -t tmpfs -o size=75%,mode=755 upper /rw
+mkdir /rw/upper /rw/work /dev/pts /dev/shm
+mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work root /root || stop "no overlay"
+mount -o move /dev /root/dev
+mount -a
+mount -o move /proc /root/proc
+echo "<3>vmcontainer: root" >/root/dev/kmsg
+exec switch_root /root /sbin/init
 stop "the root disk has no /sbin/init"
 """
 
 
-def build_initrd(busybox: bytes, modules: Sequence[Module], file_system: str) -> bytes:
-    """Make the RAM disk from a static busybox and the modules in load order."""
-    script = init_script([module.name for module in modules], file_system)
-    folders = [Entry(name, stat.S_IFDIR | 0o755) for name in ("bin", "dev", "lower", "m", "root", "rw")]
+def build_initrd(busybox: bytes, release: str, modules: Sequence[Module], file_system: str) -> bytes:
+    """Make the RAM disk of kernel `release` from a static busybox and the modules in load order."""
+    folder = f"lib/modules/{release}"
+    paths = ["bin", "dev", "etc", "lib", "lib/modules", folder, "lower", "proc", "root", "rw"]
+    flat = {module.name: replace(module, path=f"{module.name}.ko") for module in modules}
     files = [
-        Entry("init", stat.S_IFREG | 0o755, script.encode()),
+        Entry("init", stat.S_IFREG | 0o755, init_script([*flat], file_system).encode()),
+        Entry("etc/fstab", stat.S_IFREG | 0o644, FSTAB.encode()),
         Entry("bin/busybox", stat.S_IFREG | 0o755, busybox),
-        *(Entry(f"m/{module.name}.ko", stat.S_IFREG | 0o644, module.content) for module in modules),
+        *(Entry(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox") for name in _APPLETS),
+        Entry(f"{folder}/modules.dep", stat.S_IFREG | 0o644, modules_dep(flat).encode()),
+        *(Entry(f"{folder}/{module.path}", stat.S_IFREG | 0o644, module.content) for module in flat.values()),
     ]
-    return cpio([*folders, *files])
+    return cpio([*(Entry(path, stat.S_IFDIR | 0o755) for path in paths), *files])
 
 
 def vmlinux(bzimage: bytes) -> bytes:

@@ -11,8 +11,8 @@ from vmcontainer_kernel.container.build.plan import Run
 from vmcontainer_kernel.container.build.report import Report
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.options import Options
-from vmcontainer_kernel.container.process import exit_status
-from vmcontainer_kernel.container.runtime import Runtime, read_report
+from vmcontainer_kernel.container.reports import exit_status, read_report
+from vmcontainer_kernel.container.runtime import Runtime
 from vmcontainer_kernel.errors import CommandFailed
 
 __all__ = ["run"]

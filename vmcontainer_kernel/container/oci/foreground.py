@@ -11,7 +11,7 @@ import select
 
 from vmcontainer_kernel.container.csignal import signal
 from vmcontainer_kernel.container.light import suppress
-from vmcontainer_kernel.container.process import exit_status
+from vmcontainer_kernel.container.reports import exit_status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

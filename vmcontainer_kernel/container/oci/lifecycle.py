@@ -14,13 +14,14 @@ import os
 from vmcontainer_kernel.container import hooks, jsontext
 from vmcontainer_kernel.container.birth import adopt, bear
 from vmcontainer_kernel.container.csignal import signal
-from vmcontainer_kernel.container.launch import Gate, Launch
+from vmcontainer_kernel.container.launch import Gate
 from vmcontainer_kernel.container.oci import gate, groups, guard, log
 from vmcontainer_kernel.container.oci.state import Folder, Process, Saved, now
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import surroundings
 from vmcontainer_kernel.container.process import identity_steps
 from vmcontainer_kernel.container.record import Record
+from vmcontainer_kernel.container.reports import Launch
 from vmcontainer_kernel.container.seccomp.install import ordered, pass_on
 from vmcontainer_kernel.container.spec import Hook, Spec
 from vmcontainer_kernel.container.step import Step
