@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vmcontainer_kernel import asm, magics
+from vmcontainer_kernel import asm, completion, magics
 from vmcontainer_kernel.asm import Program, changed, explain, source_of
 from vmcontainer_kernel.errors import HostError, UserError
 from vmcontainer_kernel.options import parse_asm
@@ -256,3 +256,8 @@ def test_help_lists_every_option() -> None:
     flags = [flag for action in magic.parser._actions for flag in action.option_strings]
     assert len(flags) > 8
     assert [flag for flag in flags if flag not in magic.__doc__] == []
+
+
+def test_the_tab_key_knows_the_options() -> None:
+    assert {"--steps", "--registers"} <= set(completion._candidates("%%", "asm", "--st", "--st"))
+    assert completion._candidates("%%", "asm", "add", "add") == []

@@ -46,6 +46,7 @@ REQUESTS = {
     "KVM_GET_VCPU_MMAP_SIZE": 0xAE04,
     "KVM_CREATE_VCPU": 0xAE41,
     "KVM_SET_USER_MEMORY_REGION": 0x4020AE46,
+    "KVM_SET_TSS_ADDR": 0xAE47,
     "KVM_RUN": 0xAE80,
     "KVM_GET_REGS": 0x8090AE81,
     "KVM_SET_REGS": 0x4090AE82,
@@ -174,7 +175,7 @@ def test_without_the_device_it_is_said_what_to_do() -> None:
     with pytest.raises(HostError, match="No such file") as caught:
         BareMachine(4096, "/dev/no-kvm")
     assert "modprobe" in caught.value.hint
-    with pytest.raises(HostError, match="KVM_CREATE_VM: Inappropriate ioctl") as caught:
+    with pytest.raises(HostError, match="KVM_GET_API_VERSION: Inappropriate ioctl") as caught:
         BareMachine(4096, "/dev/null")
     assert "doctor" in caught.value.hint
 

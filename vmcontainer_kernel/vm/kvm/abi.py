@@ -35,6 +35,7 @@ __all__ = [
     "KVM_SET_GUEST_DEBUG",
     "KVM_SET_REGS",
     "KVM_SET_SREGS",
+    "KVM_SET_TSS_ADDR",
     "KVM_SET_USER_MEMORY_REGION",
     "SUBERRORS",
     "SYSTEM_EVENTS",
@@ -205,6 +206,7 @@ KVM_GET_VCPU_MMAP_SIZE: Final = _io_(0x04)
 # Of a machine.
 KVM_CREATE_VCPU: Final = _io_(0x41)
 KVM_SET_USER_MEMORY_REGION: Final = _iow(0x46, kvm_userspace_memory_region)
+KVM_SET_TSS_ADDR: Final = _io_(0x47)
 # Of a virtual CPU.
 KVM_RUN: Final = _io_(0x80)
 KVM_GET_REGS: Final = _ior(0x81, kvm_regs)

@@ -56,7 +56,7 @@ def ask(word: str, limit_s: float, request: dict[str, Any] | None = None) -> lis
 def _answers(word: str, limit_s: float, request: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Return at least one answer; what ends the program is the last one."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, "-S", "-m", __package__, word]
+    command = [sys.executable, "-S", "-m", __package__, word, str(os.getpid())]
     try:
         done = subprocess.run(
             command,

@@ -34,6 +34,7 @@ __all__ = ["DEVICE", "BareMachine"]
 
 DEVICE: Final = "/dev/kvm"
 PAGE: Final = 4096
+_TSS: Final = 0xFFFB_D000
 _HINTS: Final = {
     errno.ENOENT: "there is no hardware virtualization here, or its module is not loaded: modprobe kvm",
     errno.EACCES: "sudo usermod -aG kvm $USER, then log in again",
@@ -72,7 +73,11 @@ class BareMachine:
             raise HostError(f"no machine by {device}: {error.strerror}", hint=hint) from None
 
     def _make(self, kvm: int) -> None:
+        if (version := _ioctl("KVM_GET_API_VERSION", kvm)) != abi.KVM_API_VERSION:
+            raise OSError(0, f"KVM_GET_API_VERSION says {version} instead of {abi.KVM_API_VERSION}")
         machine = self._keep(_ioctl("KVM_CREATE_VM", kvm))
+        # Older processors of Intel need three pages for real mode, where no memory is (api.rst, KVM_SET_TSS_ADDR).
+        _ioctl("KVM_SET_TSS_ADDR", machine, _TSS)
         self.memory = mmap.mmap(-1, self.memory_bytes)
         address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
         region = abi.kvm_userspace_memory_region(0, 0, 0, self.memory_bytes, address)
@@ -86,9 +91,13 @@ class BareMachine:
         return fd
 
     def close(self) -> None:
-        """Give the machine back; its memory goes when nothing points to it any more."""
+        """Give the machine back."""
         while self._fds:
             os.close(self._fds.pop())
+        # The shared page keeps the virtual CPU, and what points into the page keeps that.
+        self.__dict__.pop("state", None)
+        if shared := self.__dict__.pop("_shared", None):
+            shared.close()
 
     def __enter__(self) -> Self:
         return self

@@ -76,10 +76,8 @@ def rungs() -> Iterator[dict[str, Any]]:
     """
     fd, seconds = _timed(lambda: os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
     yield {"rung": "open", "seconds": seconds}
-    version, seconds = _timed(lambda: _ioctl("KVM_GET_API_VERSION", fd))
+    _, seconds = _timed(lambda: _ioctl("KVM_GET_API_VERSION", fd))
     os.close(fd)
-    if version != abi.KVM_API_VERSION:
-        raise OSError(f"KVM_GET_API_VERSION says {version} instead of {abi.KVM_API_VERSION}")
     yield {"rung": "version", "seconds": seconds}
     machine, seconds = _timed(lambda: BareMachine(_MEMORY_BYTES))
     machine.close()
