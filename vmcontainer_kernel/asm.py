@@ -10,12 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from .display import Table
+from .errors import HostError
 from .vm.assembly import Code, Line, assemble
 from .vm.kvm.client import run
 from .vm.kvm.guest import DEADLINE, SEGMENTS, STEPS, Report, Request, Seen
 
 __all__ = ["Program", "changed", "explain", "run_cell"]
 
+WITHOUT_KVM = "%%asm --run none shows the machine code without running it"
 FIRST_LINE = 2  # of a cell: the first one is the magic's
 SHOWN_EXITS = 50
 SHOWN_BYTES = 8
@@ -41,7 +43,10 @@ def run_cell(options: argparse.Namespace, text: str) -> Program:
         options.timeout_s,
         options.input.encode(),
     )
-    return Program(code, run(request), stepped=options.steps > 0)
+    try:
+        return Program(code, run(request), stepped=options.steps > 0)
+    except HostError as error:
+        raise HostError(error.message, hint=f"{error.hint}\n{WITHOUT_KVM}", where=error.where) from None
 
 
 class Program:

@@ -32,7 +32,10 @@ def size_text(count: float | None) -> str:
 
 
 class Table:
-    """Rows under a head; text in a terminal, an HTML table in a notebook, there with a `caption` if one is given."""
+    """Rows under a head; text in a terminal, an HTML table in a notebook, there with a `caption` if one is given.
+
+    A table with a caption is one of numbered things: the first cell of a row is its head, for who hears the table.
+    """
 
     def __init__(
         self, head: Sequence[str], rows: Sequence[Sequence[Any]], empty: str = "nothing yet", caption: str = ""
@@ -52,13 +55,17 @@ class Table:
     def _repr_html_(self) -> str:
         if not self.rows:
             return f"<p>{html.escape(self.empty)}</p>"
-        head = "".join(f'<th scope="col" style="text-align:left">{html.escape(cell)}</th>' for cell in self.head)
-        body = "".join(
-            "<tr>" + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row) + "</tr>"
-            for row in self.rows
-        )
+        head = "".join(_cell("th", cell, "col") for cell in self.head)
+        first = ("th", "row") if self.caption else ("td", "")
+        rows = [[_cell(first[0], row[0], first[1]), *(_cell("td", cell) for cell in row[1:])] for row in self.rows]
+        body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(tag: str, text: str, scope: str = "") -> str:
+    scoped = f' scope="{scope}"' if scope else ""
+    return f'<{tag}{scoped} style="text-align:left">{html.escape(text)}</{tag}>'
 
 
 def steps_table(steps: Sequence[dict[str, str]]) -> Table:

@@ -202,7 +202,13 @@ def test_text_and_html_tell_the_same_and_hide_nothing() -> None:
     text, html = repr(program), program._repr_html_()
     assert "after 70 exits (the first 50 are shown)" in text and "output: '<b>'" in text and "warning: line 2" in text
     assert text.count("KVM_EXIT_IO") == html.count("KVM_EXIT_IO") == asm.SHOWN_EXITS
-    assert "<caption>" in html and 'scope="col"' in html and "<b>" not in html and "warning: line 2" in html
+    assert (
+        "<caption>" in html
+        and 'scope="col"' in html
+        and 'scope="row"' in html
+        and "<b>" not in html
+        and "warning: line 2" in html
+    )
     assert (program.output, program.end, len(program.exits)) == ("<b>", "deadline", 60)
 
 
@@ -211,6 +217,18 @@ def test_a_listing_is_shown_without_a_run() -> None:
     assert "0x7c02   cd 10  3     int 0x10" in repr(program)
     assert "7 bytes for 0x7c00, 16-bit" in repr(program)
     assert (program.exits, program.output, program.registers, program.end) == ([], "", {}, "")
+
+
+@pytest.mark.needs("assembler")
+def test_without_kvm_it_is_said_what_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(request: object) -> Report:
+        raise HostError("no machine by /dev/kvm", hint="modprobe kvm")
+
+    monkeypatch.setattr(asm, "run", missing)
+    with pytest.raises(HostError) as caught:
+        asm.run_cell(parse_asm(magics._CELLS["asm"], ""), "hlt")
+    assert caught.value.hint == f"modprobe kvm\n{asm.WITHOUT_KVM}"
+    assert repr(asm.run_cell(parse_asm(magics._CELLS["asm"], "--run none"), "hlt")).startswith("address")
 
 
 # -- options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from vmcontainer_kernel.asm import Program
 from vmcontainer_kernel.errors import UserError
 from vmcontainer_kernel.options import parse_asm
 from vmcontainer_kernel.vm import accelerator, kvm
-from vmcontainer_kernel.vm.assembly import assemble
+from vmcontainer_kernel.vm.assembly import Code, assemble
 from vmcontainer_kernel.vm.kvm.guest import KEPT_EXITS, Report, Request
 from vmcontainer_kernel.vm.kvm.machine import BareMachine
 from vmcontainer_kernel.vm.kvm.modes import REAL
@@ -157,6 +158,19 @@ def test_what_kvm_cannot_emulate_is_named_or_works() -> None:
     if lacking:
         assert report.exits[-1].data["instruction"].startswith(b"\xd9\xe8")
         assert "x87" in doctor.check("kvm-real-mode").reason
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_any_bytes_end_and_can_be_shown(seed: int) -> None:
+    chance = random.Random(seed)
+    # Half of them are made of what has to do with ports, halts, interrupts, modes and tables.
+    frequent = bytes.fromhex("6c6d6e6ff3f40f01cdeceee4e68e22c0eafafb9d")
+    data = chance.randbytes(64) if seed % 2 else bytes(chance.choices(frequent, k=64))
+    bits, steps = (16, 32, 64)[seed % 3], chance.choice((0, 100))
+    report = kvm.run(Request(data, bits=bits, registers={"rax": chance.getrandbits(bits)}, steps=steps, timeout_s=0.1))
+    program = Program(Code(data, 0x7C00, bits), report, stepped=steps > 0)
+    assert program.end and program.end in ("deadline", "steps", program.exits[-1].name)
+    assert "stopped" in repr(program) or "ended with" in program._repr_html_()
 
 
 def test_a_register_there_is_not_and_too_little_memory_are_refused() -> None:
