@@ -92,17 +92,73 @@ def test_limits_are_those_asked_for(bench: Bench) -> None:
     assert request.answer["limits"]["oom_kills"] >= 1
 
 
-def test_another_shape_is_made_in_the_ordinary_way(bench: Bench) -> None:
+FACTS = (
+    "hostname; cat /proc/sys/kernel/domainname; id; pwd; umask; ulimit -n;"
+    "grep -E '^(Cap|NoNew|Secc|Groups)' /proc/self/status;"
+    "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us;"
+    "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max /sys/fs/cgroup/cpu.max;"
+    "touch /x && echo written; ls -ld /made; echo $HOSTNAME $HOME $A; ls /proc/self/fd; wc -l < /proc/self/mountinfo"
+)
+LATE: list[dict[str, object]] = [
+    {"hostname": "other", "domainname": "lab"},
+    {"read_only": True, "workdir": "/tmp"},
+    {"workdir": "/made", "env": {"A": "b"}},
+    {"user": "1000:1001", "group_add": ["7"]},
+    {"user": "nobody", "cap_add": ["NET_ADMIN"]},
+    {"cap_drop": ["ALL"], "read_only": True, "user": "5"},
+    {"cap_add": ["SYS_ADMIN"], "cap_drop": ["CHOWN"]},
+    {"without": ["caps"]},
+    {"without": ["seccomp", "no-new-privs"]},
+    {"security": ["no-new-privileges:false"], "user": "9"},
+    {"ulimits": ["nofile=64:65"], "labels": ["a=b"]},
+    {"memory_bytes": 64 << 20, "pids_limit": 50, "cpus": 0.5},
+]
+
+
+@pytest.mark.parametrize("options", LATE, ids="-".join)
+def test_what_may_still_differ_is_found_inside(bench: Bench, tmp_path: Path, options: dict) -> None:
+    """The container that was made for another request is, seen from inside, the one that an agent without any makes."""
+    if "memory_bytes" in options and not os.access("/sys/fs/cgroup", os.W_OK):
+        pytest.skip("cgroups: limits need them")
+    options = {"hostname": "same", **options}
     [spare] = waiting(bench)
-    result = bench.container("touch /x || echo read-only", read_only=True)
-    assert result.out == b"read-only\n"
-    assert started_pid(result.events) != spare
-    # What was asked for last is what is made ahead now.
-    waiting(bench)
+    told = bench.container(FACTS, **options)
+    assert started_pid(told.events) == spare
+    plain = Bench(tmp_path / "run" / f"{SESSION}-2", tmp_path / "images")
+    try:
+        made = plain.container(FACTS, **options)
+    finally:
+        plain.close()
+    assert told.out == made.out
+    assert [step for step, _ in steps(told.events)] == [step for step, _ in steps(made.events)]
+
+
+def steps(events: list[dict]) -> list[list]:
+    return [step for event in events if event["event"] == "started" for step in event["steps"] if step[0] != "wait"]
+
+
+def test_a_limit_that_is_not_wanted_any_more_is_not_kept(bench: Bench) -> None:
+    if not os.access("/sys/fs/cgroup/memory", os.W_OK):
+        pytest.skip("cgroups: the limit is read from a version 1 tree of root's")
+    script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
+    unlimited = bench.container(script).out
+    assert bench.container(script, memory_bytes=20 << 20).out == b"20971520\n"
     bench.wait(asyncio.sleep(0.3))
     [spare] = waiting(bench)
-    again = bench.container("touch /x || echo read-only", read_only=True)
-    assert (again.out, started_pid(again.events)) == (b"read-only\n", spare)
+    result = bench.container(script)
+    assert (result.out, started_pid(result.events) == spare) == (unlimited, False)
+
+
+def test_another_shape_is_made_in_the_ordinary_way(bench: Bench) -> None:
+    [spare] = waiting(bench)
+    result = bench.container("readlink /proc/self/ns/uts", without=["uts"])
+    assert result.out.decode().strip() == str(Path("/proc/self/ns/uts").readlink())
+    assert started_pid(result.events) != spare
+    # What was asked for last is what is made ahead now.
+    bench.wait(asyncio.sleep(0.3))
+    [spare] = waiting(bench)
+    again = bench.container("readlink /proc/self/ns/uts", without=["uts"])
+    assert (again.out, started_pid(again.events)) == (result.out, spare)
 
 
 def test_a_spare_that_was_killed_is_replaced(bench: Bench) -> None:
@@ -118,8 +174,8 @@ def test_errors_are_the_same(bench: Bench) -> None:
     with pytest.raises(ContainerError, match="no such program"):
         bench.wait(bench.collect("container.run", None, name="", options={"argv": ["nosuch"]}))
     waiting(bench)
-    with pytest.raises(ContainerError, match="no folder"):
-        bench.container("true", workdir="/nowhere")
+    with pytest.raises(ContainerError, match="workdir failed: Not a directory"):
+        bench.container("true", workdir="/bin/busybox/folder")
     waiting(bench)
     with pytest.raises(LabError, match="image"):
         bench.container("true", image="nosuch")

@@ -11,7 +11,7 @@ from ..container.container import Container
 from ..container.options import ExecOptions, Options
 from ..container.reports import Launch
 from ..container.runtime import Runtime
-from ..container.spares import may_be_made_ahead, shape_of
+from ..container.spares import may_be_made_ahead
 from ..errors import LabError, UserError
 from .builds import BuildVerbs
 from .copies import CopyVerbs
@@ -44,7 +44,7 @@ class ContainerVerbs:
         self._server, self._runtime = server, runtime
         self._keeper = Keeper()
         self._names, self._requests = itertools.count(1), itertools.count(1 << 31)
-        self._shape: Options | None = None
+        self._last: Options | None = None  # the last one-shot container, which the next one may be like
         self._active = False  # somebody uses containers here
         self._spare_s, self._spare_timer = spare_s, Timer(0.0, _nothing)
         self._checkups = Checkups(server, runtime, self._requests)
@@ -94,7 +94,7 @@ class ContainerVerbs:
             stdio.close_child()
         kept = self._keeper.add(Kept(container, one_shot=one_shot, provisional=True))
         if not (name or detach):
-            self._shape = shape_of(options)
+            self._last = options
         self._add(call.request, launch, stdio, kept, detach=detach)
 
     def _create_and_start(self, name: str, options: Options, stdio: Stdio) -> tuple[Container, Launch]:
@@ -228,31 +228,31 @@ class ContainerVerbs:
     # -- what the loop tells
 
     def _make_ready(self) -> None:
-        """Make what the next container needs, now that nobody waits: a spare if it is like the last one, and a process
-        for any other.
+        """Make what the next container needs, now that nobody waits: a spare, born by the process that is ready, and
+        such a process for what does not fit the spare.
         """
         if not self._active:
             return
-        for make in (self._make_spare, self._runtime.starter.readiness.make):
+        ready = self._runtime.starter.readiness.make
+        for make in (ready, self._make_spare, ready):
             with contextlib.suppress(LabError, OSError):  # whoever asks for a container will be told why there is none
                 make()
         self._spare_timer.cancel()
         self._spare_timer = self._server.timers.after(self._spare_s, self._drop_ready)
 
     def _make_spare(self) -> None:
-        shape, spare = self._shape, self._runtime.spare
-        if shape and may_be_made_ahead(shape) and not (spare and spare.shape == shape):
-            self._runtime.make_spare(f"c{next(self._names)}", shape)
+        if self._last and may_be_made_ahead(self._last) and not self._runtime.spares.is_for(self._last):
+            self._runtime.make_spare(f"c{next(self._names)}", self._last)
 
     def _drop_ready(self) -> None:
-        self._shape, self._active = None, False
+        self._last, self._active = None, False
         self._runtime.starter.readiness.drop()
         with contextlib.suppress(LabError, OSError):
             self._runtime.drop_spare()
 
     def _reaped(self, pid: int, status: int) -> None:
         self._runtime.starter.readiness.reaped(pid)
-        spare = self._runtime.spare
+        spare = self._runtime.spares.spare
         if spare and spare.launch.pid == pid:  # killed from outside: the next container is made in the ordinary way
             self._runtime.drop_spare()
         for container in self._runtime.list():

@@ -120,7 +120,7 @@ class NodeVerbs:
         containers = [runtime.view(one) for one in runtime.list()]
         pids = observe.all_pids() if self._guest else self._host_pids(get_int(call.arguments, "notebook_pid", 0))
         # A container made ahead is nobody's yet.
-        spare = runtime.spare
+        spare = runtime.spares.spare
         waiting = {*runtime.starter.readiness.pids, *([spare.launch.pid] if spare else [])}
         cgroups = runtime.cgroups
         node = get_str(call.arguments, "node", "host")

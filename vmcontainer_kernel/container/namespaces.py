@@ -28,6 +28,7 @@ __all__ = [
     "entry_steps",
     "first_steps",
     "flag_text",
+    "name_steps",
     "open_joined",
 ]
 
@@ -263,7 +264,22 @@ def _join_group(group: Cgroup, scene: Scene, *, adopted: bool) -> None:
 
 
 def content_steps(spec: Spec) -> list[Step]:
-    """Return the steps that give the UTS and network namespaces their content."""
+    """Return the step that gives the network namespace its content."""
+    if "network" not in spec.linux.new_kinds:
+        return []
+    return [
+        Step(
+            "loopback",
+            'ioctl(socket, SIOCSIFFLAGS, {"lo", IFF_UP})',
+            "a new network namespace has one interface, lo, and it is down",
+            "network_namespaces(7), netdevice(7)",
+            lambda _: linux.link_up("lo"),
+        )
+    ]
+
+
+def name_steps(spec: Spec) -> list[Step]:
+    """Return the steps that give the UTS namespace its content."""
     steps = []
     if spec.hostname:
         steps.append(
@@ -283,16 +299,6 @@ def content_steps(spec: Spec) -> list[Step]:
                 "the name of its NIS domain, in its own UTS namespace",
                 "uts_namespaces(7)",
                 lambda _: linux.setdomainname(spec.domainname),
-            )
-        )
-    if "network" in spec.linux.new_kinds:
-        steps.append(
-            Step(
-                "loopback",
-                'ioctl(socket, SIOCSIFFLAGS, {"lo", IFF_UP})',
-                "a new network namespace has one interface, lo, and it is down",
-                "network_namespaces(7), netdevice(7)",
-                lambda _: linux.link_up("lo"),
             )
         )
     return steps

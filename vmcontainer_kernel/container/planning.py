@@ -1,4 +1,10 @@
-"""From a specification to the list of steps: the order in which a container is made, in one place to read."""
+"""From a specification to the list of steps: the order in which a container is made, in one place to read.
+
+    surroundings ──▶ (connected) ──▶ late steps: names, root's last touch, rights given up, program
+
+What is around the process comes first, and depends on little of what is asked for; a container made ahead (`spares`)
+has that much done and waits. All that may still differ comes late, with nothing of the container's running yet.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["before_clone", "exec_plan", "plan", "surroundings"]
+__all__ = ["before_clone", "exec_plan", "finishing", "late_steps", "plan", "surroundings"]
 
 
 def plan(
@@ -31,6 +37,18 @@ def plan(
     `networked`: the parent connects its network namespace, and the program is to find it connected. `seccomp`: the
     filter's steps if they are made already and `spec` is without; compiling takes longer than all the rest.
     """
+    connected = [_network_step()] if networked else []
+    return [
+        *surroundings(spec, bundle, layers, group, tty=tty),
+        *connected,
+        *late_steps(spec, tty=tty, seccomp=seccomp),
+    ]
+
+
+def late_steps(spec: Spec, *, tty: bool = False, seccomp: Sequence[Step] | None = None) -> list[Step]:
+    """Return the steps after the surroundings: they depend on the names, the process and the filter of `spec`, and on
+    whether its root is read-only, and on nothing that was mounted.
+    """
     judged, last = ordered(spec, hooks.start_steps(spec.hooks), seccomp)
     identity = identity_steps(
         spec.process,
@@ -40,8 +58,12 @@ def plan(
         seccomp=judged,
         personality=spec.linux.personality,
     )
-    connected = [_network_step()] if networked else []
-    return [*surroundings(spec, bundle, layers, group, tty=tty), *connected, *identity]
+    return [*finishing(spec), *identity]
+
+
+def finishing(spec: Spec) -> list[Step]:
+    """Return the steps that take rights and come last of those: names, the program's folder, what the root is like."""
+    return [*namespaces.name_steps(spec), *rootfs.closing_steps(spec)]
 
 
 def exec_plan(process: Process, *, user_namespace: bool, tty: bool, seccomp: Sequence[Step]) -> list[Step]:
@@ -73,11 +95,9 @@ def surroundings(
     group: Cgroup | None,
     *,
     tty: bool = False,
-    writing: Sequence[Step] = (),
 ) -> list[Step]:
-    """Return the steps that make what is around the process: all that does not depend on which program it runs.
-
-    `writing`: steps of the caller's that write to the root, so before it turns read-only.
+    """Return the steps that make what is around the process: all that does not depend on which program it runs, as
+    whom and with which rights.
     """
     return [
         *settings.oom_steps(spec.process),
@@ -92,6 +112,4 @@ def surroundings(
         *hooks.create_steps(spec.hooks, bundle),
         rootfs.detach_step(),
         *masks.protection_steps(spec),
-        *writing,
-        *rootfs.closing_steps(spec),
     ]

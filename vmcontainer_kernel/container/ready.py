@@ -6,8 +6,6 @@
       (control groups)
       work and descriptors ───────────────────────────────────────────────────────▶ plans, goes on as any child
 
-If the last order was for a container, the birth is ordered at once: the next one will want the same namespaces.
-
 A fork shares every page with its parent until one of them writes to it; then the page is copied, 4 µs each, and Python
 writes to some 500 of them (each use of an object counts a reference) on its way through the steps of a container. The
 ready process has its copies already. It cannot become the container itself: the first process of a pid namespace must
@@ -25,7 +23,6 @@ import fcntl
 import gc
 import json
 import os
-import pickle
 import select
 import signal
 import socket
@@ -37,6 +34,7 @@ from collections.abc import Callable, Sequence
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.launch import Start, abandon, begin, clone_error
+from vmcontainer_kernel.container.orders import receive, send
 from vmcontainer_kernel.container.process import SETUP_FAILED, reset_signals, signals_to_reset, take_descriptors
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.step import Step
@@ -45,7 +43,7 @@ from vmcontainer_kernel.errors import ContainerError, LabError, from_json, to_js
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
 __all__ = ["Entered", "Readiness", "Ready", "Recipe"]
 
@@ -53,7 +51,6 @@ Recipe = Callable[[], Sequence[Step]]
 """What makes the steps: a `functools.partial` of a module's function, so that it can be pickled; steps cannot."""
 
 _NUMBER_BYTES = 4
-_MOST_FDS = 64
 _LOOK_MS, _LONGEST_S = 20, 10.0
 _LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
@@ -86,8 +83,6 @@ class Ready:
 
     def __init__(self, pid: int, gate: socket.socket) -> None:
         self.pid, self.child = pid, 0
-        self.born: int | None = None
-        self.busy = False
         self._pidfd = os.pidfd_open(pid)  # whoever reaps all children may have reaped it: its number is not enough
         self._gate = gate
         self._answer = select.poll()
@@ -95,17 +90,18 @@ class Ready:
 
     @property
     def alive(self) -> bool:
-        """False if it has ended, or the child that was born ahead has."""
+        """False if it has ended."""
         try:
-            left = os.waitid(os.P_PIDFD, self._pidfd, _LOOK) is None
-            return left and (not self.child or os.waitid(os.P_PID, self.child, _LOOK) is None)
+            return os.waitid(os.P_PIDFD, self._pidfd, _LOOK) is None
         except ChildProcessError:
             return False
 
-    def bear_ahead(self, flags: int) -> None:
-        """Let it have a child with new namespaces (CLONE_NEW* flags), whose work is not known yet."""
-        self._send(_Birth(flags))
-        self.born, self.child = flags, self._child()
+    @property
+    def parked(self) -> bool:
+        """True once its child has left its memory, for a program or for good: then it is stopped, or gone."""
+        with contextlib.suppress(OSError), open(f"/proc/{self.pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] in "tTZX"
+        return True
 
     @property
     def untaken(self) -> bool:
@@ -118,18 +114,17 @@ class Ready:
         self, recipe: Recipe, meanwhile: Callable[[], None], entered: Entered | None = None, pidfd: int = -1
     ) -> Callable[[int, Start, int], int]:
         """Return what makes a child as `launch.clone` does: steps are made by `recipe` there, and `meanwhile` is done
-        here while a child is born, if none is yet.
+        here while the child is born.
         """
 
         def clone(flags: int, start: Start, group_fd: int) -> int:
-            self.busy = True  # from here on the child is the caller's
             try:
-                if self.born is None:
-                    self._send(_Birth(flags, group_fd >= 0, entered), [fd for fd in (group_fd, pidfd) if fd >= 0])
-                    try:
-                        meanwhile()
-                    finally:
-                        self.child = self._child()  # if that failed, too: it must be ended
+                fds = [fd for fd in (group_fd, pidfd) if fd >= 0]
+                send(self._gate, _Birth(flags, group_fd >= 0, entered), fds)
+                try:
+                    meanwhile()
+                finally:
+                    self.child = self._child()  # if that failed, too: it must be ended
                 self._let_go(recipe, start)
             except BaseException:
                 abandon(self.child)
@@ -142,13 +137,7 @@ class Ready:
         # To the child alone: a pipe that the parked process holds, too, would never end.
         sync = [start.sync_fd] if start.sync_fd >= 0 else []
         work = _Work(recipe, len(start.stdio), bool(sync))
-        self._send(work, [*start.stdio, start.report_fd, *sync, *start.extra])
-
-    def _send(self, order: _Birth | _Work, fds: Sequence[int] = ()) -> None:
-        message = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
-        # A length ahead: a stream socket may deliver a long message in parts.
-        socket.send_fds(self._gate, [len(message).to_bytes(_NUMBER_BYTES, "big")], fds)
-        self._gate.sendall(message)
+        send(self._gate, work, [*start.stdio, start.report_fd, *sync, *start.extra])
 
     def _child(self) -> int:
         """Return the pid of the child it made; raise what it says if there is none."""
@@ -174,12 +163,9 @@ class Ready:
             return True
 
     def close(self) -> None:
-        """End and reap it, and a child that was born ahead and got no work."""
+        """End and reap it."""
         if self._pidfd < 0:
             return
-        if self.child and not self.busy:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                abandon(self.child)
         self._gate.close()
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -195,44 +181,36 @@ class Readiness:
     def __init__(self) -> None:
         self._ready: Ready | None = None
         self._spent: list[Ready] = []
-        self._flags: int | None = None  # what the last child was for: these namespaces, or None, joining others
 
     @property
     def pids(self) -> list[int]:
         """The processes that are nobody's yet, or any more."""
-        ahead = [self._ready.child] if self._ready and self._ready.child else []
-        return ahead + [one.pid for one in (*self._spent, *([self._ready] if self._ready else []))]
+        return [one.pid for one in (*self._spent, *([self._ready] if self._ready else []))]
 
     def make(self) -> None:
-        """Make one ready if there is none that fits an order like the last one."""
+        """Make one ready if there is none."""
         self._end_spent()
-        if self._ready and not (self._ready.alive and self._ready.born == self._flags):
-            self.drop()
+        if self._ready and not self._ready.alive:
+            self._ready.close()
+            self._ready = None
         if self._ready is None:
             self._ready = make_ready()
-            if self._flags is not None:
-                self._ready.bear_ahead(self._flags)
             warm()  # our own pages have been shared by the fork, too
 
-    def take(self, flags: int | None = None, *, ahead: bool = True) -> Ready | None:
-        """Return it, if there is one; it takes one order.
-
-        `flags`: of a child with new namespaces, else it joins others; `ahead`: it may have been born before it was
-        asked for, so not in its version 2 group.
-        """
-        self._flags = flags if ahead else None
+    def take(self) -> Ready | None:
+        """Return it, if there is one; it takes one order."""
         ready, self._ready = self._ready, None
         if ready is None:
             return None
         self._spent.append(ready)
-        return ready if ready.alive and ready.born in (None, self._flags) else None
+        return ready if ready.alive else None
 
     def drop(self) -> None:
         """End it, and what is left of earlier ones."""
         if self._ready:
-            self._spent.append(self._ready)
+            self._ready.close()
             self._ready = None
-        self._end_spent()
+        self._end_spent(all_of_them=True)
 
     def reaped(self, pid: int) -> None:
         """Take note that the caller has reaped `pid`. If that was a child which never took its descriptors, they are
@@ -241,13 +219,17 @@ class Readiness:
         for one in self._spent:
             if one.child == pid and one.untaken:
                 one.close()
-        if self._ready and self._ready.child == pid:
-            self._ready.child = 0
-            self.drop()
 
-    def _end_spent(self) -> None:
-        while self._spent:
-            self._spent.pop().close()
+    def _end_spent(self, *, all_of_them: bool = False) -> None:
+        """End those that are parked; whoever is last in a memory takes it down (1 to 2 ms), and a child that still
+        waits for its work is not to be kept by that when it becomes the program.
+        """
+        spent, self._spent = self._spent, []
+        for one in spent:
+            if all_of_them or one.parked:
+                one.close()
+            else:
+                self._spent.append(one)
 
 
 def make_ready() -> Ready:
@@ -288,21 +270,9 @@ def _wait(gate_fd: int, handled: list[int]) -> NoReturn:
         os._exit(SETUP_FAILED)
 
 
-def _receive(gate: socket.socket) -> tuple[Any, list[int]]:
-    """Wait for an order; end quietly if the other side ends."""
-    head, fds, _, _ = socket.recv_fds(gate, _NUMBER_BYTES, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
-    message, wanted = b"", int.from_bytes(head, "big")
-    while len(message) < wanted or len(head) < _NUMBER_BYTES:
-        part = gate.recv(wanted - len(message)) if len(head) == _NUMBER_BYTES else b""
-        if not part:
-            os._exit(0)
-        message += part
-    return pickle.loads(message), list(fds)
-
-
 def _follow(gate: socket.socket) -> NoReturn:
     """Make the child. This process does not come back from it; the child goes on as if it were cloned by the caller."""
-    birth, fds = _receive(gate)
+    birth, fds = receive(gate)
     group_fd = fds.pop(0) if birth.grouped else -1
     root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -316,7 +286,7 @@ def _follow(gate: socket.socket) -> NoReturn:
         gate.sendall(bytes(_NUMBER_BYTES) + json.dumps(to_json(clone_error(error))).encode())
         os._exit(SETUP_FAILED)
     os.write(gate.fileno(), pid.to_bytes(_NUMBER_BYTES, "big"))
-    work, given = _receive(gate)
+    work, given = receive(gate)
     if birth.entered and birth.entered.group:
         birth.entered.group.join(root_fd)
     stdio, (report_fd, *rest) = tuple(given[: work.stdio]), given[work.stdio :]

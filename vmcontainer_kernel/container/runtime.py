@@ -11,7 +11,6 @@ with `exited`. `plan` is pure: it turns a `Spec` into steps, which `start` lets 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vmcontainer_kernel.container import connections, linux, signals, spares
+from vmcontainer_kernel.container import connections, linux, signals
 from vmcontainer_kernel.container import container as observed
 from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
 from vmcontainer_kernel.container.checks import check_options
@@ -31,11 +30,10 @@ from vmcontainer_kernel.container.limits import resources
 from vmcontainer_kernel.container.network.networks import Networks
 from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse
-from vmcontainer_kernel.container.planning import plan, surroundings
+from vmcontainer_kernel.container.planning import plan
 from vmcontainer_kernel.container.preparing import Preparer
 from vmcontainer_kernel.container.reports import Launch
-from vmcontainer_kernel.container.seccomp.install import seccomp_steps
-from vmcontainer_kernel.container.spares import Spare
+from vmcontainer_kernel.container.spares import Spares
 from vmcontainer_kernel.container.starting import Starter
 from vmcontainer_kernel.container.volumes import Volumes
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, NotFound, UserError
@@ -70,11 +68,11 @@ class Runtime:
         self.cgroups = cgroups
         self.volumes = volumes
         self.footing = footing or assumed()
-        self.spare: Spare | None = None
         self._containers: dict[str, Container] = {}
         self.networks = Networks(self.run_dir, session=session, guest=guest)
         self.starter = Starter(cgroups, self.networks)
         self._preparer = Preparer(self.run_dir, store, session, cgroups, volumes, self.networks, self.get, self.footing)
+        self.spares = Spares(self._preparer, self.starter)
         if self.footing.ids:
             linux.prctl(linux.PR_SET_DUMPABLE, 1)  # after a change of ids our children's uid_map would be root's
 
@@ -150,52 +148,23 @@ class Runtime:
         _note_start(container, launch, gate_fd)
         return launch
 
-    def make_spare(self, name: str, shape: Options) -> None:
-        """Make a container ahead, for the next request of this `spares.shape_of`; its process waits."""
+    def make_spare(self, name: str, options: Options) -> None:
+        """Make a container ahead, for the next request of the same `spares.shape_of`; its process waits."""
         self.drop_spare()
-        container = self._preparer.prepare(name, shape.replace(argv=("true",)))
-        self._preparer.write_bundle(container)
-        spec, layers = container.spec, tuple(str(path) for path in container.layers)
-        judged = seccomp_steps(spec.linux.seccomp)
-        user_namespace, filtered = "user" in spec.linux.kinds, shape.security.seccomp in ("", "builtin")
-        waiting = spares.waiting_steps(spec.process, user_namespace=user_namespace, seccomp=judged, filtered=filtered)
-        steps = [*surroundings(spec, str(container.bundle), layers, container.cgroup), *waiting]
-        null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            launch, gate_fd = self.starter.start_steps(container, steps, (null_fd, null_fd, null_fd))
-        finally:
-            os.close(null_fd)
-        self.spare = Spare(shape, container, launch, gate_fd)
+        self.spares.make(name, options)
 
     def take_spare(self, options: Options, stdio: Stdio) -> tuple[Container, Launch] | None:
-        """Start a program in the spare, if there is one that fits; raises as `create` does."""
-        spare = self.spare
-        if spare is None or spare.shape != spares.shape_of(options) or not options.argv:
-            return None
-        container = self._preparer.adapt(spare.container, options) if spare.alive else None
-        if container is None:
-            self.drop_spare()
-            return None
-        container.layers = spare.container.layers
-        if not spare.tell(container.spec.process, stdio):
-            self.drop_spare()
-            return None
-        self.spare = None
-        self._containers[container.name] = container
-        _note_start(container, spare.launch, spare.gate_fd)
-        try:
-            (container.bundle / "config.json").write_text(json.dumps(container.config))
-        except OSError as error:
-            os.close(spare.launch.report_fd)
-            self.remove(container, force=True)
-            raise HostError(
-                f"no configuration could be written: {error.strerror}", hint="is the disk full?", where=container.name
-            ) from error
-        return container, spare.launch
+        """Start what is asked for in the spare, if there is one that fits; raises as `create` does."""
+        taken = self.spares.take(options, stdio)
+        if taken:
+            container, launch = taken
+            self._containers[container.name] = container
+            _note_start(container, launch, container.gate_fd)
+        return taken
 
     def drop_spare(self) -> None:
         """End the spare, if there is one, and remove what is around it."""
-        spare, self.spare = self.spare, None
+        spare, self.spares.spare = self.spares.spare, None
         if spare:
             spare.close()
             spare.container.status, spare.container.pid = "running", spare.launch.pid

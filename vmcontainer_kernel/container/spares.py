@@ -1,76 +1,54 @@
-"""A container made ahead: everything is set up, and its first process waits to be told what to run.
+"""A container made ahead: all that is around its process is there, and the process waits to be told the rest.
 
-    prepare ──▶ clone, all steps but the last ones ──▶ waits on its sync socket
-    tell    ──▶ {"args", "env", "cwd"} and three descriptors ──▶ identity, exec
+    make ──▶ clone, `planning.surroundings` ──▶ waits on its sync socket
+    take ──▶ the late part of a specification, and three descriptors ──▶ `planning.late_steps`, exec
 
-What takes time in a start is done before anybody waits for it: the clone, the mounts, and the pages that a forked
-Python copies when it first runs. The next request of the same `shape_of` takes the spare; what differs between such
-requests is the program, its environment, its folder and its limits. (`create` and `start` of the OCI runtime
-specification divide a start at the same place.)
+What takes time in a start is done before anybody waits for it: the clone, the mounts, the groups. What comes after is
+cheap, and is what one container has different from the next: its names, limits, user, rights, filter, program. So the
+spare fits every request of the same shape (`shape_of`), and is told all of that. (`create` and `start` of the OCI
+runtime specification divide a start nearly there.) It still has its rights while it waits, and nothing of the
+container's is running: no other process is in its namespaces.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from functools import partial
 
+from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.launch import Stdio, run_steps
 from vmcontainer_kernel.container.options import Options
-from vmcontainer_kernel.container.process import SETUP_FAILED, program_steps, rights_steps
+from vmcontainer_kernel.container.orders import receive, send
+from vmcontainer_kernel.container.planning import late_steps, surroundings
+from vmcontainer_kernel.container.preparing import Preparer
 from vmcontainer_kernel.container.reports import Launch
-from vmcontainer_kernel.container.spec import Process
+from vmcontainer_kernel.container.requests import SecurityOptions
+from vmcontainer_kernel.container.seccomp.install import has_listener, seccomp_steps
+from vmcontainer_kernel.container.spec import Linux, Process, Spec
+from vmcontainer_kernel.container.starting import Starter
 from vmcontainer_kernel.container.step import Scene, Step
 
-__all__ = ["Spare", "may_be_made_ahead", "shape_of", "waiting_steps"]
+__all__ = ["Spare", "Spares", "early", "late", "may_be_made_ahead", "shape_of", "waiting_plan"]
 
-_MESSAGE_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Spare:
-    """A container whose first process waits: what it was made for, and its pid and pipes."""
-
-    shape: Options
-    container: Container
-    launch: Launch
-    gate_fd: int
-
-    @property
-    def alive(self) -> bool:
-        """False if its process failed or ended: nothing is reported before it is told what to run."""
-        poller = select.poll()
-        poller.register(self.launch.report_fd, select.POLLIN)
-        return not poller.poll(0)
-
-    def tell(self, process: Process, stdio: Stdio) -> bool:
-        """Send the process what to run; False if it cannot be told, so that another way must be found."""
-        message = _message(process)
-        if len(message) > _MESSAGE_BYTES:
-            return False
-        with socket.socket(fileno=os.dup(self.gate_fd)) as gate:
-            try:
-                # A length ahead: a stream socket may deliver a long message in parts.
-                socket.send_fds(gate, [len(message).to_bytes(4, "big")], stdio)
-                gate.sendall(message)
-            except OSError:
-                return False
-        return True
-
-    def close(self) -> None:
-        """Close our ends; a process that still waits ends."""
-        os.close(self.launch.report_fd)
-        os.close(self.gate_fd)
+_LATE = (
+    *("argv", "entrypoint", "runs_entrypoint", "env", "workdir", "user", "group_add", "interactive", "labels"),
+    *("hostname", "domainname", "read_only", "cap_add", "cap_drop", "ulimits"),
+    *("memory_bytes", "memory_swap_bytes", "memory_reservation_bytes", "cpus", "cpu_shares", "pids_limit"),
+    *("restart", "stop_signal", "stop_timeout_s", "health"),
+)
+"""The options that take effect in the late steps, in the group's files, or in the agent alone."""
+_LATE_PROTECTIONS = ("caps", "no-new-privs", "seccomp")
+_UNSAID = {name: getattr(Options, name) for name in _LATE}
 
 
 def shape_of(options: Options) -> Options:
-    """Return what of a request must be known when a spare is made."""
-    return options.replace(argv=(), env={}, workdir="")
+    """Return what of a request must be known when a spare is made; an option not named above is part of it."""
+    without = tuple(word for word in options.without if word not in _LATE_PROTECTIONS)
+    return options.replace(**_UNSAID, without=without, security=SecurityOptions(unmasked=options.security.unmasked))
 
 
 def may_be_made_ahead(shape: Options) -> bool:
@@ -83,53 +61,135 @@ def may_be_made_ahead(shape: Options) -> bool:
     return not (outside or shape.tty or shape.named or shape.publish)
 
 
-def waiting_steps(
-    base: Process, *, user_namespace: bool, seccomp: Sequence[Step] = (), filtered: bool = False
-) -> list[Step]:
-    """Return a spare's last steps: it gives up its rights, waits, and becomes the program.
-
-    `filtered`: the filter allows what comes after waiting, as the default one does, so it need not come last.
-    """
-    early, late = ((), seccomp) if base.no_new_privileges else (seccomp, ())
-    rights = rights_steps(base, user_namespace=user_namespace, tty=False, seccomp=early)
-    if filtered:
-        rights, late = [*rights, *late], ()
-
-    def wait(scene: Scene) -> None:
-        _become(scene, base, late)
-
-    why = "made ahead: the program is not known yet"
-    return [*rights, Step("wait", "recvmsg(…, SCM_RIGHTS)", why, "unix(7)", wait)]
+def early(spec: Spec) -> Spec:
+    """Return what of a specification has taken effect when a process waits; of equal ones the surroundings are."""
+    unsaid = Linux()
+    linux = spec.linux.replace(
+        resources=unsaid.resources,
+        seccomp=None,
+        rootfs_propagation="",
+        personality=None,
+    )
+    process = Process((), oom_score_adj=spec.process.oom_score_adj)
+    root = spec.root.replace(readonly=False)
+    return spec.replace(process=process, root=root, hostname="", domainname="", linux=linux, annotations=())
 
 
-def _become(scene: Scene, base: Process, seccomp: Sequence[Step]) -> NoReturn:
-    _told(base, _message(base))  # a rehearsal: the pages it writes to need not be copied when somebody waits
-    process = _told(base, _receive(scene.sync_fd))
-    os._exit(run_steps(program_steps(process, (), seccomp), scene))
+def late(spec: Spec) -> Spec:
+    """Return what of a specification the late steps need, without the filter, which goes compiled."""
+    linux = Linux(
+        namespaces=spec.linux.namespaces,
+        rootfs_propagation=spec.linux.rootfs_propagation,
+        personality=spec.linux.personality,
+    )
+    return Spec(spec.process, spec.root, spec.hostname, spec.domainname, hooks=spec.hooks, linux=linux)
 
 
-def _message(process: Process) -> bytes:
-    return json.dumps({"args": process.args, "env": process.env, "cwd": process.cwd}).encode()
+# -- in the child
 
 
-def _told(base: Process, message: bytes) -> Process:
-    document = json.loads(message)
-    return base.replace(args=tuple(document["args"]), env=tuple(document["env"]), cwd=document["cwd"])
+def waiting_plan(spec: Spec, bundle: str, layers: tuple[str, ...], group: Cgroup | None) -> list[Step]:
+    """Return a spare's steps: the surroundings, and to wait for what the rest is to be; `spec` as from `early`."""
+    why = "made ahead: what is asked for is not known yet"
+    return [*surroundings(spec, bundle, layers, group), Step("wait", "recvmsg(…, SCM_RIGHTS)", why, "unix(7)", _wait)]
 
 
-def _receive(sync_fd: int) -> bytes:
-    """Wait for a message and put its descriptors at 0 to 2; end quietly if the other side ends."""
-    gate = socket.socket(fileno=sync_fd)
-    head, fds, _, _ = socket.recv_fds(gate, 4, 3)
-    if len(head) < 4:
-        os._exit(SETUP_FAILED)
+def _wait(scene: Scene) -> None:
+    gate = socket.socket(fileno=scene.sync_fd)
+    (spec, judged), fds = receive(gate)
     for target, fd in enumerate(fds):
         os.dup2(fd, target)
-    message = b""
-    while len(message) < int.from_bytes(head, "big"):
-        part = gate.recv(_MESSAGE_BYTES)
-        if not part:
-            os._exit(SETUP_FAILED)
-        message += part
     gate.detach()
-    return message
+    os._exit(run_steps(late_steps(spec, seccomp=judged), scene))
+
+
+# -- in the agent
+
+
+@dataclass(frozen=True)
+class Spare:
+    """A container whose first process waits: the options it was made for, and its pid and pipes."""
+
+    options: Options
+    shape: Options
+    container: Container
+    launch: Launch
+    gate: socket.socket
+
+    @property
+    def alive(self) -> bool:
+        """False if its process failed or ended: nothing is reported before it is told what to run."""
+        poller = select.poll()
+        poller.register(self.launch.report_fd, select.POLLIN)
+        return not poller.poll(0)
+
+    def tell(self, spec: Spec, stdio: Stdio) -> bool:
+        """Send the process all that it does not know; False if it cannot be told, so that another way must be found."""
+        try:
+            send(self.gate, (late(spec), seccomp_steps(spec.linux.seccomp)), stdio)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close our ends; a process that still waits ends."""
+        os.close(self.launch.report_fd)
+        self.gate.close()
+
+
+class Spares:
+    """The container that is made ahead, if there is one."""
+
+    def __init__(self, preparer: Preparer, starter: Starter) -> None:
+        self._preparer, self._starter = preparer, starter
+        self.spare: Spare | None = None
+
+    def make(self, name: str, options: Options) -> None:
+        """Make one for requests like `options`, whatever they run; there is none before."""
+        container = self._preparer.prepare(name, options.replace(argv=("true",)))
+        self._preparer.write_bundle(container)
+        layers = tuple(str(path) for path in container.layers)
+        recipe = partial(waiting_plan, early(container.spec), str(container.bundle), layers, container.cgroup)
+        null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            launch, gate_fd = self._starter.start_recipe(container, recipe, (null_fd, null_fd, null_fd))
+        finally:
+            os.close(null_fd)
+        self.spare = Spare(_unprogrammed(options), shape_of(options), container, launch, socket.socket(fileno=gate_fd))
+
+    def is_for(self, options: Options) -> bool:
+        """Tell whether the next request like `options` finds nothing to change."""
+        return self.spare is not None and self.spare.options == _unprogrammed(options)
+
+    def take(self, options: Options, stdio: Stdio) -> tuple[Container, Launch] | None:
+        """Start what `options` ask for in the spare, if it fits; raises as `Preparer.prepare` does. One that could not
+        be used after all stays, to be dropped.
+        """
+        spare = self.spare
+        if spare is None or spare.shape != shape_of(options):
+            return None
+        container = self._adapted(spare, options) if spare.alive else None
+        if container is None or not spare.tell(container.spec, stdio):
+            return None
+        self.spare = None
+        container.gate_fd = spare.gate.detach()
+        return container, spare.launch
+
+    def _adapted(self, spare: Spare, options: Options) -> Container | None:
+        """Return the container that the spare becomes; None if the image has changed meanwhile, or a limit that the
+        spare has is not wanted.
+        """
+        made = spare.container
+        if options.argv and spare.options == _unprogrammed(options):
+            return self._preparer.adapt(made, options)
+        container = self._preparer.prepare(made.name, options)
+        if container.image.digest != made.image.digest or has_listener(container.spec.linux.seccomp):
+            return None
+        if made.cgroup and container.cgroup and not made.cgroup.turn_into(container.cgroup):
+            return None
+        container.layers = made.layers
+        return container
+
+
+def _unprogrammed(options: Options) -> Options:
+    return options.replace(argv=(), env={}, workdir="")

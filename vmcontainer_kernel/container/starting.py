@@ -6,11 +6,10 @@ plan ──▶ a child of ours, or of the process that is ready ──▶ groups
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from vmcontainer_kernel.container import connections, hooks, linux, namespaces
+from vmcontainer_kernel.container import connections, hooks, linux
 from vmcontainer_kernel.container import container as observed
 from vmcontainer_kernel.container.birth import adopt, bear, is_plain
 from vmcontainer_kernel.container.cgroups import Cgroups
@@ -23,7 +22,6 @@ from vmcontainer_kernel.container.ready import Entered, Readiness, Recipe
 from vmcontainer_kernel.container.reports import Launch
 from vmcontainer_kernel.container.seccomp.install import has_listener, pass_on, seccomp_steps, waiting_for
 from vmcontainer_kernel.container.spec import Process
-from vmcontainer_kernel.container.step import Step
 
 __all__ = ["Starter", "recipe_of"]
 
@@ -51,11 +49,11 @@ class Starter:
         """Start the first process; return it and the descriptor for `launch.has_executed`."""
         return self._bear(container, recipe_of(container, tty=tty), stdio)
 
-    def start_steps(self, container: Container, steps: Sequence[Step], stdio: Stdio) -> tuple[Launch, int]:
-        """Start a first process that executes `steps`, made by us: they may hold what no other process can be sent."""
-        return self._bear(container, lambda: steps, stdio, alone=True)
+    def start_recipe(self, container: Container, recipe: Recipe, stdio: Stdio) -> tuple[Launch, int]:
+        """Start a first process that executes other steps than the plan's."""
+        return self._bear(container, recipe, stdio)
 
-    def _bear(self, container: Container, recipe: Recipe, stdio: Stdio, *, alone: bool = False) -> tuple[Launch, int]:
+    def _bear(self, container: Container, recipe: Recipe, stdio: Stdio) -> tuple[Launch, int]:
         spec, bundle, group = container.spec, str(container.bundle), container.cgroup
         made = group is None or group.has_version_2  # born in it, so it must be there before
         if group and made:
@@ -73,8 +71,7 @@ class Starter:
             make_group()
             self._set_up(container, pid, gate)
 
-        flags, ahead = namespaces.clone_flags(spec), group is None or not group.has_version_2
-        ready = None if alone or not is_plain(spec) else self.readiness.take(flags, ahead=ahead)
+        ready = self.readiness.take() if is_plain(spec) else None
         try:
             if ready:
                 clone = ready.clone(recipe, meanwhile=make_group)

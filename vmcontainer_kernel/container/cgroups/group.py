@@ -106,6 +106,21 @@ class Cgroup:
         for row in later:
             self._write(row, last=True)
 
+    def turn_into(self, other: Cgroup) -> bool:
+        """Set the limits of `other`, the same group as it is wanted; False if that cannot be done by setting limits,
+        or they are refused.
+        """
+        if other.rows == self.rows:
+            return True
+        files = {(row.controller, row.file) for row in other.rows}
+        if other.paths != self.paths or not files.issuperset((row.controller, row.file) for row in self.rows):
+            return False
+        try:
+            other.apply([row for row in other.rows if row not in self.rows], other.resources)
+        except HostError:
+            return False
+        return True
+
     def _write(self, row: Write, *, last: bool = False) -> bool:
         """Write one text; False if it is to be tried again after the others."""
         folder = self.paths.get(row.controller) or next(iter(self._version_2))  # cgroup.max.*: version 2's core

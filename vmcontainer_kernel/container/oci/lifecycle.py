@@ -18,7 +18,7 @@ from vmcontainer_kernel.container.launch import Gate
 from vmcontainer_kernel.container.oci import gate, groups, guard, log
 from vmcontainer_kernel.container.oci.state import Folder, Process, Saved, now
 from vmcontainer_kernel.container.parsing import parse
-from vmcontainer_kernel.container.planning import surroundings
+from vmcontainer_kernel.container.planning import finishing, surroundings
 from vmcontainer_kernel.container.process import identity_steps
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.reports import Launch
@@ -214,7 +214,7 @@ def _steps(spec: Spec, bundle: str, group: Cgroup | None, request: Request) -> l
         seccomp=judged,
         personality=spec.linux.personality,
     )
-    return [*surroundings(spec, bundle, (), group, writing=shown), *identity]
+    return [*surroundings(spec, bundle, (), group), *shown, *finishing(spec), *identity]
 
 
 def _await_set_up(launch: Launch, *, gated: bool) -> None:
