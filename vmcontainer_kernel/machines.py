@@ -62,14 +62,30 @@ ANY: Final = Wish()
 
 @dataclass
 class Guest:
-    """A machine and the node in it."""
+    """A machine and the node in it; one without our agent is looked at through its screen and serial port only."""
 
     machine: Machine
-    node: Node
+    agent: Node | None
     started_s: float
     paused: bool = False
     waking: asyncio.Task[None] | None = None
     cabled: bool = False  # it has cards in networks of the host's containers
+
+    @property
+    def node(self) -> Node:
+        """The node; raises UserError where there is none."""
+        if self.agent is None:
+            name = self.machine.config.name
+            raise UserError(
+                f"{name} runs no cells and has no files to copy: its system has no agent of ours",
+                hint=f"%vm screen {name}, %vm type {name} TEXT, %vm console {name}",
+            )
+        return self.agent
+
+    @property
+    def lost(self) -> bool:
+        """Whether its agent is gone."""
+        return self.agent is not None and self.agent.lost.is_set()
 
 
 class Machines:
@@ -101,23 +117,36 @@ class Machines:
         """Return machine `name`, cloned from its template if there is none; one caller at a time makes it."""
         async with self._making.setdefault(name, asyncio.Lock()):
             guest = self.guests.get(name)
-            if guest and guest.waking and guest.node.lost.is_set():
+            if guest and guest.waking and guest.lost:
                 await asyncio.wait([guest.waking])  # it may be ending because it did not wake
                 guest = self.guests.get(name)
             if guest:
                 await self._check_same(guest, wish)
                 return guest
-            if name == "host":
-                raise UserError(
-                    "host is the name of this computer's own kernel", hint="call the machine something else"
-                )
+            _refuse_host(name)
             guest = await self._make(name, wish, report)
             self.guests[name] = guest
             return guest
 
+    async def boot(self, config: MachineConfig) -> Guest:
+        """Start a machine whose guest has no agent of ours; returns when it runs. Raises UserError for a taken name."""
+        from .vm import qemu
+        from .vm.machine import Machine
+
+        async with self._making.setdefault(config.name, asyncio.Lock()):
+            _refuse_host(config.name)
+            if config.name in self.guests:
+                hint = f"remove it first (%vm rm {config.name}), or use another name"
+                raise UserError(f"there is a machine {config.name} already", hint=hint)
+            qemu.check(config, os.cpu_count() or 1, available_memory()[0])
+            started_s = time.monotonic()
+            machine = await Machine.boot(config, await self._host(), self._folder)
+            guest = self.guests[config.name] = Guest(machine, None, started_s)
+            return guest
+
     async def _check_same(self, guest: Guest, wish: Wish) -> None:
         config = guest.machine.config
-        if guest.machine.gone.is_set() or guest.node.lost.is_set():
+        if guest.machine.gone.is_set() or guest.lost:
             raise guest.machine.error(f"machine {config.name} has ended", hint=f"make a new one: %vm rm {config.name}")
         if wish.differs_from(config):
             system = f"{config.label or config.arch}, {config.memory_bytes >> 20} MiB and {config.cpus} CPU"
@@ -205,11 +234,14 @@ class Machines:
     async def reset(self, name: str) -> None:
         """Press a machine's reset button and wait for its agent; what was in its memory is lost."""
         guest = self.guest(name)
-        guest.node.detach()
+        if guest.agent:
+            guest.agent.detach()
         await guest.machine.reset()
         guest.paused = False
         self._forget(name)
-        guest.node = Node(name, guest.machine.stream)
+        if guest.agent is None:
+            return
+        guest.agent = Node(name, guest.machine.stream)
         await guest.machine.within(guest.node.connect(AGENT_BOOT_LIMIT_S), AGENT_BOOT_LIMIT_S, "answer after the reset")
         await guest.node.call("renew", **_identity(guest.machine))
 
@@ -217,7 +249,7 @@ class Machines:
         """Ask the guest to power off, then end QEMU; the name is free again."""
         guest = self.guest(name)
         grace_s = POWER_OFF_GRACE_S
-        if guest.machine.gone.is_set() or guest.paused or guest.node.lost.is_set():
+        if guest.machine.gone.is_set() or guest.paused or guest.lost or guest.agent is None:
             grace_s = 0.0
         else:
             with contextlib.suppress(LabError):
@@ -225,7 +257,8 @@ class Machines:
         try:
             await guest.machine.stop(grace_s)
         finally:
-            guest.node.close()
+            if guest.agent:
+                guest.agent.close()
             if guest.cabled:
                 with contextlib.suppress(LabError):
                     await (await self._host()).call("network.disconnect", machine=name)
@@ -255,8 +288,14 @@ class Machines:
     def close(self) -> None:
         """Let go of all of them: the supervisor ends their QEMUs."""
         for guest in self.guests.values():
-            guest.node.close()
+            if guest.agent:
+                guest.agent.close()
         self.guests.clear()
+
+
+def _refuse_host(name: str) -> None:
+    if name == "host":
+        raise UserError("host is the name of this computer's own kernel", hint="call the machine something else")
 
 
 async def _rehearse(node: Node, machine: Machine) -> None:

@@ -148,6 +148,13 @@ def vm_line(line: str) -> Any:
     logs NAME               the guest's console
     inspect NAME            everything the hypervisor tells, as a JSON document
     view NAME               the same as a live picture, with buttons
+
+    systems                 what can be booted besides this computer's own system, and what of it is here
+    boot NAME --system S    start what needs no Linux: memtest, ipxe, uefi; or --cdrom FILE [--uefi]
+    screen NAME             a picture of its screen
+    type NAME TEXT          type on its keyboard; key NAME ctrl-alt-delete; click NAME X Y
+    console NAME            its serial port; -f follows it
+    poweroff NAME           press its power button
     """
     from . import verbs
 

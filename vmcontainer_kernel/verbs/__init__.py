@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..session import current
-from . import containers, lab, machines
+from . import booting, containers, lab, machines
 from .build import build_cell
 from .explain import explain_container, explain_machine
 from .nodes import default_node_name, node_finder
@@ -21,7 +21,11 @@ __all__ = [
     "run",
 ]
 
-VERBS: dict[str, dict[str, Verb]] = {"vm": machines.VERBS, "container": containers.VERBS, "lab": lab.VERBS}
+VERBS: dict[str, dict[str, Verb]] = {
+    "vm": machines.VERBS | booting.VERBS,
+    "container": containers.VERBS,
+    "lab": lab.VERBS,
+}
 _DEFAULTS = {"vm": "ls", "container": "ls", "lab": "doctor"}
 
 

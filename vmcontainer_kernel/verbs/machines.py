@@ -25,12 +25,15 @@ def _ls(session: Session, words: Words, language: str) -> Table:
             state = await asyncio.wait_for(machine.status(), _STATE_LIMIT_S)
         except (LabError, TimeoutError):
             state = "gone" if machine.gone.is_set() else "does not answer"
-        return name, state, machine.config.cpus, size_text(machine.config.memory_bytes), machine.pid
+        config = machine.config
+        return name, state, config.label or "-", config.arch, config.cpus, size_text(config.memory_bytes), machine.pid
 
     async def rows() -> list[tuple[Any, ...]]:
         return await asyncio.gather(*(row(name, guest.machine) for name, guest in session.machines.guests.items()))
 
-    return Table(("machine", "state", "CPUs", "memory", "QEMU's pid"), session.wait(rows()), "no machines")
+    return Table(
+        ("machine", "state", "system", "processor", "CPUs", "memory", "QEMU's pid"), session.wait(rows()), "no machines"
+    )
 
 
 def _do(action: str) -> Action:

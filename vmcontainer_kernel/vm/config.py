@@ -2,7 +2,7 @@
 
     MachineConfig ── arch ──▶ PLATFORMS: QEMU's program, board, CPU model, console
                   ── boot ──▶ DirectKernel | Multiboot | Firmware
-                  ── disks, screen, agent, …
+                  ── drives, screen, agent, …
 
 A machine whose guest has no agent of ours is looked at through its screen and its serial console only.
 """
@@ -10,18 +10,19 @@ A machine whose guest has no agent of ours is looked at through its screen and i
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from .accelerator import Accelerator
+from .disks.disk import Disk
 
 __all__ = [
     "MIB",
     "PLATFORMS",
     "Boot",
     "DirectKernel",
-    "Disk",
+    "Drive",
     "Firmware",
     "MachineConfig",
     "Multiboot",
@@ -82,15 +83,13 @@ PLATFORMS: Final = {
 
 
 @dataclass(frozen=True)
-class Disk:
-    """A disk image: QEMU's name for its format, and what it looks like to the guest.
+class Drive:
+    """A disk and what it looks like to the guest: ``virtio``, ``sata``, ``cdrom`` or ``floppy``.
 
-    `bus` is ``virtio``, ``sata``, ``cdrom`` or ``floppy``. Machines with firmware try their disks in order.
+    Machines with firmware try their drives in order.
     """
 
-    path: Path
-    format: str = "raw"
-    read_only: bool = False
+    disk: Disk
     bus: str = "virtio"
 
 
@@ -154,7 +153,7 @@ class MachineConfig:
     machine_type: str = ""
     network: bool = True
     restricted: bool = True
-    disks: tuple[Disk, ...] = field(default=())
+    drives: tuple[Drive, ...] = ()
     agent: bool = True
     screen: bool = False
     reboots: bool = False

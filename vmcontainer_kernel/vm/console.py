@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Console", "last_words"]
+__all__ = ["Console", "last_words", "readable"]
 
 KEPT_BYTES = 64 << 10
 FILE_LIMIT_BYTES = 1 << 20
@@ -18,6 +19,24 @@ def last_words(lines: Sequence[str], count: int) -> Sequence[str]:
     """Choose `count` lines that tell most: a panic's message comes first and a long trace of calls follows it."""
     panic = next((index for index, line in enumerate(lines) if "Kernel panic - not syncing" in line), len(lines))
     return lines[min(panic, max(len(lines) - count, 0)) :][:count]
+
+
+def readable(data: bytes) -> str:
+    """Return a terminal's bytes as plain lines: what moves the cursor to another row begins a new one, what colours is
+    left out.
+
+    Control sequences are those of ECMA-48, 5.4.
+    """
+    row = ""
+
+    def moved(place: re.Match[str]) -> str:
+        nonlocal row
+        before, row = row, place[1] or "1"
+        return "" if row.lstrip("0") == before.lstrip("0") else "\n"
+
+    text = re.sub(r"\x1b\[([0-9]*)(?:;[0-9]*)?[Hf]", moved, data.decode("utf-8", "replace").replace("\r", ""))
+    text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]", "", text)
+    return "".join(char for char in text if char.isprintable() or char in "\t\n")
 
 
 class Console:
@@ -33,6 +52,7 @@ class Console:
         self._file = path.open("wb", buffering=0)
         self._written = 0
         self._kept = bytearray()
+        self._total_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock.fileno(), self._read)
 
@@ -48,6 +68,7 @@ class Console:
             self.close()
             return False
         self._kept += data
+        self._total_bytes += len(data)
         del self._kept[:-KEPT_BYTES]
         # A full disk costs the log, not the machine.
         with contextlib.suppress(OSError):
@@ -62,11 +83,25 @@ class Console:
         self._file.write(data)
         self._written += len(data)
 
+    def since(self, position: int) -> tuple[bytes, int]:
+        """Return what has come after a position (0: the beginning) and is still kept, and the next position."""
+        wanted = min(max(self._total_bytes - position, 0), len(self._kept))
+        return bytes(self._kept[len(self._kept) - wanted :]), self._total_bytes
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can come."""
+        return self._file.closed
+
+    async def type(self, data: bytes) -> None:
+        """Send bytes to the guest's serial port; waits while its buffer is full."""
+        if not self.ended:
+            await self._loop.sock_sendall(self._socket, data)
+
     def tail(self, lines: int) -> str:
         """Return the last lines without control characters, or the first lines of a panic, which say more."""
-        text = self._kept.decode("utf-8", "replace").replace("\r", "")
-        clean = ("".join(char for char in line if char.isprintable() or char == "\t") for line in text.splitlines())
-        return "\n".join(last_words([line for line in clean if line.strip()], lines))
+        shown = readable(bytes(self._kept)).splitlines()
+        return "\n".join(last_words([line for line in shown if line.strip()], lines))
 
     def drain(self) -> None:
         """Read what is left of a QEMU that has ended, then close."""

@@ -122,6 +122,10 @@ class Machine:
             await self._ended(0.2)
             raise self.error(error.message, error.hint) from error
 
+    async def add_file(self, descriptor: int) -> int:
+        """Give QEMU an open file; return the number of its set, ``/dev/fdset/N``."""
+        return await self.monitor.add_file(descriptor)
+
     async def pause(self) -> None:
         """Stop the virtual CPUs (QMP ``stop``)."""
         await self.execute("stop")
@@ -137,6 +141,10 @@ class Machine:
         reset = self.expect("RESET")
         await self.execute("system_reset")
         await self.within(reset, START_LIMIT_S, "reset")
+
+    async def power_button(self) -> None:
+        """Press the power button: a guest that listens to ACPI ends itself (QMP ``system_powerdown``)."""
+        await self.execute("system_powerdown")
 
     async def status(self) -> str:
         """Return ``running``, ``paused`` …: the RunState of QMP, or ``gone``."""
@@ -225,6 +233,11 @@ class Machine:
             events=tuple(self.events),
             reason=self.reason,
         )
+
+    @property
+    def console(self) -> Console:
+        """The first serial port."""
+        return self._console
 
     def console_tail(self, lines: int = 15) -> str:
         """Return the last lines of the guest's console."""

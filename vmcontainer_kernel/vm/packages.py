@@ -18,7 +18,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from ..errors import HostError, MachineError
 
@@ -30,6 +30,7 @@ __all__ = [
     "Wanted",
     "dependencies",
     "fetch",
+    "file_of",
     "follow",
     "names_for",
     "os_release",
@@ -275,8 +276,14 @@ def _download(apt: Apt, package: Package, path: Path) -> None:
 def own_release(paths: Sequence[Path]) -> str:
     """Return the os-release(5) of the release that packages belong to: base-files is among them if it is not ours."""
     (found,) = (path for path in paths if "-base-files_" in path.name)
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", found], stdout=subprocess.PIPE) as source:
-        return _run(["tar", "-x", "-O", "./usr/lib/os-release"], stdin=source.stdout)
+    return file_of(found, "./usr/lib/os-release").decode()
+
+
+def file_of(package: Path, name: str) -> bytes:
+    """Return one file out of a package; empty if there is none of that name."""
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as source:
+        done = subprocess.run(["tar", "-x", "-O", name], check=False, stdin=source.stdout, capture_output=True)
+    return done.stdout
 
 
 def unpack(paths: Sequence[Path], tree: Path) -> None:
@@ -309,22 +316,10 @@ def _extract(path: Path, tree: Path) -> None:
         raise MachineError(f"{path.name} cannot be unpacked", where=unpacked.stderr, hint="is the disk full?")
 
 
-def _run(
-    argv: Sequence[str],
-    *,
-    env: dict[str, str] | None = None,
-    cwd: Path | None = None,
-    stdin: IO[bytes] | None = None,
-) -> str:
+def _run(argv: Sequence[str], *, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     try:
         done = subprocess.run(
-            argv,
-            check=False,
-            env=env,
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            stdin=stdin or subprocess.DEVNULL,
+            argv, check=False, env=env, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
     except FileNotFoundError as error:
         raise HostError(f"{argv[0]} is not installed", hint="guests are built on Debian and Ubuntu only") from error

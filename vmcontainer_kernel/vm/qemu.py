@@ -17,7 +17,9 @@ from typing import Final
 
 from ..agent.protocol import PORT_NAME
 from ..errors import HostError, UserError
-from .config import MIB, DirectKernel, Disk, Firmware, MachineConfig, Multiboot, Platform, Wiring
+from .config import MIB, DirectKernel, Firmware, MachineConfig, Multiboot, Platform, Wiring
+from .disks import nodes
+from .disks.disk import layers
 
 __all__ = [
     "AGENT_FD",
@@ -171,37 +173,38 @@ def root_disk(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """The read-only root disk, shared by all machines."""
     if config.root is None:
         return ()
-    return (*_blocks(Disk(config.root, read_only=True), "root"), "-device", "virtio-blk-pci,drive=root,id=disk")
+    file = f"driver=file,node-name=root-file,filename={escape(str(config.root))},read-only=on,locking=off"
+    return (
+        *("-blockdev", file),
+        *("-blockdev", "driver=raw,node-name=root,file=root-file,read-only=on"),
+        *("-device", "virtio-blk-pci,drive=root,id=disk"),
+    )
 
 
-def disks(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
-    """The other disks; firmware tries them in their order."""
+def drives(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
+    """The other disks, each with its format named; firmware tries them in their order."""
     words: list[str] = []
-    for index, disk in enumerate(config.disks):
-        node = f"disk{index}"
-        order = f",bootindex={index + 1}" if isinstance(config.boot, Firmware) else ""
-        words += [*_blocks(disk, node), *_drive(config, disk, node, order)]
+    for index, drive in enumerate(config.drives):
+        node = f"drive{index}"
+        files = [str(layer.path) for layer in layers(drive.disk)]
+        order = index + 1 if isinstance(config.boot, Firmware) else None
+        words += nodes.words(nodes.blockdev(drive.disk, files, node))
+        words += _device(config, drive.bus, node, order)
     return tuple(words)
-
-
-def _blocks(disk: Disk, node: str) -> tuple[str, ...]:
-    """Name the format: a guest that writes a header to a raw disk must not have it taken for another format."""
-    access = ",read-only=on" if disk.read_only or disk.bus == "cdrom" else ""
-    locking = ",locking=off" if access else ""
-    file = f"driver=file,node-name={node}-file,filename={escape(str(disk.path))}{access}{locking}"
-    return ("-blockdev", file, "-blockdev", f"driver={disk.format},node-name={node},file={node}-file{access}")
 
 
 _DRIVES: Final = {"virtio": "virtio-blk-pci", "sata": "ide-hd", "cdrom": "ide-cd"}
 
 
-def _drive(config: MachineConfig, disk: Disk, node: str, order: str) -> tuple[str, ...]:
-    place = f"drive={node},id={node}-drive{order}"
-    if disk.bus == "floppy":
-        return ("-device", f"isa-fdc,id={node}-fdc", "-device", f"floppy,bus={node}-fdc.0,{place}")
-    if disk.bus == "cdrom" and config.arch != "x86_64":
+def _device(config: MachineConfig, bus: str, node: str, order: int | None) -> tuple[str, ...]:
+    place = f"drive={node},id={node}-device"
+    if bus == "floppy":
+        controller = f"isa-fdc,id={node}-fdc" + (f",bootindexA={order}" if order else "")
+        return ("-device", controller, "-device", f"floppy,bus={node}-fdc.0,unit=0,{place}")
+    place += f",bootindex={order}" if order else ""
+    if bus == "cdrom" and config.arch != "x86_64":
         return ("-device", f"virtio-scsi-pci,id={node}-bus", "-device", f"scsi-cd,bus={node}-bus.0,{place}")
-    return ("-device", f"{_DRIVES[disk.bus]},{place}")
+    return ("-device", f"{_DRIVES[bus]},{place}")
 
 
 def network(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
@@ -256,7 +259,7 @@ DEVICES: Final[tuple[Device, ...]] = (
     console,
     agent,
     root_disk,
-    disks,
+    drives,
     screen,
     network,
     slot,

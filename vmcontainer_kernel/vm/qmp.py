@@ -79,6 +79,11 @@ class Monitor:
         self._client.send_fd_scm(descriptor)
         await self.execute("getfd", fdname=name)
 
+    async def add_file(self, descriptor: int) -> int:
+        """Pass an open file to QEMU; return N of its name ``/dev/fdset/N`` (QMP ``add-fd``)."""
+        self._client.send_fd_scm(descriptor)
+        return int((await self.execute("add-fd"))["fdset-id"])
+
     async def close(self) -> None:
         """End the connection; never raises."""
         self._task.cancel()
