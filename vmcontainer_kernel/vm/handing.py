@@ -21,6 +21,7 @@ from pathlib import Path
 from ..container.ids import DYNAMIC_IDS
 from ..errors import MachineError
 from .config import Boot, Firmware, MachineConfig, Multiboot, Wiring
+from .disks.disk import Disk
 
 __all__ = ["File", "Handed", "hand", "opened"]
 
@@ -74,12 +75,14 @@ def hand(config: MachineConfig, wiring: Wiring, first_fd: int) -> Handed:
         # Before 8.2 QEMU has no private mapping of a file that it opened for reading only.
         read_only = wiring.restore and wiring.qemu_version >= (8, 2)
         wiring = replace(wiring, ram=to.by_name(wiring.ram, read_only=read_only))
-    disks = tuple(
-        replace(disk, path=to.by_copy(disk.path, read_only=disk.read_only or disk.bus == "cdrom"))
-        for disk in config.disks
-    )
-    config = replace(config, boot=_boot(config.boot, to), disks=disks)
+    drives = tuple(replace(drive, disk=_disk(drive.disk, to)) for drive in config.drives)
+    config = replace(config, boot=_boot(config.boot, to), drives=drives)
     return Handed(config, wiring, tuple(to.files), tuple(to.options))
+
+
+def _disk(disk: Disk, to: _Hand) -> Disk:
+    path = to.by_copy(disk.path, read_only=disk.read_only)
+    return replace(disk, path=path, chain=tuple(replace(layer, path=to.by_copy(layer.path)) for layer in disk.chain))
 
 
 def _boot(boot: Boot, to: _Hand) -> Boot:
