@@ -397,7 +397,7 @@ def _volumes_bytes(folder: Path) -> int:
 PROBES: dict[str, Probe] = {
     "qemu": Probe(_qemu, "no machines: neither %%vm nor containers in a guest"),
     "kvm": Probe(_kvm, "machines run on QEMU's emulator (TCG): all lessons work, guests compute far slower"),
-    "kvm-real-mode": Probe(_kvm_real_mode, "%%asm cells cannot run all that they can be made of"),
+    "kvm-real-mode": Probe(_kvm_real_mode, "%%asm cells run in part only, or are shown as machine code"),
     "assembler": Probe(_assembler, "no %%asm cells"),
     "user-namespaces": Probe(_user_namespaces, "an ordinary user's containers run in a guest"),
     "mount": Probe(_mount, "containers run in a guest"),

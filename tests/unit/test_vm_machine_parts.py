@@ -203,7 +203,7 @@ def test_fresh_addresses_are_qemu_s_and_differ():
         (Probe(machine="aarch64"), "tcg", "aarch64"),
         (Probe(exists=False), "tcg", "no /dev/kvm"),
         (Probe(openable=False), "tcg", "group kvm"),
-        (Probe(failure="KVM_CREATE_VM: no"), "tcg", "cannot run at all: KVM_CREATE_VM"),
+        (Probe(failure="KVM_CREATE_VM: no"), "tcg", "does not work: KVM_CREATE_VM"),
         (Probe(reached={"machine": 0.001}, failure="reason 17"), "tcg", "real-mode code: reason 17"),
         (Probe(reached={"machine": 0.001, "real mode": 0.001}, failure="reason 17"), "tcg", "64-bit code: reason 17"),
         (Probe(reached={"loop": 0.3}), "tcg", "emulates"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ from vmcontainer_kernel.vm import accelerator, kvm
 from vmcontainer_kernel.vm.assembly import Code, assemble
 from vmcontainer_kernel.vm.kvm.guest import KEPT_EXITS, Report, Request
 from vmcontainer_kernel.vm.kvm.machine import BareMachine
-from vmcontainer_kernel.vm.kvm.modes import REAL
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = [pytest.mark.needs("kvm-real-mode"), pytest.mark.needs("assembler")]
 
@@ -180,13 +182,10 @@ def test_a_register_there_is_not_and_too_little_memory_are_refused() -> None:
         run("hlt", memory_bytes=4096)
 
 
-def test_the_machine_itself_is_a_few_lines() -> None:
-    with BareMachine(64 << 10) as machine:
-        machine.write(0x1000, bytes.fromhex("0401 e6e9 f4"))  # add al, 1; out 0xe9, al; hlt
-        machine.start(REAL, 0x1000)
-        machine.set_registers(rax=0x41)
-        first, second = machine.run(), machine.run()
-    assert (first.name, first.data["bytes"], second.name) == ("KVM_EXIT_IO", b"B", "KVM_EXIT_HLT")
+def test_the_hypervisor_in_the_documentation_works(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "kvm.md").read_text(), re.DOTALL)
+    exec(program, {})
+    assert capsys.readouterr().out.splitlines() == ["128 I", "128 i", "KVM_EXIT_HLT 0x7c09"]
 
 
 def test_nothing_is_left_of_a_machine() -> None:

@@ -97,7 +97,7 @@ def verdict(probe: Probe) -> tuple[str, str]:
     if not probe.openable:
         return "tcg", "/dev/kvm may not be opened by this user (group kvm may)"
     if probe.loop_s is None:
-        return "tcg", f"KVM cannot run {_missed(probe)}: {probe.failure}"
+        return "tcg", f"{_missed(probe)}: {probe.failure}"
     if probe.loop_s > LOOP_LIMIT_S:
         time_ms, factor = probe.loop_s * 1e3, probe.loop_s / HARDWARE_S
         return "tcg", f"KVM is there but emulates: a loop of 0.03 ms took {time_ms:.0f} ms ({factor:.0f} times)"
@@ -105,9 +105,9 @@ def verdict(probe: Probe) -> tuple[str, str]:
 
 
 def _missed(probe: Probe) -> str:
-    return (
-        "64-bit code" if "real mode" in probe.reached else "real-mode code" if "machine" in probe.reached else "at all"
-    )
+    if "machine" not in probe.reached:
+        return "KVM does not work"
+    return f"KVM cannot run {'64-bit' if 'real mode' in probe.reached else 'real-mode'} code"
 
 
 RUNGS: Final = {

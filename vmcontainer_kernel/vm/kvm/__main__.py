@@ -43,7 +43,8 @@ def main() -> None:
         for answer in answers(word):
             print(json.dumps(answer), flush=True)
     except (LabError, OSError) as error:
-        print(json.dumps({"error": to_json(error if isinstance(error, LabError) else LabError(str(error)))}))
+        told = error if isinstance(error, LabError) else LabError(error.strerror or str(error))
+        print(json.dumps({"error": to_json(told)}))
 
 
 if __name__ == "__main__":
