@@ -29,7 +29,6 @@ __all__ = ["ANY", "Guest", "Machines", "Report", "Wish", "quiet"]
 
 Report = Callable[[str, float], None]
 
-AGENT_BOOT_LIMIT_S = 60.0  # a cold boot under emulation on a busy computer; usually 4 s
 AGENT_WAKE_LIMIT_S = 15.0
 POWER_OFF_GRACE_S = 3.0
 REHEARSALS = 16
@@ -168,7 +167,8 @@ class Machines:
             image = await asyncio.to_thread(ensure_guest, report, origin)
         engine = accelerator_for(origin.arch, await asyncio.to_thread(accelerator.choose))
         config = MachineConfig(name, image.boot, engine, arch=origin.arch, label=origin.label)
-        config = replace(config, memory_bytes=wish.memory_bytes or config.memory_bytes, cpus=wish.cpus or config.cpus)
+        memory_bytes = wish.memory_bytes or image.recipe.memory_bytes
+        config = replace(config, memory_bytes=memory_bytes, cpus=wish.cpus or config.cpus, boots=image.recipe.boots)
         qemu.check(config, os.cpu_count() or 1, available_memory()[0])
         return config
 
@@ -178,7 +178,7 @@ class Machines:
         started_s = time.monotonic()
         config = await self.config(name, wish, report)
         host = await self._host()
-        report("booting a machine once, to save it as a template (usually 4 to 6 s)", 0.0)
+        report(f"booting a machine once, to save it as a template (usually {config.boots.usually})", 0.0)
         template = await ensure_template(config, host, self._folder, self._settle)
         report("waking a clone of the template", 0.9)
         machine = await clone(template, name, host, self._folder)
@@ -213,9 +213,10 @@ class Machines:
         """Wait for a booting guest's agent and put the guest to rest, to be saved."""
         node = Node(machine.config.name, machine.stream)
         try:
-            await machine.within(node.connect(AGENT_BOOT_LIMIT_S), AGENT_BOOT_LIMIT_S, "answer")
+            limit_s = machine.config.boots.limit_s
+            await machine.within(node.connect(limit_s), limit_s, "answer")
             machine.mark("agent")
-            await machine.within(_rehearse(node, machine), AGENT_BOOT_LIMIT_S, "settle")
+            await machine.within(_rehearse(node, machine), limit_s, "settle")
         finally:
             node.detach()
 
@@ -242,7 +243,8 @@ class Machines:
         if guest.agent is None:
             return
         guest.agent = Node(name, guest.machine.stream)
-        await guest.machine.within(guest.node.connect(AGENT_BOOT_LIMIT_S), AGENT_BOOT_LIMIT_S, "answer after the reset")
+        limit_s = guest.machine.config.boots.limit_s
+        await guest.machine.within(guest.node.connect(limit_s), limit_s, "answer after the reset")
         await guest.node.call("renew", **_identity(guest.machine))
 
     async def remove(self, name: str) -> None:

@@ -128,7 +128,7 @@ def test_a_system_s_name_says_where_its_packages_come_from(system, arch, origin)
 def test_a_system_that_cannot_be_had_is_refused_with_those_that_can():
     with pytest.raises(NotFound) as unknown:
         systems.origin_of("plan9", "", ("debian", "bookworm"))
-    assert unknown.value.hint == "there are: debian12, debian13"
+    assert unknown.value.hint == "there are: debian12, debian13, xen"
     with pytest.raises(UserError) as foreign:
         systems.origin_of("ubuntu24.04", "", ("debian", "bookworm"))
     assert "debian12, debian13" in foreign.value.hint
@@ -379,11 +379,11 @@ def test_a_change_of_our_files_changes_the_image_but_not_its_base(tmp_path, monk
     (tmp_path / "errors.py").write_text("1")
     monkeypatch.setattr(guest, "PACKAGE", tmp_path)
     some = [packages.Package("a", "1", "00")]
-    base, image = guest._key(some)
+    base, image = guest._key(guest.OURS, some)
     (tmp_path / "errors.py").write_text("2")
-    assert guest._key(some)[0] == base
-    assert guest._key(some)[1] != image
-    assert guest._key([packages.Package("a", "2", "01")])[0] != base
+    assert guest._key(guest.OURS, some)[0] == base
+    assert guest._key(guest.OURS, some)[1] != image
+    assert guest._key(guest.OURS, [packages.Package("a", "2", "01")])[0] != base
 
 
 def test_no_guest_is_found_in_an_empty_or_damaged_cache(tmp_path, monkeypatch):

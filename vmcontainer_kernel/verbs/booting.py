@@ -52,17 +52,11 @@ class ScreenImage:
 
 def _systems(session: Session, given: Words, language: str) -> Table:
     from ..vm import systems
-    from ..vm.packages import Origin
 
-    own = systems.own_system()
-    rows = []
-    for one in systems.GUESTS:
-        if one.distribution == own[0]:
-            release = "" if one.release == own[1] else one.release
-            rows += [
-                (one.name, one.title, arch, "%%vm NAME", _size(systems.guest_size(Origin(arch, release))))
-                for arch in ("x86_64", "arm64")
-            ]
+    rows = [
+        (one.name, one.title, origin.arch, "%%vm NAME", _size(systems.guest_size(origin)))
+        for one, origin in systems.guests_here()
+    ]
     rows += [
         (one.name, one.title, one.arch, "%vm boot NAME", _size(systems.payload_size(one))) for one in systems.PAYLOADS
     ]

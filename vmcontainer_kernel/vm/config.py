@@ -20,7 +20,9 @@ from .disks.disk import Disk
 __all__ = [
     "MIB",
     "PLATFORMS",
+    "QUICKLY",
     "Boot",
+    "Boots",
     "DirectKernel",
     "Drive",
     "Firmware",
@@ -109,13 +111,17 @@ class DirectKernel:
 
 @dataclass(frozen=True)
 class Multiboot:
-    """A kernel by the Multiboot specification, such as Xen: `modules` are (file, its command line)."""
+    """A kernel by the Multiboot specification, such as Xen: `modules` are (file, its command line).
+
+    It does not boot with less than `least_bytes` of memory.
+    """
 
     kernel: Path
     modules: tuple[tuple[Path, str], ...] = ()
     parameters: str = ""
     root: Path | None = None
     key: str = ""
+    least_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,17 @@ class Firmware:
 
 
 Boot = DirectKernel | Multiboot | Firmware
+
+
+@dataclass(frozen=True)
+class Boots:
+    """How long a guest boots under emulation: in words, and when nobody waits for its agent any more."""
+
+    usually: str = "4 to 6 s"
+    limit_s: float = 60.0
+
+
+QUICKLY: Final = Boots()
 
 
 @dataclass(frozen=True)
@@ -159,6 +176,7 @@ class MachineConfig:
     reboots: bool = False
     debug_exit: bool = False
     label: str = ""
+    boots: Boots = QUICKLY
 
     def named(self, name: str, mac: str) -> MachineConfig:
         """Return the same machine under another name and address."""

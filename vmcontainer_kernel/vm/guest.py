@@ -18,8 +18,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import MachineError
 from ..paths import cache_dir
@@ -27,41 +28,24 @@ from . import modules as kernel_modules
 from . import packages as distribution
 from . import tree
 from .cache import KEYS, digest, locked, made, prune, reported_when_full, used
-from .config import PLATFORMS, DirectKernel
-from .contents import BOOT_MODULES, MODULES, OPTIONAL_MODULES
+from .contents import OPTIONAL_MODULES
 from .initrd import build_initrd, vmlinux
 from .packages import OS_RELEASE, Origin, Package
+from .recipe import ROOT, USUAL, GuestImage, Recipe
+from .xen import XEN
 
 __all__ = ["GuestImage", "Report", "add_images", "ensure_guest", "find_guest"]
 
 Report = Callable[[str, float], None]
 
 OURS = Origin()
+RECIPES = {"": USUAL, "xen": XEN}
 PACKAGE = Path(__file__).parent.parent
-FILES = ("vmlinuz", "initrd", "root.squashfs")
 FILE_SYSTEM = "squashfs"
 # The files of this package whose change changes an image.
-BUILDERS = ("contents", "decompress", "guest", "initrd", "modules", "packages", "tree")
+BUILDERS = ("contents", "decompress", "guest", "initrd", "modules", "packages", "recipe", "tree")
 # LZ4 boots as fast as no compression does, at half the size; zstd and gzip cost a few percent of a boot's CPU time.
 COMPRESSION = ("-comp", "lz4", "-b", "128K")
-
-
-@dataclass(frozen=True)
-class GuestImage:
-    """A guest image in the cache: its folder, what it was made of (`key`), its files and its kernel's release."""
-
-    path: Path
-    key: str
-    kernel: Path
-    initrd: Path
-    root: Path
-    release: str
-    arch: str = "x86_64"
-
-    @property
-    def boot(self) -> DirectKernel:
-        """What a machine boots that has this image."""
-        return DirectKernel(self.kernel, self.initrd, PLATFORMS[self.arch].quick, self.root, self.key)
 
 
 def find_guest(origin: Origin = OURS) -> GuestImage | None:
@@ -72,7 +56,7 @@ def find_guest(origin: Origin = OURS) -> GuestImage | None:
     guests = cache_dir(f"guests/{origin.label}")
     try:
         packages = _read_lock(guests / "packages.json", origin)
-        image = _load(guests / _key(packages)[1], origin)
+        image = _load(guests / _key(origin, packages)[1], origin)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     used(image.path)
@@ -116,11 +100,11 @@ def _build(guests: Path, origin: Origin, builder: Path | None, report: Report) -
     prune(guests, "base-" + KEYS, keep=2)
     prune(guests, KEYS, keep=3)
     base, packages = _ensure_base(guests, origin, builder, report)
-    key = _key(packages)[1]
+    key = _key(origin, packages)[1]
     if not (guests / key / "manifest.json").exists():
         shutil.rmtree(guests / key, ignore_errors=True)
         with made(guests / key) as folder:
-            _build_image(base, folder, packages, key, builder, report)
+            _build_image(base, folder, origin, packages, builder, report)
     report("ready", 1.0)
     return _load(guests / key, origin)
 
@@ -128,15 +112,15 @@ def _build(guests: Path, origin: Origin, builder: Path | None, report: Report) -
 def _ensure_base(guests: Path, origin: Origin, builder: Path | None, report: Report) -> tuple[Path, Sequence[Package]]:
     """Return the base of the packages to use, made if it is not there, and those packages."""
     packages = _packages(guests, origin, report)
-    if not _base(guests, packages).exists():
+    if not _base(guests, origin, packages).exists():
         packages, debs = _fetch(guests, origin, packages, report)
-        with made(_base(guests, packages)) as folder:
+        with made(_base(guests, origin, packages)) as folder:
             _build_base(debs, folder, origin, builder, report)
-    return _base(guests, packages), packages
+    return _base(guests, origin, packages), packages
 
 
-def _base(guests: Path, packages: Sequence[Package]) -> Path:
-    return guests / f"base-{_key(packages)[0]}"
+def _base(guests: Path, origin: Origin, packages: Sequence[Package]) -> Path:
+    return guests / f"base-{_key(origin, packages)[0]}"
 
 
 def _packages(guests: Path, origin: Origin, report: Report) -> list[Package]:
@@ -153,7 +137,7 @@ def _resolve(guests: Path, origin: Origin, report: Report) -> list[Package]:
     distribution.update(apt)
     wanted = _wanted(origin)
     packages = distribution.resolve(wanted, apt.show)
-    document = {"wanted": asdict(wanted), "packages": [asdict(package) for package in packages]}
+    document = {"wanted": _words(wanted), "packages": [asdict(package) for package in packages]}
     _write_atomically(guests / "packages.json", json.dumps(document, indent=1))
     return packages
 
@@ -177,14 +161,23 @@ def _fetch(guests: Path, origin: Origin, packages: list[Package], report: Report
 
 
 def _wanted(origin: Origin) -> distribution.Wanted:
-    return distribution.names_for(OS_RELEASE.read_text(), origin)
+    return _recipe(origin).wanted(OS_RELEASE.read_text(), origin)
+
+
+def _words(wanted: distribution.Wanted) -> dict[str, Any]:
+    """Return `wanted` as JSON has it, without what is empty."""
+    found: dict[str, Any] = json.loads(json.dumps({name: value for name, value in asdict(wanted).items() if value}))
+    return found
+
+
+def _recipe(origin: Origin) -> Recipe:
+    return RECIPES[origin.hypervisor]
 
 
 def _read_lock(lock: Path, origin: Origin) -> list[Package]:
     """Read the lock file; raises ValueError when it was written for other wishes (a new version, another system)."""
     document = json.loads(lock.read_text())
-    wanted = json.loads(json.dumps(asdict(_wanted(origin))))
-    if document["wanted"] != wanted:
+    if document["wanted"] != _words(_wanted(origin)):
         raise ValueError("the lock file was made for other packages")
     return [Package(**package) for package in document["packages"]]
 
@@ -196,46 +189,48 @@ def _apt(guests: Path, origin: Origin) -> distribution.Apt:
 
 
 def _build_base(debs: Sequence[Path], folder: Path, origin: Origin, builder: Path | None, report: Report) -> None:
-    """Make the base: ``root`` (the tree without our files), ``vmlinuz`` and ``initrd``."""
+    """Make the base: ``root`` (the tree without our files) and the recipe's files."""
     report("unpack", 0.4)
     root = folder / "root"
     distribution.unpack(debs, root)
-    _build_kernel(root, folder, report)
+    recipe = _recipe(origin)
+    _build_kernel(recipe, root, folder, report)
     report("compile", 0.55)
     (root / "usr/bin/python3").symlink_to(next((root / "usr/bin").glob("python3.*")).name)
     (root / "usr/bin/python").symlink_to("python3")
     applets = tree.run([str((builder or root) / "usr/bin/busybox"), "--list-full"], {}).split()
     release = distribution.own_release(debs) if origin.release else OS_RELEASE.read_text()
-    tree.dress(root, distribution.os_release(release))
+    tree.dress(root, distribution.os_release(release), recipe.init)
     tree.link_busybox(root, applets)
     python = next((root / "usr/lib").glob("python3.*")).name
     tree.compile_python(root, f"usr/lib/{python}", seen_as=f"/usr/lib/{python}", builder=builder)
     tree.add_library(root, builder)
 
 
-def _build_kernel(root: Path, folder: Path, report: Report) -> None:
-    """Take the kernel and its modules out of the unpacked tree, and make the RAM disk."""
+def _build_kernel(recipe: Recipe, root: Path, folder: Path, report: Report) -> None:
+    """Take the kernel and its modules out of the unpacked tree, make the RAM disk, and remove what is not used."""
     report("kernel", 0.5)
     source = next((root / "usr/lib/modules").iterdir())
     builtin_text = (source / "modules.builtin").read_text()
     builtin = kernel_modules.builtin_names(builtin_text)
-    modules = kernel_modules.select(source, MODULES, builtin)
+    modules = kernel_modules.select(source, recipe.modules, builtin)
     kernel = (root / "boot" / f"vmlinuz-{source.name}").read_bytes()
     (folder / "vmlinuz").write_bytes(vmlinux(kernel))
-    optional = [name for name in OPTIONAL_MODULES if name in modules]
-    order = kernel_modules.load_order(modules, [*BOOT_MODULES, *optional], builtin)
+    first = [name for name in recipe.boot_modules if name in modules or name not in OPTIONAL_MODULES]
+    order = kernel_modules.load_order(modules, first, builtin)
     busybox = (root / "usr/bin/busybox").read_bytes()
     loaded = [modules[name] for name in order]
     (folder / "initrd").write_bytes(build_initrd(busybox, source.name, loaded, FILE_SYSTEM))
     (folder / "release").write_text(source.name)
+    recipe.furnish(root, folder)
     tree.trim(root)
     tree.install_modules(root, folder.joinpath("release").read_text(), modules, builtin_text)
 
 
 def _build_image(
-    base: Path, folder: Path, packages: Sequence[Package], key: str, builder: Path | None, report: Report
+    base: Path, folder: Path, origin: Origin, packages: Sequence[Package], builder: Path | None, report: Report
 ) -> None:
-    """Make the image: the base's tree and our files on a disk, the kernel and RAM disk beside it."""
+    """Make the image: the base's tree and our files on a disk, the base's other files beside it."""
     report("agent", 0.75)
     root = folder / "tree"
     shutil.copytree(base / "root", root, symlinks=True, copy_function=_link_or_copy)
@@ -244,15 +239,16 @@ def _build_image(
     same = builder / "usr/bin/busybox" if builder else None
     add_images(root / "usr/share/vmcontainer/images", root / "usr/bin/busybox", same)
     report("root disk", 0.85)
-    tree.squash(root, folder / "root.squashfs", COMPRESSION)
+    tree.squash(root, folder / ROOT, COMPRESSION)
     shutil.rmtree(root)
-    for name in ("vmlinuz", "initrd"):
+    files = _recipe(origin).files
+    for name in files:
         shutil.copyfile(base / name, folder / name)
     manifest = {
-        "key": key,
+        "key": _key(origin, packages)[1],
         "release": (base / "release").read_text(),
         "packages": [asdict(package) for package in packages],
-        "digests": {name: digest(folder / name) for name in FILES},
+        "digests": {name: digest(folder / name) for name in (*files, ROOT)},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
@@ -275,18 +271,20 @@ def add_images(folder: Path, busybox: Path, same: Path | None = None) -> None:
 
 
 def _load(folder: Path, origin: Origin) -> GuestImage:
+    recipe = _recipe(origin)
     manifest = json.loads((folder / "manifest.json").read_text())
-    kernel, initrd, root = (folder / name for name in FILES)
-    for path in (kernel, initrd, root):
-        path.stat()
-    return GuestImage(folder, manifest["key"], kernel, initrd, root, manifest["release"], origin.arch)
+    for name in (*recipe.files, ROOT):
+        (folder / name).stat()
+    kernel, initrd, root = (folder / name for name in ("vmlinuz", "initrd", ROOT))
+    return GuestImage(folder, manifest["key"], kernel, initrd, root, manifest["release"], origin.arch, recipe)
 
 
-def _key(packages: Sequence[Package]) -> tuple[str, str]:
+def _key(origin: Origin, packages: Sequence[Package]) -> tuple[str, str]:
     """Return the keys of base and image: digests of all that they are made of."""
+    builders = {*BUILDERS, _recipe(origin).builder}
     base = hashlib.sha256(json.dumps([asdict(package) for package in packages]).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem in BUILDERS:
+        if path.stem in builders:
             base.update(path.read_bytes())
     for path in tree.library_files():  # by size: a new version is never the same in all of them
         base.update(f"{path.name} {path.stat().st_size}\0".encode())

@@ -51,25 +51,34 @@ ARCHITECTURES: Final = {"x86_64": "amd64", "arm64": "arm64"}
 
 @dataclass(frozen=True)
 class Origin:
-    """Which packages: for which processor; of which release (its code name), if not this computer's own."""
+    """Which packages: for which processor; of which release (its code name), if not this computer's own.
+
+    `hypervisor`: the guest is one itself, ``xen``, whose packages are among them.
+    """
 
     arch: str = "x86_64"
     release: str = ""
+    hypervisor: str = ""
 
     @property
     def label(self) -> str:
         """A name for files; empty for what this computer itself could run."""
-        return "-".join(part for part in (self.release, "" if self.arch == "x86_64" else self.arch) if part)
+        arch = "" if self.arch == "x86_64" else self.arch
+        return "-".join(part for part in (self.release, arch, self.hypervisor) if part)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a guest is made of, in one distribution's names: packages to follow (`metas`) and packages as they are."""
+    """What a guest is made of, in one distribution's names: packages that lead to others, and packages as they are.
+
+    `more` are (package, pattern): the packages like the pattern that it leads to, through others like it.
+    """
 
     distribution: str
     kernel_meta: str
     python_meta: str
     plain: tuple[str, ...]
+    more: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,8 @@ def resolve(wanted: Wanted, show: Callable[[str], str]) -> list[Package]:
     python = follow(wanted.python_meta, r"(lib)?python3\.\d+-minimal", show)
     names += python
     names += [name.replace("-minimal", "-stdlib") for name in python if name.startswith("lib")]
+    for meta, pattern in wanted.more:
+        names += follow(meta, pattern, show)
     return sorted((parse_record(show(name)) for name in dict.fromkeys(names)), key=lambda package: package.name)
 
 

@@ -49,8 +49,9 @@ MEMORY_MIN_BYTES: Final = 96 * MIB
 
 def check(config: MachineConfig, host_cpus: int, host_memory_bytes: int) -> None:
     """Refuse a machine that cannot be; raises UserError."""
-    size, least = config.memory_bytes // MIB, MEMORY_MIN_BYTES // MIB
-    if config.memory_bytes < MEMORY_MIN_BYTES:
+    least_bytes = max(MEMORY_MIN_BYTES, config.boot.least_bytes if isinstance(config.boot, Multiboot) else 0)
+    size, least = config.memory_bytes // MIB, least_bytes // MIB
+    if config.memory_bytes < least_bytes:
         raise UserError(f"{size} MiB are too few for a guest", hint=f"give it {least} MiB or more", where="memory")
     if config.memory_bytes > host_memory_bytes:
         hint = f"{host_memory_bytes // MIB} MiB are: give it less, or end others first (%vm ls)"

@@ -21,7 +21,7 @@ from .cache import locked, made
 from .config import MIB, PLATFORMS, Boot, DirectKernel, Drive, Firmware, MachineConfig, accelerator_for
 from .disks.disk import Disk
 from .guest import find_guest
-from .packages import OS_RELEASE, Origin, os_release
+from .packages import ARCHITECTURES, OS_RELEASE, Origin, os_release
 
 __all__ = [
     "GUESTS",
@@ -33,6 +33,7 @@ __all__ = [
     "ensure_payload",
     "find_payload",
     "guest_size",
+    "guests_here",
     "origin_of",
     "own_system",
     "payload_config",
@@ -49,12 +50,14 @@ SECTOR_END: Final = b"\x55\xaa"  # what a BIOS looks for at the end of a boot se
 
 @dataclass(frozen=True)
 class System:
-    """A Linux guest with our agent: a release of a distribution, by its code name."""
+    """A Linux guest with our agent: a release of a distribution, by its code name; or this computer's own under Xen."""
 
     name: str
     title: str
     distribution: str
     release: str
+    hypervisor: str = ""
+    arches: tuple[str, ...] = tuple(ARCHITECTURES)
 
 
 GUESTS: Final = (
@@ -62,6 +65,14 @@ GUESTS: Final = (
     System("debian13", "Debian 13, Linux 6.12", "debian", "trixie"),
     System("ubuntu24.04", "Ubuntu 24.04, Linux 6.8", "ubuntu", "noble"),
     System("ubuntu26.04", "Ubuntu 26.04, Linux 7.0", "ubuntu", "resolute"),
+    System(
+        "xen",
+        "Xen, with this computer's own system as its first domain and a paravirtual one",
+        "",
+        "",
+        "xen",
+        ("x86_64",),
+    ),
 )
 
 
@@ -137,15 +148,17 @@ def origin_of(system: str, arch: str, own: tuple[str, str] | None = None) -> Ori
         return Origin(arch)
     own = own or own_system()
     found = next((one for one in GUESTS if one.name == system), None)
-    ours = ", ".join(one.name for one in GUESTS if one.distribution == own[0]) or "none"
+    ours = ", ".join(one.name for one in GUESTS if one.distribution in ("", own[0])) or "none"
     if any(one.name == system for one in PAYLOADS):
         raise UserError(f"{system} has no agent of ours, so it runs no cells", hint=f"%vm boot NAME --system {system}")
     if found is None:
         raise NotFound(f"there is no system {system} with our agent", hint=f"there are: {ours}")
-    if found.distribution != own[0]:
+    if arch not in found.arches:
+        raise UserError(f"{system} does not boot on {arch}", hint="leave out --arch", where="--arch")
+    if found.distribution not in ("", own[0]):
         hint = f"packages of this computer's own distribution can be fetched: {ours}"
         raise UserError(f"{found.title} cannot be fetched here", hint=hint, where="--system")
-    return Origin(arch, "" if found.release == own[1] else found.release)
+    return Origin(arch, "" if found.release == own[1] else found.release, found.hypervisor)
 
 
 def check_arch(arch: str) -> None:
@@ -155,10 +168,17 @@ def check_arch(arch: str) -> None:
         raise UserError(f"--arch {arch}: there is no machine with such a processor", hint=hint, where="--arch")
 
 
+def guests_here(own: tuple[str, str] | None = None) -> list[tuple[System, Origin]]:
+    """List the guests whose packages can be fetched here, once for each processor."""
+    own = own or own_system()
+    here = [one for one in GUESTS if one.distribution in ("", own[0])]
+    return [(one, origin_of(one.name, arch, own)) for one in here for arch in one.arches]
+
+
 def guest_size(origin: Origin) -> int | None:
     """Return the size in bytes of a guest's image; None if it must be fetched and built first."""
     image = find_guest(origin)
-    return sum(path.stat().st_size for path in (image.kernel, image.initrd, image.root)) if image else None
+    return sum(path.stat().st_size for path in image.path.iterdir()) if image else None
 
 
 # -- payloads

@@ -16,7 +16,6 @@ from pathlib import Path
 from ..errors import HostError, MachineError
 from . import modules as kernel_modules
 from .contents import CONFIGURATION, FOLDERS, LIBRARY, LIBRARY_PARTS, LIBRARY_PROOF, OUR_FILES, PROOF, UNUSED
-from .initrd import INIT
 from .modules import Module
 
 __all__ = [
@@ -46,8 +45,8 @@ def trim(tree: Path) -> None:
                 path.unlink()
 
 
-def dress(tree: Path, os_release: Mapping[str, str]) -> None:
-    """Add folders, accounts and configuration; `os_release` is that of the distribution the packages came from."""
+def dress(tree: Path, os_release: Mapping[str, str], init: str) -> None:
+    """Add folders, accounts, configuration and PID 1; `os_release` is that of the packages' distribution."""
     for name in FOLDERS:
         (tree / name).mkdir(parents=True, exist_ok=True)
     for name, text in CONFIGURATION.items():
@@ -56,9 +55,9 @@ def dress(tree: Path, os_release: Mapping[str, str]) -> None:
     _link(tree / "etc/os-release", "../usr/lib/os-release")
     _link(tree / "var/run", "../run")
     (tree / "tmp").chmod(0o1777)
-    init = tree / "usr/sbin/init"
-    init.write_text(INIT)
-    init.chmod(0o755)
+    program = tree / "usr/sbin/init"
+    program.write_text(init)
+    program.chmod(0o755)
 
 
 def link_busybox(tree: Path, applets: Iterable[str]) -> None:
