@@ -67,7 +67,7 @@ GUESTS: Final = (
     System("ubuntu26.04", "Ubuntu 26.04, Linux 7.0", "ubuntu", "resolute"),
     System(
         "xen",
-        "Xen, with this computer's own system as its first domain and a paravirtual one",
+        "Xen, with Domain-0 and a paravirtual domain",
         "",
         "",
         "xen",
