@@ -1,7 +1,8 @@
 """The machines of a session: each a QEMU and the node in its guest; by name, from their making to their end.
 
 ensure(name) ── there? ──▶ Guest
-            └── config ─▶ template ─▶ clone ─▶ renew ─▶ Guest(machine, node)
+            └── config ─▶ spare? ────────────────▶ renew ─▶ Guest(machine, node)
+                       └▶ template ─▶ clone ─▶ hello, ↗
 """
 
 from __future__ import annotations
@@ -9,29 +10,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from .errors import LabError, MachineError, NodeLost, NotFound, UserError
+from .guests import Guest, identity, rehearse, rehearse_once
 from .memory import available_memory
 from .node import Node, Request
+from .spares import LOW_SHARES, Spares
 
 if TYPE_CHECKING:
     from .vm.config import MachineConfig
+    from .vm.guest import GuestImage
     from .vm.machine import Machine
     from .vm.packages import Origin
 
-__all__ = ["ANY", "Guest", "Machines", "Report", "Wish", "quiet"]
+__all__ = ["ANY", "Machines", "Report", "Wish", "quiet"]
 
 Report = Callable[[str, float], None]
 
 AGENT_WAKE_LIMIT_S = 15.0
 POWER_OFF_GRACE_S = 3.0
-REHEARSALS = 16
+SPARE_REHEARSALS = 3
+USUAL_SHARES = 1024
 
 
 def quiet(phase: str, fraction: float) -> None:
@@ -59,34 +63,6 @@ class Wish:
 ANY: Final = Wish()
 
 
-@dataclass
-class Guest:
-    """A machine and the node in it; one without our agent is looked at through its screen and serial port only."""
-
-    machine: Machine
-    agent: Node | None
-    started_s: float
-    paused: bool = False
-    waking: asyncio.Task[None] | None = None
-    cabled: bool = False  # it has cards in networks of the host's containers
-
-    @property
-    def node(self) -> Node:
-        """The node; raises UserError where there is none."""
-        if self.agent is None:
-            name = self.machine.config.name
-            raise UserError(
-                f"{name} runs no cells and has no files to copy: its system has no agent of ours",
-                hint=f"%vm screen {name}, %vm type {name} TEXT, %vm console {name}",
-            )
-        return self.agent
-
-    @property
-    def lost(self) -> bool:
-        """Whether its agent is gone."""
-        return self.agent is not None and self.agent.lost.is_set()
-
-
 class Machines:
     """What `%%vm` made: names and lifetimes, on the session's event loop."""
 
@@ -97,6 +73,8 @@ class Machines:
         self.guests: dict[str, Guest] = {}
         self._host, self._folder, self._forget = host, folder, forget
         self._making: dict[str, asyncio.Lock] = {}
+        self._images: dict[Origin, GuestImage] = {}
+        self.spares = Spares(self._make_spare, self._end_spare)
 
     def guest(self, name: str) -> Guest:
         """Return a machine by name; raises NotFound with those there are."""
@@ -162,9 +140,11 @@ class Machines:
         from .vm.packages import Origin
 
         origin = wish.origin or Origin()
-        image = find_guest(origin)
-        if image is None:
+        # What is loaded into this notebook does not change, nor does its image; to find it again takes 20 ms.
+        image = self._images.get(origin) or find_guest(origin)
+        if image is None or not image.path.exists():
             image = await asyncio.to_thread(ensure_guest, report, origin)
+        self._images[origin] = image
         engine = accelerator_for(origin.arch, await asyncio.to_thread(accelerator.choose))
         config = MachineConfig(name, image.boot, engine, arch=origin.arch, label=origin.label)
         memory_bytes = wish.memory_bytes or image.recipe.memory_bytes
@@ -178,13 +158,56 @@ class Machines:
         started_s = time.monotonic()
         config = await self.config(name, wish, report)
         host = await self._host()
+        spare = self.spares.take(config)
+        if spare:
+            return self._adopt_spare(spare, host, name, started_s)
         report(f"booting a machine once, to save it as a template (usually {config.boots.usually})", 0.0)
         template = await ensure_template(config, host, self._folder, self._settle)
         report("waking a clone of the template", 0.9)
         machine = await clone(template, name, host, self._folder)
-        return await self._adopt(machine, started_s)
+        return self._adopt(machine, started_s)
 
-    async def _adopt(self, machine: Machine, started_s: float) -> Guest:
+    def _adopt_spare(self, guest: Guest, host: Node, name: str, started_s: float) -> Guest:
+        """Give a machine made ahead its name, and a new identity once more: its seed is as old as the spare is."""
+        machine = guest.machine
+        host.start("machine.update", {"name": machine.config.name, "rename": name})
+        machine.config = machine.config.named(name, machine.config.mac)
+        guest.node.name, guest.started_s = name, started_s
+        guest.waking = asyncio.create_task(self._awaken(guest, guest.node.start("renew", identity(machine))))
+        return guest
+
+    async def _make_spare(self, config: MachineConfig) -> Guest:
+        """Wake a clone and have it do what a first cell will ask of it; at a low weight, if that can be taken back."""
+        from .vm.template import clone, find_template
+
+        host = await self._host()
+        gently = os.geteuid() == 0
+        template = find_template(replace(config, cpu_shares=LOW_SHARES) if gently else config)
+        if template is None:
+            raise MachineError("there is no template any more", hint="the next machine makes it")
+        machine = await clone(template, config.name, host, self._folder)
+        node = Node(config.name, machine.stream)
+        guest = Guest(machine, node, time.monotonic())
+        try:
+            node.start("renew", identity(machine), hello=True)
+            for _ in range(SPARE_REHEARSALS):
+                await machine.within(rehearse_once(node, machine), AGENT_WAKE_LIMIT_S, "answer")
+            if gently:
+                shares = config.cpu_shares or USUAL_SHARES
+                await host.call("machine.update", name=config.name, resources={"cpu_shares": shares})
+            machine.config = replace(machine.config, cpu_shares=config.cpu_shares)
+        except BaseException:
+            await self._end_spare(guest)
+            raise
+        return guest
+
+    async def _end_spare(self, guest: Guest) -> None:
+        try:
+            await guest.machine.stop()
+        finally:
+            guest.node.close()
+
+    def _adopt(self, machine: Machine, started_s: float) -> Guest:
         """Shake hands with a clone's agent and give it an identity of its own.
 
         The answer is not waited for: an agent does one thing after the other, so whatever is asked of it next finds
@@ -192,7 +215,7 @@ class Machines:
         """
         node = Node(machine.config.name, machine.stream)
         guest = Guest(machine, node, started_s)
-        guest.waking = asyncio.create_task(self._awaken(guest, node.start("renew", _identity(machine), hello=True)))
+        guest.waking = asyncio.create_task(self._awaken(guest, node.start("renew", identity(machine), hello=True)))
         return guest
 
     async def _awaken(self, guest: Guest, renewed: Request) -> None:
@@ -200,6 +223,7 @@ class Machines:
         try:
             await machine.within(renewed.done, AGENT_WAKE_LIMIT_S, "answer")
             machine.mark("agent")
+            self.spares.want(machine.config)
         except BaseException as error:
             guest.node.close(error=error if isinstance(error, LabError) else None)
             # It stays known until it has ended, for a cell that was lost with it to find out why (`explain_loss`).
@@ -216,7 +240,7 @@ class Machines:
             limit_s = machine.config.boots.limit_s
             await machine.within(node.connect(limit_s), limit_s, "answer")
             machine.mark("agent")
-            await machine.within(_rehearse(node, machine), limit_s, "settle")
+            await machine.within(rehearse(node, machine), limit_s, "settle")
         finally:
             node.detach()
 
@@ -245,7 +269,7 @@ class Machines:
         guest.agent = Node(name, guest.machine.stream)
         limit_s = guest.machine.config.boots.limit_s
         await guest.machine.within(guest.node.connect(limit_s), limit_s, "answer after the reset")
-        await guest.node.call("renew", **_identity(guest.machine))
+        await guest.node.call("renew", **identity(guest.machine))
 
     async def remove(self, name: str) -> None:
         """Ask the guest to power off, then end QEMU; the name is free again."""
@@ -289,6 +313,7 @@ class Machines:
 
     def close(self) -> None:
         """Let go of all of them: the supervisor ends their QEMUs."""
+        self.spares.close()
         for guest in self.guests.values():
             if guest.agent:
                 guest.agent.close()
@@ -298,26 +323,3 @@ class Machines:
 def _refuse_host(name: str) -> None:
     if name == "host":
         raise UserError("host is the name of this computer's own kernel", hint="call the machine something else")
-
-
-async def _rehearse(node: Node, machine: Machine) -> None:
-    """Do what every clone does first, until nothing new happens, then settle.
-
-    Files are read, copied up and mapped then, and CPython has specialised the agent's bytecode (PEP 659).
-    """
-    for _ in range(REHEARSALS):
-        # The shortest name: a clone's own is then written over it, and nothing is to be truncated.
-        await node.call("renew", **{**_identity(machine), "hostname": "-"})
-        await node.call("exec", argv=["/bin/sh", "-c", "echo ready"])
-    await node.call("settle")
-
-
-def _identity(machine: Machine) -> dict[str, Any]:
-    """Return what a clone must not share with its template."""
-    return {
-        "time_s": time.time(),
-        "seed": secrets.token_hex(32),
-        "hostname": machine.config.name,
-        "machine_id": secrets.token_hex(16),
-        "mac": machine.config.mac,
-    }

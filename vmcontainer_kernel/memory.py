@@ -1,10 +1,11 @@
-"""How much memory may still be used here: by the kernel's account and by the control groups this process is in."""
+"""How much memory and how many processors may be used here, by the kernel's account and by this process's groups."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-__all__ = ["available_memory"]
+__all__ = ["available_cpus", "available_memory"]
 
 _NO_LIMIT_BYTES = 2**60  # memory cgroups of version 1 show "no limit" as the highest page-aligned number
 
@@ -29,14 +30,11 @@ def available_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cg
 def _rooms(root: Path, path: str, limit: str, usage: str) -> list[tuple[int, str]]:
     """Return the room in a control group and in each above it: the tightest counts."""
     rooms = []
-    group = root / path.lstrip("/")
-    # In a container the path may be the host's and so not exist below the mount; the mount's root is our group then.
-    for folder in dict.fromkeys((group, *group.parents, root)):
-        if folder.is_relative_to(root) and (folder / limit).is_file():
-            text = (folder / limit).read_text().strip()
-            if text != "max" and int(text) < _NO_LIMIT_BYTES:
-                free_bytes = int(text) - int((folder / usage).read_text()) + _inactive_bytes(folder)
-                rooms += [(max(0, free_bytes), f"control group {folder}")]
+    for folder in _with(root, path, limit):
+        text = (folder / limit).read_text().strip()
+        if text != "max" and int(text) < _NO_LIMIT_BYTES:
+            free_bytes = int(text) - int((folder / usage).read_text()) + _inactive_bytes(folder)
+            rooms += [(max(0, free_bytes), f"control group {folder}")]
     return rooms
 
 
@@ -45,3 +43,37 @@ def _inactive_bytes(folder: Path) -> int:
     rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     # Version 1 counts the groups below under a name of its own; version 2 always counts them.
     return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
+
+
+def available_cpus(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return how many processors this process may use: those it may run on, or the tightest quota above it.
+
+    Sources: sched_getaffinity(2); cpu.max of cgroup-v2.rst; cpu.cfs_quota_us of sched-bwc.rst.
+    """
+    candidates = [float(len(os.sched_getaffinity(0)))]
+    for line in (proc / "self" / "cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            for root in (cgroup, cgroup / "unified"):
+                candidates += [
+                    _share(*(folder / "cpu.max").read_text().split()) for folder in _with(root, path, "cpu.max")
+                ]
+        elif "cpu" in controllers.split(","):
+            for folder in _with(cgroup / "cpu", path, "cpu.cfs_quota_us"):
+                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                candidates += [_share(*((folder / name).read_text().strip() for name in names))]
+    return min(candidates)
+
+
+def _with(root: Path, path: str, name: str) -> list[Path]:
+    """Return a control group and those above it, as far as they have a file of that name.
+
+    In a container the path may be the host's and so not exist below the mount; the mount's root is our group then.
+    """
+    group = root / path.lstrip("/")
+    folders = dict.fromkeys((group, *group.parents, root))
+    return [folder for folder in folders if folder.is_relative_to(root) and (folder / name).is_file()]
+
+
+def _share(quota: str, period: str) -> float:
+    return float("inf") if quota in ("max", "-1") else int(quota) / int(period)

@@ -213,7 +213,7 @@ MEMBERS = {
     "exec": ("argv", "env", "cwd", "user", "tty", "stdin", "fds"),
     "spawn": ("argv", "log", "fds", "cage"),
     "machine.stats": ("names",),
-    "machine.update": ("name", "resources"),
+    "machine.update": ("name", "resources", "rename"),
     "signal": ("request", "signal"),
     "get": ("path",),
     "put": ("mode",),

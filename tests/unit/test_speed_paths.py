@@ -10,7 +10,7 @@ from vmcontainer_kernel.agent import guest, spawn
 from vmcontainer_kernel.agent.spawn import Command, start_plain
 from vmcontainer_kernel.container import circumstances
 from vmcontainer_kernel.errors import LabError, NodeError
-from vmcontainer_kernel.machines import Guest
+from vmcontainer_kernel.guests import Guest
 from vmcontainer_kernel.session import Session
 
 
@@ -119,7 +119,7 @@ def test_a_clone_that_does_not_wake_answers_for_what_was_asked_of_it():
 
     async def wake() -> tuple[Guest, Exception | None]:
         machine = Deaf(ours)
-        guest_ = session.machines.guests["vm"] = await session.machines._adopt(machine, 0.0)
+        guest_ = session.machines.guests["vm"] = session.machines._adopt(machine, 0.0)
         request = guest_.node.start("exec", {"argv": ["true"]})
         await guest_.waking
         return guest_, request.done.exception()

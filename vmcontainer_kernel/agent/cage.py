@@ -196,6 +196,11 @@ class CagedJob(Job):
     group: Cgroup | None = None
 
     @property
+    def hidden(self) -> bool:
+        """Whether it is a machine made ahead, which is nobody's yet: its name begins with a dot."""
+        return self.cage is not None and self.cage.name.startswith(".")
+
+    @property
     def answer(self) -> dict[str, Any]:
         """How it ended."""
         if self.group:
@@ -283,9 +288,13 @@ class CageVerbs:
         return {"machines": [_row(job) for job in jobs if job.cage and (not names or job.cage.name in names)]}
 
     def update(self, call: Call) -> dict[str, Any]:
-        """Change the limits of a machine's QEMU while it runs: name, resources."""
+        """Change the limits of a machine's QEMU while it runs, or its name: name, resources, rename."""
         job = self._find(get_str(call.arguments, "name"))
-        resources = read_resources(get_map(call.arguments, "resources"))
+        if job.cage:
+            job.cage = job.cage.replace(name=get_str(call.arguments, "rename", job.cage.name))
+        resources = read_resources(get_map(call.arguments, "resources", {}))
+        if resources == Resources():
+            return {"warnings": []}
         if job.group and self._cgroups:
             job.group = self._cgroups.update(job.group, resources)
             return {"warnings": []}

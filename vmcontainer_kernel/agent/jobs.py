@@ -141,6 +141,11 @@ class Job:
         self.events = dict(events)
 
     @property
+    def hidden(self) -> bool:
+        """Whether views leave it out."""
+        return False
+
+    @property
     def finished(self) -> bool:
         """True once the process is gone, its report read and its output sent."""
         return self.wait_status is not None and self.report_fd < 0 and not any(one.open for one in self.outputs)

@@ -14,7 +14,7 @@ from ..arguments import parse_number, parse_size
 from ..cells import SHOW_LIMIT_BYTES
 from ..display import Progress, Table, size_text
 from ..errors import TimeLimit, UserError
-from ..machines import Guest
+from ..guests import Guest
 from ..session import Session
 from .words import NAME, Verb, Words, flag, option, word, words
 

@@ -1,0 +1,75 @@
+"""A guest as its session knows it: the machine and the node in it; and what makes one of many clones somebody."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from .errors import UserError
+from .node import Node
+
+if TYPE_CHECKING:
+    from .vm.machine import Machine
+
+__all__ = ["Guest", "identity", "rehearse", "rehearse_once"]
+
+REHEARSALS: Final = 16
+
+
+@dataclass
+class Guest:
+    """A machine and the node in it; one without our agent is looked at through its screen and serial port only."""
+
+    machine: Machine
+    agent: Node | None
+    started_s: float
+    paused: bool = False
+    waking: asyncio.Task[None] | None = None
+    cabled: bool = False  # it has cards in networks of the host's containers
+
+    @property
+    def node(self) -> Node:
+        """The node; raises UserError where there is none."""
+        if self.agent is None:
+            name = self.machine.config.name
+            raise UserError(
+                f"{name} runs no cells and has no files to copy: its system has no agent of ours",
+                hint=f"%vm screen {name}, %vm type {name} TEXT, %vm console {name}",
+            )
+        return self.agent
+
+    @property
+    def lost(self) -> bool:
+        """Whether its agent is gone."""
+        return self.agent is not None and self.agent.lost.is_set()
+
+
+async def rehearse(node: Node, machine: Machine) -> None:
+    """Do what every clone does first, until nothing new happens, then settle.
+
+    Files are read, copied up and mapped then, and CPython has specialised the agent's bytecode (PEP 659).
+    """
+    for _ in range(REHEARSALS):
+        await rehearse_once(node, machine)
+    await node.call("settle")
+
+
+async def rehearse_once(node: Node, machine: Machine) -> None:
+    """Renew, and run a command; the answer has been read when this returns."""
+    # The shortest name: a clone's own is then written over it, and nothing is to be truncated.
+    await node.call("renew", **{**identity(machine), "hostname": "-"})
+    await node.call("exec", argv=["/bin/sh", "-c", "echo ready"])
+
+
+def identity(machine: Machine) -> dict[str, Any]:
+    """Return what a clone must not share with its template."""
+    return {
+        "time_s": time.time(),
+        "seed": secrets.token_hex(32),
+        "hostname": machine.config.name,
+        "machine_id": secrets.token_hex(16),
+        "mac": machine.config.mac,
+    }
