@@ -161,7 +161,12 @@ ASM = (
     argument(
         "name", nargs="?", default="", help="a variable that takes the result: its code, exits, registers, output"
     ),
-    argument("--run", choices=("kvm", "none"), default="kvm", help="what runs it; none shows the machine code"),
+    argument(
+        "--run",
+        choices=("kvm", "qemu", "none"),
+        default="kvm",
+        help="what runs it; qemu: as the boot sector of machine NAME; none: the machine code is shown",
+    ),
     argument("--steps", metavar="N", help="stop after each instruction, at most so many"),
     argument("--bits", choices=("16", "32", "64"), default="16", help="mode of the processor: real, protected, long"),
     argument("--origin", metavar="ADDRESS", default="0x7c00", help="where the code lies in memory (default: 0x7c00)"),

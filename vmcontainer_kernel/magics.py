@@ -99,12 +99,15 @@ def asm_cell(line: str, cell: str) -> Any:
     it nothing answers: the screen of a PC at 0xb8000 is an exit) and a serial port at 0x3f8; there is no firmware.
     The code begins with all registers 0, its stack below it. With a name, the result is a variable: loop.exits,
     loop.registers, loop.output, loop.code.
+
+    --run qemu boots the cell as the boot sector of a whole PC, machine NAME (default: sector), with firmware and
+    screen: %vm console NAME shows what it writes to the serial port, %vm screen NAME the screen.
     """
     from .asm import run_cell
 
     options = parse_asm(_CELLS["asm"], line)
     program = run_cell(options, cell)
-    if options.name:
+    if options.name and program:
         _shell().user_ns[options.name] = program
     return program
 

@@ -33,6 +33,7 @@ __all__ = [
 
 LARGEST_BARE_BYTES = 256 << 20
 LONGEST_BARE_S = 60
+_BARE_ONLY = ("steps", "bits", "origin", "memory", "registers", "input", "timeout")
 BARE_REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp")
 
 _named: Any = ipython.magic_arguments
@@ -90,6 +91,8 @@ def parse_asm(magic: Any, line: str) -> argparse.Namespace:
     options = _parsed(magic, line)
     if options.name and (not options.name.isidentifier() or keyword.iskeyword(options.name)):
         raise UserError(f"{options.name!r} cannot be a variable")
+    if options.run == "qemu":
+        _check_sector(magic.parser, options)
     options.steps = int(parse_number(options.steps, "--steps", whole=True) or 0)
     options.bits = int(options.bits)
     options.origin = _address(options.origin, "--origin")
@@ -101,6 +104,14 @@ def parse_asm(magic: Any, line: str) -> argparse.Namespace:
         raise UserError(f"--timeout {options.timeout}: at most {LONGEST_BARE_S}", where="--timeout")
     options.register_values = _registers(options.registers, options.bits)
     return options
+
+
+def _check_sector(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse what a whole machine and its firmware decide themselves."""
+    given = [f"--{name}" for name in _BARE_ONLY if getattr(options, name) != parser.get_default(name)]
+    if given:
+        hint = "a PC's firmware starts 16-bit code at 0x7c00; .code32 changes the mode in the middle of it"
+        raise UserError(f"{' '.join(given)}: only for --run kvm", hint=hint)
 
 
 def _address(text: str, where: str) -> int:

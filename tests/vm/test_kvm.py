@@ -51,7 +51,9 @@ def names(report: Report) -> list[str]:
 def cell(line: str, text: str) -> Program:
     from vmcontainer_kernel.asm import run_cell
 
-    return run_cell(parse_asm(magics._CELLS["asm"], line), text)
+    program = run_cell(parse_asm(magics._CELLS["asm"], line), text)
+    assert program
+    return program
 
 
 def test_a_lesson_adds_two_numbers_and_sees_each_exit() -> None:
@@ -243,6 +245,16 @@ def test_the_interrupt_button_ends_a_run(notebook: Notebook) -> None:
     assert cell.finish(20).error["ename"] == "KeyboardInterrupt"
     until(lambda: not drivers() - others)
     assert "ended with KVM_EXIT_HLT" in notebook.ok("%%asm\nhlt").text
+
+
+@pytest.mark.needs("qemu")
+def test_a_cell_is_a_machine_s_boot_sector(notebook: Notebook) -> None:
+    text = "mov al, 'H'\nmov dx, 0x3f8\nout dx, al\nmov al, '5'\nout dx, al\nhlt"
+    assert "machine hello runs" in notebook.ok(f"%%asm hello --run qemu\n{text}").out
+    assert notebook.ok("%vm console hello --until H5 --timeout 60").out.endswith("H5")
+    assert "already" in notebook.fails(f"%%asm hello --run qemu\n{text}", "UserError")
+    assert "room for 510" in notebook.fails("%%asm long --run qemu\n.fill 511", "UserError")
+    notebook.ok("%vm rm hello")
 
 
 def test_a_run_ends_with_its_notebook(notebook: Notebook) -> None:
