@@ -153,6 +153,9 @@ VM = (
     argument("--name", dest="name_option", metavar="NAME", default="", help="the same, as an option"),
     argument("-m", "--memory", metavar="SIZE", help="memory of a new machine, as 256m or 1g (default: 256m)"),
     argument("--cpus", metavar="N", help="virtual CPUs of a new machine (default: 1)"),
+    argument("--max-cpus", metavar="N", help="how many it may get later, by %%vm update (default: as --cpus)"),
+    argument("-c", "--cpu-shares", metavar="N", help="weight of a new machine where CPUs are contended (others: 1024)"),
+    argument("--cpu-quota", metavar="US", help="CPU time of a new machine in each 100000 us, as 50000 for half a CPU"),
     argument("--arch", metavar="ARCH", default="", help="processor of a new machine: x86_64 (default), arm64"),
     argument("--system", metavar="NAME", default="", help="what a new machine boots: %%vm systems lists it"),
 )

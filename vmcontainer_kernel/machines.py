@@ -49,12 +49,15 @@ class Wish:
     memory_bytes: int | None = None
     cpus: int | None = None
     origin: Origin | None = None
+    max_cpus: int | None = None
+    cpu_shares: int | None = None
+    cpu_quota_us: int | None = None
 
     def differs_from(self, config: MachineConfig) -> bool:
         """Tell whether a machine is not what is wished for."""
         pairs = (
-            (self.memory_bytes, config.memory_bytes),
-            (self.cpus, config.cpus),
+            (self.memory_bytes, config.total_bytes),
+            (self.cpus, config.total_cpus),
             (self.origin and self.origin.label, config.label),
         )
         return any(wished not in (None, there) for wished, there in pairs)
@@ -126,7 +129,7 @@ class Machines:
         if guest.machine.gone.is_set() or guest.lost:
             raise guest.machine.error(f"machine {config.name} has ended", hint=f"make a new one: %vm rm {config.name}")
         if wish.differs_from(config):
-            system = f"{config.label or config.arch}, {config.memory_bytes >> 20} MiB and {config.cpus} CPU"
+            system = f"{config.label or config.arch}, {config.total_bytes >> 20} MiB and {config.total_cpus} CPU"
             raise UserError(
                 f"machine {config.name} runs already, with {system}",
                 hint=f"remove it first (%vm rm {config.name}), or use another name",
@@ -147,8 +150,15 @@ class Machines:
         self._images[origin] = image
         engine = accelerator_for(origin.arch, await asyncio.to_thread(accelerator.choose))
         config = MachineConfig(name, image.boot, engine, arch=origin.arch, label=origin.label)
-        memory_bytes = wish.memory_bytes or image.recipe.memory_bytes
-        config = replace(config, memory_bytes=memory_bytes, cpus=wish.cpus or config.cpus, boots=image.recipe.boots)
+        config = replace(
+            config,
+            memory_bytes=wish.memory_bytes or image.recipe.memory_bytes,
+            cpus=wish.cpus or config.cpus,
+            max_cpus=wish.max_cpus or config.max_cpus,
+            cpu_shares=wish.cpu_shares,
+            cpu_quota_us=wish.cpu_quota_us,
+            boots=image.recipe.boots,
+        )
         qemu.check(config, os.cpu_count() or 1, available_memory()[0])
         return config
 

@@ -147,6 +147,8 @@ def vm_line(line: str) -> Any:
     ls                      the machines there are
     stop | rm NAME          power off and remove (a machine's disk is gone with it)
     pause | resume NAME     stop the virtual CPUs; let them run on
+    update NAME [OPTIONS]   other memory, processors, weight, cap while it runs
+    stats [NAME…]           what machines use, as host and hypervisor count it
     reset NAME              press the reset button
     logs NAME               the guest's console
     inspect NAME            everything the hypervisor tells, as a JSON document

@@ -187,7 +187,14 @@ def vm_wish(options: argparse.Namespace) -> Wish:
         from .vm.systems import origin_of
 
         origin = origin_of(options.system, options.arch)
-    return Wish(options.memory_bytes, _whole(options.cpus, "--cpus"), origin)
+    return Wish(
+        options.memory_bytes,
+        _whole(options.cpus, "--cpus"),
+        origin,
+        _whole(options.max_cpus, "--max-cpus"),
+        _whole(options.cpu_shares, "--cpu-shares", 2),
+        _whole(options.cpu_quota, "--cpu-quota", 1000),
+    )
 
 
 def _whole(text: str | None, option: str, low: float | None = None) -> int | None:

@@ -9,6 +9,7 @@ rights, and shares its memory, processors and processes with nobody. QEMU's own 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,17 +19,18 @@ from ..container.cgroups import Cgroup, Cgroups
 from ..container.ids import DYNAMIC_IDS
 from ..container.light import suppress
 from ..container.record import Record
-from ..container.spec import Cpu, Memory, Resources
+from ..container.spec import Cpu, Memory, Resources, Seccomp, SeccompArg, SeccompRule
 from ..errors import HostError, LabError, NotFound, UserError
 from .jobs import Job, Stdio
 from .protocol import get_bool, get_int, get_map, get_str, get_strs
 from .server import Call, Server
 from .spawn import Command, start
 
-__all__ = ["Cage", "CageVerbs", "Identity", "find_identity", "niceness", "read_resources"]
+__all__ = ["Cage", "CageVerbs", "Identity", "find_identity", "keep_the_file", "niceness", "read_resources"]
 
 _RLIMIT_DATA, _RLIMIT_CORE = 2, 4
 # Stacks of threads count in full (RLIMIT_DATA of getrlimit(2)), though little of them is touched.
+_PUNCH_HOLE, _KEEP_SIZE = 2, 1  # linux/falloc.h
 _DATA_ROOM_BYTES = 1 << 30
 _LOG_LIMIT_BYTES = 1 << 20
 _LOG_KEPT_BYTES = 64 << 10
@@ -45,12 +47,15 @@ class Identity(Record):
 
 
 class Cage(Record):
-    """How one QEMU is held: its machine's name, its limits, its ids, and whether it needs this computer's network."""
+    """How one QEMU is held: its machine's name, its limits, its ids, whether it needs this computer's network, and a
+    filter of system calls.
+    """
 
     name: str
     resources: Resources
     identity: Identity
     network: bool = True
+    filter: bytes = b""
 
 
 def read_resources(document: Mapping[str, Any]) -> Resources:
@@ -124,6 +129,27 @@ def niceness(shares: int | None) -> int:
     return min(19, max(0, round(log(_USUAL_SHARES / max(2, shares or _USUAL_SHARES), 1.25))))
 
 
+def keep_the_file() -> bytes:
+    """Return the filter for a QEMU whose guest's memory is a private mapping of a file that others map too.
+
+    When the balloon takes a page, QEMU gives it back twice: it punches a hole into the file, as if the mapping were
+    shared, and drops the page from its mapping (ram_block_discard_range of system/physmem.c; newer versions warn). The
+    first would put zeros into the memory of every other clone, whenever a guest likes; so it is left out, and QEMU is
+    told that it was done. A disk's holes have other lengths, or are asked for with a second call for the zeros
+    (``handle_aiocb_write_zeroes`` of block/file-posix.c): that is refused, and QEMU writes zeros.
+    """
+    from ..container.seccomp.compiler import compile_filter
+
+    page = os.sysconf("SC_PAGE_SIZE")
+    hole = (SeccompArg(1, _PUNCH_HOLE | _KEEP_SIZE, "SCMP_CMP_EQ"), SeccompArg(3, page, "SCMP_CMP_EQ"))
+    plain = (SeccompArg(1, 0, "SCMP_CMP_EQ"),)
+    rules = (
+        SeccompRule(("fallocate",), "SCMP_ACT_ERRNO", 0, hole),
+        SeccompRule(("fallocate",), "SCMP_ACT_ERRNO", errno.EOPNOTSUPP, plain),
+    )
+    return compile_filter(Seccomp("SCMP_ACT_ALLOW", rules=rules))
+
+
 # -- in the child
 
 
@@ -139,6 +165,8 @@ def enter(cage: Cage, group: Cgroup | None) -> None:
         with suppress(PermissionError):  # root without CAP_SYS_ADMIN: in an ordinary container
             linux.unshare(linux.CLONE_NEWIPC | (0 if cage.network else linux.CLONE_NEWNET))
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    if cage.filter:
+        linux.seccomp(cage.filter, 0)
     if cage.identity.uid:
         os.setgroups(list(cage.identity.groups))
         os.setresgid(cage.identity.uid, cage.identity.uid, cage.identity.uid)
@@ -220,7 +248,7 @@ class CageVerbs:
         """Run a helper with passed descriptors, its output in a file: argv, log, cage. It answers when the helper ends.
 
         `cage`, of a QEMU: name, resources (`read_resources`), groups and devices (`find_identity`), network (false: it
-        has none of this computer's).
+        has none of this computer's), private (its guest's memory is a private mapping of a file: `keep_the_file`).
         """
         given = get_map(call.arguments, "cage", None)
         cage, group, warnings = (None, None, ()) if given is None else self._make(given)
@@ -265,6 +293,7 @@ class CageVerbs:
             read_resources(get_map(document, "resources", {})),
             find_identity([int(gid) for gid in document.get("groups", [])], get_strs(document, "devices", [])),
             get_bool(document, "network", True),
+            keep_the_file() if get_bool(document, "private", False) else b"",
         )
         try:
             if self._cgroups is None:

@@ -9,6 +9,7 @@ from ..cells import DEFAULT_MACHINE
 from ..display import Table, size_text
 from ..errors import LabError
 from ..session import Session
+from . import resources
 from .words import NAME, Action, Verb, Words, word
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def _ls(session: Session, words: Words, language: str) -> Table:
         except (LabError, TimeoutError):
             state = "gone" if machine.gone.is_set() else "does not answer"
         config = machine.config
-        return name, state, config.label or "-", config.arch, config.cpus, size_text(config.memory_bytes), machine.pid
+        kind, size = (config.label or "-", config.arch), size_text(config.total_bytes)
+        return name, state, *kind, config.total_cpus, size, machine.pid
 
     async def rows() -> list[tuple[Any, ...]]:
         return await asyncio.gather(*(row(name, guest.machine) for name, guest in session.machines.guests.items()))
@@ -63,6 +65,7 @@ VERBS: dict[str, Verb] = {
     "rm": Verb(_do("remove"), "power off and remove", NAME),
     "pause": Verb(_do("pause"), "stop the virtual CPUs", NAME),
     "resume": Verb(_do("resume"), "let the virtual CPUs run on", NAME),
+    **resources.VERBS,
     "reset": Verb(_do("reset"), "press the reset button", NAME),
     "logs": Verb(_logs, "the guest's console", NAME),
     "inspect": Verb(_inspect, "everything the hypervisor tells, as a JSON document", NAME),

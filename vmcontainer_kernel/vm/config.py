@@ -12,12 +12,13 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from .accelerator import Accelerator
 from .disks.disk import Disk
 
 __all__ = [
+    "MEMORY_MIN_BYTES",
     "MIB",
     "PLATFORMS",
     "QUICKLY",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 MIB: Final = 1 << 20
+MEMORY_MIN_BYTES: Final = 96 * MIB
 
 # What a quick boot leaves out under emulation: the kernel's self-tests, and defences against CPU bugs which an emulated
 # CPU does not have (Linux Documentation/admin-guide/kernel-parameters.txt).
@@ -70,7 +72,10 @@ PLATFORMS: Final = {
         board=",hpet=off,vmport=off,smbus=off,usb=off",
         # The plainest: features that are emulated cost time.
         cpu="qemu64",
-        quick=f"console=ttyS0 {_QUICK} no_timer_check tsc=reliable 8250.nr_uarts=1 i8042.noaux i8042.nokbd",
+        quick=f"console=ttyS0 {_QUICK} no_timer_check tsc=reliable 8250.nr_uarts=1 i8042.noaux i8042.nokbd "
+        # Memory that is plugged in is taken into use by the kernel itself. As it lies above 4 GiB, the kernel would
+        # set 64 MiB aside for devices that reach less; there are none.
+        "memhp_default_state=online swiotlb=noforce",
     ),
     "arm64": Platform(
         arch="arm64",
@@ -154,7 +159,8 @@ class MachineConfig:
     `restricted`: its guest reaches nothing outside (qemu-system-x86_64(1), ``-netdev user,restrict=on``). `reboots`: it
     may reboot itself; else that is its end. `debug_exit`: port 0xf4 ends it (``isa-debug-exit``). `label`: what it
     boots, in a word; empty for this computer's own system. `cpu_shares` is its weight against others (1024 is usual),
-    `cpu_quota_us` how long it may use processors in each 100 ms.
+    `cpu_quota_us` how long it may use processors in each 100 ms. `plugged` is what was plugged in while it ran, as
+    options, with `plugged_bytes` of memory and `plugged_cpus`; up to `max_cpus`, `SLOTS` modules and `ROOM_BYTES`.
     """
 
     name: str
@@ -162,6 +168,7 @@ class MachineConfig:
     accelerator: Accelerator
     memory_bytes: int = 256 * MIB
     cpus: int = 1
+    max_cpus: int = 1
     cpu_shares: int | None = None
     cpu_quota_us: int | None = None
     mac: str = "52:54:00:12:34:56"
@@ -175,12 +182,38 @@ class MachineConfig:
     screen: bool = False
     reboots: bool = False
     debug_exit: bool = False
+    plugged: tuple[str, ...] = ()
+    plugged_bytes: int = 0
+    plugged_cpus: int = 0
+
+    SLOTS: ClassVar[int] = 4
+    ROOM_BYTES: ClassVar[int] = 4096 * MIB
     label: str = ""
     boots: Boots = QUICKLY
 
     def named(self, name: str, mac: str) -> MachineConfig:
         """Return the same machine under another name and address."""
         return replace(self, name=name, mac=mac)
+
+    @property
+    def growable(self) -> bool:
+        """Whether memory and processors can be plugged in: a PC whose guest takes them into use."""
+        return self.agent and self.arch == "x86_64" and not self.machine_type
+
+    @property
+    def total_bytes(self) -> int:
+        """Its memory, with the modules that were plugged in."""
+        return self.memory_bytes + self.plugged_bytes
+
+    @property
+    def total_cpus(self) -> int:
+        """Its processors, with those that were plugged in."""
+        return self.cpus + self.plugged_cpus
+
+    @property
+    def plugged_modules(self) -> int:
+        """How many memory modules were plugged in."""
+        return sum(word.startswith("pc-dimm") for word in self.plugged)
 
     @property
     def platform(self) -> Platform:

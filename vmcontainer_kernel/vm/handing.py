@@ -72,9 +72,7 @@ def hand(config: MachineConfig, wiring: Wiring, first_fd: int) -> Handed:
     """Return the machine with a descriptor's name in the place of each path; the first becomes `first_fd`."""
     to = _Hand(first_fd)
     if wiring.ram:
-        # Before 8.2 QEMU has no private mapping of a file that it opened for reading only.
-        read_only = wiring.restore and wiring.qemu_version >= (8, 2)
-        wiring = replace(wiring, ram=to.by_name(wiring.ram, read_only=read_only))
+        wiring = replace(wiring, ram=to.by_name(wiring.ram, read_only=False))
     drives = tuple(replace(drive, disk=_disk(drive.disk, to)) for drive in config.drives)
     config = replace(config, boot=_boot(config.boot, to), drives=drives)
     return Handed(config, wiring, tuple(to.files), tuple(to.options))

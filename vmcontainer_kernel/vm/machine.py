@@ -229,7 +229,7 @@ class Machine:
             qemu_version=self._monitor.version if self._monitor else "",
             pid=self.pid,
             command=self.command,
-            given_bytes=self.config.memory_bytes,
+            given_bytes=self.config.total_bytes,
             events=tuple(self.events),
             reason=self.reason,
         )
@@ -325,7 +325,7 @@ async def start(config: MachineConfig, wiring: Wiring, launcher: Launcher, run_d
     try:
         with opened(handed) as (files, groups):
             fds = [*(sock.fileno() for sock in theirs), *files]
-            cage = resources.cage(config, groups)
+            cage = resources.cage(config, wiring, groups)
             spawned = await launcher.spawn(command, fds=fds, log=folder / "qemu.log", cage=cage)
     except BaseException:
         for ours, _ in pairs:

@@ -17,7 +17,7 @@ from typing import Final
 
 from ..agent.protocol import PORT_NAME
 from ..errors import HostError, UserError
-from .config import MIB, DirectKernel, Firmware, MachineConfig, Multiboot, Platform, Wiring
+from .config import MEMORY_MIN_BYTES, MIB, DirectKernel, Firmware, MachineConfig, Multiboot, Platform, Wiring
 from .disks import nodes
 from .disks.disk import layers
 
@@ -43,8 +43,6 @@ AGENT_FD: Final = FIRST_FD + 2
 
 NETDEV: Final = "net0"
 SLOT: Final = "port1"
-
-MEMORY_MIN_BYTES: Final = 96 * MIB
 
 
 def check(config: MachineConfig, host_cpus: int, host_memory_bytes: int) -> None:
@@ -98,21 +96,21 @@ def accelerator(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
 
 
 def processors(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
-    """The virtual CPUs."""
-    return ("-cpu", config.cpu, "-smp", str(config.cpus))
+    """The virtual CPUs; room for more makes an emulated guest pay for locks, so it is there only if asked for."""
+    most = f",maxcpus={config.max_cpus}" if config.growable and config.max_cpus > config.cpus else ""
+    return ("-cpu", config.cpu, "-smp", f"{config.cpus}{most}")
 
 
 def memory(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """The RAM: anonymous, or a file that a template writes and its clones map copy-on-write."""
-    size = ("-m", f"{config.memory_bytes // MIB}M")
+    total = f",slots={config.SLOTS},maxmem={(config.memory_bytes + config.ROOM_BYTES) // MIB}M"
+    size = ("-m", f"{config.memory_bytes // MIB}M{total if config.growable else ''}")
     if wiring.ram is None:
         return size
     backend = f"memory-backend-file,id=ram,size={config.memory_bytes},mem-path={escape(str(wiring.ram))}"
-    if wiring.save:
-        return (*size, "-object", backend + ",share=on")
-    # From 8.2 on a private mapping may be of a file that is opened read-only; before, QEMU opens it read-write.
-    read_only = ",readonly=on,rom=off" if wiring.qemu_version >= (8, 2) else ""
-    return (*size, "-object", f"{backend},share=off{read_only}")
+    # Opened for writing though nothing is written, `agent.cage` sees to that: before 8.2 QEMU knows no other way for a
+    # private mapping, and later versions have no balloon for what they opened for reading.
+    return (*size, "-object", f"{backend},share={'on' if wiring.save else 'off'}")
 
 
 def firmware(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
@@ -236,6 +234,11 @@ def small_devices(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     )
 
 
+def plugged(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
+    """What was plugged in while the machine ran: its saved state expects it."""
+    return config.plugged
+
+
 def endings(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """What ends QEMU: a panic, and a reboot too, as a kernel that panics without pvpanic reboots (``panic=-1``)."""
     exit_port = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4") if config.debug_exit else ()
@@ -265,6 +268,7 @@ DEVICES: Final[tuple[Device, ...]] = (
     network,
     slot,
     small_devices,
+    plugged,
     endings,
     incoming,
 )

@@ -41,8 +41,8 @@ def blockdev(disk: Disk, files: Sequence[str], top: str) -> list[Node]:
 
 
 def _file(name: str, file: str, *, read_only: bool) -> Node:
-    node = {"driver": "file", "node-name": name, "filename": file, "read-only": read_only, "locking": "on"}
-    return node | _discarding(read_only=read_only)
+    # Without discard=unmap: QEMU would take a hole for zeros, and some holes are not made (`agent.cage.keep_the_file`).
+    return {"driver": "file", "node-name": name, "filename": file, "read-only": read_only, "locking": "on"}
 
 
 def _format(name: str, driver: str, below: str | None, *, read_only: bool) -> Node:
@@ -54,7 +54,7 @@ def _format(name: str, driver: str, below: str | None, *, read_only: bool) -> No
 
 
 def _discarding(*, read_only: bool) -> Node:
-    """What a guest trims becomes a hole in the file again."""
+    """What a guest trims, the format may use again."""
     return {} if read_only else {"discard": "unmap"}
 
 

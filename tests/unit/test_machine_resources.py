@@ -1,0 +1,138 @@
+"""What a machine may use, and how it grows: records in, documents and plans out."""
+
+import os
+
+import pytest
+
+from tests.unit.bpf_machine import disassemble, run
+from vmcontainer_kernel.agent import cage
+from vmcontainer_kernel.container.seccomp.syscalls import ABIS, MACHINES, numbers
+from vmcontainer_kernel.errors import UserError
+from vmcontainer_kernel.vm import qemu, resources
+from vmcontainer_kernel.vm.accelerator import Accelerator
+from vmcontainer_kernel.vm.config import MIB, DirectKernel, Disk, MachineConfig, Wiring
+from vmcontainer_kernel.vm.handing import hand, opened
+
+
+def machine(**more):
+    boot = DirectKernel("/boot/kernel", "/boot/initrd", "quiet", "/boot/root")
+    return MachineConfig("web", boot, Accelerator("tcg", "a test"), **more)
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "cpus", "growth"),
+    [
+        (None, None, resources.Growth()),
+        (256, None, resources.Growth(balloon_bytes=256 * MIB)),
+        (200, None, resources.Growth(balloon_bytes=200 * MIB)),
+        (257, None, resources.Growth(module_bytes=128 * MIB, balloon_bytes=257 * MIB)),
+        (512, 3, resources.Growth(module_bytes=256 * MIB, cpus=2, balloon_bytes=512 * MIB)),
+    ],
+)
+def test_a_plan_rounds_modules_up_and_leaves_the_rest_to_the_balloon(memory_mib, cpus, growth):
+    wished = None if memory_mib is None else memory_mib * MIB
+    assert resources.plan(machine(max_cpus=4), wished, cpus) == growth
+
+
+@pytest.mark.parametrize(
+    ("config", "memory_mib", "cpus", "words"),
+    [
+        (machine(), 95, None, "too few"),
+        (machine(cpus=2), None, 1, "none can be taken away"),
+        (machine(), None, 2, "--max-cpus 2"),
+        (machine(), 5000, None, "no room"),
+        (machine(arch="arm64"), 512, None, "no memory modules"),
+        (machine(agent=False), 512, None, "no agent"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_says_why(config, memory_mib, cpus, words):
+    wished = None if memory_mib is None else memory_mib * MIB
+    with pytest.raises(UserError) as refusal:
+        resources.plan(config, wished, cpus)
+    assert words in str(refusal.value)
+
+
+def test_what_was_plugged_in_is_there_at_the_next_start():
+    slot = {"type": "qemu64-x86_64-cpu", "props": {"socket-id": 0, "core-id": 1, "thread-id": 0}}
+    larger = resources.grown(machine(max_cpus=2), module_bytes=128 * MIB)
+    larger = resources.grown(resources.grown(larger, module_bytes=256 * MIB), slot=slot)
+    assert (larger.total_bytes, larger.total_cpus, larger.plugged_modules) == (640 * MIB, 2, 2)
+    command = qemu.argv(larger, Wiring())
+    assert "pc-dimm,id=module1,memdev=module1-ram" in command
+    assert "qemu64-x86_64-cpu,id=processor0,socket-id=0,core-id=1,thread-id=0" in command
+    assert command[command.index("-m") + 1] == "256M,slots=4,maxmem=4352M"
+    assert command[command.index("-smp") + 1] == "1,maxcpus=2"
+
+
+def test_the_next_processor_is_the_first_free_one():
+    def slot(core, **more):
+        return {"type": "cpu", "props": {"socket-id": 0, "core-id": core}, **more}
+
+    assert resources.processor([slot(2), slot(1), slot(0, **{"qom-path": "/machine"})]) == slot(1)
+    assert resources.processor([slot(0, **{"qom-path": "/machine"})]) is None
+
+
+def test_a_cage_bounds_all_that_the_machine_was_given():
+    config = resources.grown(machine(cpu_shares=512, cpu_quota_us=50_000), module_bytes=128 * MIB)
+    document = resources.cage(config, Wiring(ram="/cache/ram"), [70_000])
+    assert document["resources"]["memory_bytes"] == 384 * MIB + resources.OVERHEAD_BYTES
+    assert document["resources"]["cpu_shares"] == 512
+    assert document["resources"]["cpu_period_us"] == 100_000
+    assert document["private"]
+    assert not resources.cage(config, Wiring(ram="/cache/ram", save=True), [])["private"]
+    read = cage.read_resources(document["resources"])
+    assert (read.cpu.quota_us, read.memory.swap_bytes) == (50_000, read.memory.limit_bytes)
+
+
+def test_how_many_fit_is_told_with_what_bounds_it():
+    room = resources.Room(1000 * MIB, "the kernel's estimate")
+    assert resources.fitting(room, 100 * MIB, 8)[0] == 10
+    count, why = resources.fitting(resources.Room(1000 * MIB, "", threads=17), 100 * MIB, 8)
+    assert (count, "17 processes" in why) == (2, True)
+    assert resources.fitting(resources.Room(-5, "a group"), 100 * MIB, 8)[0] == 0
+
+
+def test_no_file_of_a_machine_is_named_by_its_path(tmp_path):
+    files = {name: tmp_path / name for name in ("kernel", "initrd", "root", "ram", "data")}
+    for path in files.values():
+        path.write_text(path.name)
+    files["initrd"].chmod(0o600)
+    boot = DirectKernel(files["kernel"], files["initrd"], "quiet", files["root"])
+    config = MachineConfig("web", boot, Accelerator("tcg", ""), disks=(Disk(files["data"]),))
+    handed = hand(config, Wiring(ram=files["ram"]), 13)
+    command = [*qemu.argv(handed.config, handed.wiring), *handed.options]
+    assert str(tmp_path) not in " ".join(command)
+    with opened(handed) as (descriptors, groups):
+        seen = {13 + index: os.pread(fd, 99, 0).decode() for index, fd in enumerate(descriptors)}
+        assert sorted(seen.values()) == sorted(files)
+        for fd in descriptors:
+            assert os.geteuid() != 0 or os.fstat(fd).st_mode & 0o004 or seen[13 + descriptors.index(fd)] == "initrd"
+    assert seen[int(handed.wiring.ram.name)] == "ram"
+    assert seen[int(handed.config.boot.initrd.name)] == "initrd"
+    assert f"fd={int(handed.config.disks[0].path.name) - 1000},set={handed.config.disks[0].path.name}" in handed.options
+    if os.geteuid() == 0:
+        assert groups == [files["ram"].stat().st_gid]
+        assert groups[0] != 0
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    config = MachineConfig("web", DirectKernel(tmp_path / "none"), Accelerator("tcg", ""))
+    with pytest.raises(Exception, match="cannot be opened") as error, opened(hand(config, Wiring(), 13)):
+        pass
+    assert error.value.where == str(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("shares", "nice"), [(None, 0), (1024, 0), (4096, 0), (819, 1), (512, 3), (2, 19)])
+def test_a_weight_becomes_a_nice_value(shares, nice):
+    assert cage.niceness(shares) == nice
+
+
+@pytest.mark.parametrize(
+    ("mode", "length", "verdict"),
+    [(3, 4096, 0x50000), (3, 8192, 0x7FFF0000), (0, 4096, 0x50000 | 95), (16, 4096, 0x7FFF0000), (1, 4096, 0x7FFF0000)],
+)
+def test_the_file_of_a_template_keeps_its_pages(mode, length, verdict):
+    abi = ABIS[MACHINES[os.uname().machine][0]]
+    program = disassemble(cage.keep_the_file())
+    assert run(program, abi.audit, numbers(abi.name)["fallocate"], (7, mode, 0, length))[0] == verdict
+    assert run(program, abi.audit, numbers(abi.name)["write"], (7, mode, 0, length))[0] == 0x7FFF0000
