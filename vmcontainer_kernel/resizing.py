@@ -41,14 +41,14 @@ class Change:
 class Seen:
     """Memory in bytes and processors, as the hypervisor gives them and as the guest's kernel finds them.
 
-    What the balloon takes is no less in total to the guest's kernel, but less that is free.
+    What the balloon takes is no less in total to the guest's kernel, but less that is free. None: nobody can be asked.
     """
 
     memory_bytes: int
     cpus: int
-    guest_total_bytes: int
-    guest_free_bytes: int
-    guest_cpus: int
+    guest_total_bytes: int | None = None
+    guest_free_bytes: int | None = None
+    guest_cpus: int | None = None
 
 
 async def resize(guest: Guest, host: Node, change: Change) -> tuple[Seen, Seen, list[str]]:
@@ -82,7 +82,9 @@ async def _look(guest: Guest) -> Seen:
     from .vm.growing import hypervisor_sees
 
     memory_bytes, cpus = await hypervisor_sees(guest.machine)
-    text = await _output(guest.node, ["/bin/sh", "-c", _SCRIPT, "sh", str(cpus)])
+    if guest.agent is None:
+        return Seen(memory_bytes, cpus)
+    text = await _output(guest.agent, ["/bin/sh", "-c", _SCRIPT, "sh", str(cpus)])
     try:
         found = text.split()
         return Seen(memory_bytes, cpus, int(found[2]) * 1024, int(found[5]) * 1024, int(found[0]))
@@ -107,6 +109,6 @@ def _lacking(after: Seen, change: Change) -> list[str]:
     if change.memory_bytes is not None and after.memory_bytes - change.memory_bytes >= 1 << 20:
         kept = (after.memory_bytes - change.memory_bytes) >> 20
         lacking.append(f"the guest keeps {kept} MiB that it was asked to give back: it uses them")
-    if after.guest_cpus < after.cpus:
+    if after.guest_cpus is not None and after.guest_cpus < after.cpus:
         lacking.append(f"the guest uses {after.guest_cpus} of {after.cpus} processors: it did not switch the rest on")
     return lacking

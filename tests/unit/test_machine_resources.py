@@ -10,7 +10,8 @@ from vmcontainer_kernel.container.seccomp.syscalls import ABIS, MACHINES, number
 from vmcontainer_kernel.errors import UserError
 from vmcontainer_kernel.vm import qemu, resources
 from vmcontainer_kernel.vm.accelerator import Accelerator
-from vmcontainer_kernel.vm.config import MIB, DirectKernel, Disk, MachineConfig, Wiring
+from vmcontainer_kernel.vm.config import MIB, DirectKernel, Drive, MachineConfig, Wiring
+from vmcontainer_kernel.vm.disks.disk import Disk
 from vmcontainer_kernel.vm.handing import hand, opened
 
 
@@ -98,7 +99,8 @@ def test_no_file_of_a_machine_is_named_by_its_path(tmp_path):
         path.write_text(path.name)
     files["initrd"].chmod(0o600)
     boot = DirectKernel(files["kernel"], files["initrd"], "quiet", files["root"])
-    config = MachineConfig("web", boot, Accelerator("tcg", ""), disks=(Disk(files["data"]),))
+    drive = Drive(Disk("data", files["data"], "raw", 4))
+    config = MachineConfig("web", boot, Accelerator("tcg", ""), drives=(drive,))
     handed = hand(config, Wiring(ram=files["ram"]), 13)
     command = [*qemu.argv(handed.config, handed.wiring), *handed.options]
     assert str(tmp_path) not in " ".join(command)
@@ -109,7 +111,8 @@ def test_no_file_of_a_machine_is_named_by_its_path(tmp_path):
             assert os.geteuid() != 0 or os.fstat(fd).st_mode & 0o004 or seen[13 + descriptors.index(fd)] == "initrd"
     assert seen[int(handed.wiring.ram.name)] == "ram"
     assert seen[int(handed.config.boot.initrd.name)] == "initrd"
-    assert f"fd={int(handed.config.disks[0].path.name) - 1000},set={handed.config.disks[0].path.name}" in handed.options
+    number = int(handed.config.drives[0].disk.path.name)
+    assert f"fd={number - 1000},set={number}" in handed.options
     if os.geteuid() == 0:
         assert groups == [files["ram"].stat().st_gid]
         assert groups[0] != 0
