@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .errors import NodeError, UserError
-from .machines import Guest
+from .guests import Guest
 from .memory import available_memory
 from .node import Node
 

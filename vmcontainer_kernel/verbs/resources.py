@@ -8,7 +8,7 @@ from typing import Any
 from ..arguments import parse_number, parse_size
 from ..display import Table, size_text
 from ..errors import UserError
-from ..machines import Guest
+from ..guests import Guest
 from ..resizing import Change, resize
 from ..session import Session
 from .words import NAME, Verb, Words, option, words
