@@ -25,6 +25,7 @@ __all__ = [
     "AGENT_FD",
     "CONSOLE_FD",
     "DEVICES",
+    "DISK_BUS",
     "FIRST_FD",
     "NETDEV",
     "QMP_FD",
@@ -41,6 +42,7 @@ QMP_FD: Final = FIRST_FD
 CONSOLE_FD: Final = FIRST_FD + 1
 AGENT_FD: Final = FIRST_FD + 2
 
+DISK_BUS: Final = "scsi"
 NETDEV: Final = "net0"
 SLOT: Final = "port1"
 
@@ -219,6 +221,11 @@ def network(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     )
 
 
+def disk_bus(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
+    """A SCSI controller: disks come and go on it without hot-plugging in PCI, as many as there are targets."""
+    return ("-device", f"virtio-scsi-pci,id={DISK_BUS},num_queues=1") if config.agent else ()
+
+
 def slot(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """An empty slot for a second card, which a machine gets while it runs: PCI Express's own bus takes none."""
     return ("-device", f"pcie-root-port,id={SLOT},chassis=1") if config.network else ()
@@ -264,6 +271,7 @@ DEVICES: Final[tuple[Device, ...]] = (
     agent,
     root_disk,
     drives,
+    disk_bus,
     screen,
     network,
     slot,

@@ -38,6 +38,8 @@ class Monitor:
     def __init__(self, client: QMPClient, listener: EventListener, on_event: OnEvent) -> None:
         self._client = client
         self._listener = listener
+        # A descriptor travels beside the bytes of the command that takes it: no other may come between.
+        self._giving = asyncio.Lock()
         self._task = asyncio.create_task(_deliver(listener, on_event))
 
     @classmethod
@@ -76,8 +78,16 @@ class Monitor:
 
     async def give(self, descriptor: int, name: str) -> None:
         """Pass an open file to QEMU, which then knows it as ``fd:NAME`` (QMP ``getfd``, SCM_RIGHTS of unix(7))."""
-        self._client.send_fd_scm(descriptor)
-        await self.execute("getfd", fdname=name)
+        async with self._giving:
+            self._client.send_fd_scm(descriptor)
+            await self.execute("getfd", fdname=name)
+
+    async def share(self, descriptor: int, number: int) -> str:
+        """Pass an open file to QEMU and return the name under which its block nodes open it (QMP ``add-fd``)."""
+        async with self._giving:
+            self._client.send_fd_scm(descriptor)
+            await self.execute("add-fd", fdset_id=number)
+        return f"/dev/fdset/{number}"
 
     async def add_file(self, descriptor: int) -> int:
         """Pass an open file to QEMU; return N of its name ``/dev/fdset/N`` (QMP ``add-fd``)."""
