@@ -41,7 +41,8 @@ MODULES: Final = (
     nf_tables nft_* nf_nat* nf_conntrack* nf_reject* nf_defrag* nfnetlink* x_tables xt_*
     ip_tables ip6_tables iptable_* ip6table_* sch_* cls_* act_*
     unix_diag inet_diag tcp_diag udp_diag netlink_diag af_packet_diag
-    loop erofs fuse ext4 vfat isofs virtio_scsi sd_mod nls_* virtio_mem vsock vmw_vsock_virtio_transport qemu_fw_cfg zram
+    loop erofs fuse ext4 vfat isofs nls_* virtio_scsi sd_mod
+    virtio_mem vsock vmw_vsock_virtio_transport qemu_fw_cfg zram
     """
     )
 )

@@ -90,7 +90,7 @@ class Machine:
         self._spawned = spawned
         self._monitor: Monitor | None = None
         self._console: Console
-        self._waiting: list[tuple[str, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[str, dict[str, str], asyncio.Future[None]]] = []
         self._devices: list[dict[str, Any]] | None = None
         self._statistics = observe.BalloonStatistics()
         self._resting: asyncio.TimerHandle | None = None
@@ -251,10 +251,10 @@ class Machine:
         where = "\n".join(part for part in parts if part) or f"{self.folder}: the console is empty"
         return MachineError(message, where=where, hint=hint or "make a new one: %vm rm, then run the cell again")
 
-    def expect(self, event: str) -> asyncio.Future[None]:
-        """Return a future of the next event of that name; ask before doing what causes it."""
+    def expect(self, event: str, **fields: str) -> asyncio.Future[None]:
+        """Return a future of the next event of that name with these fields; ask before doing what causes it."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((event, future))
+        self._waiting.append((event, fields, future))
         return future
 
     async def within(self, awaitable: Awaitable[T], limit_s: float, doing: str) -> T:
@@ -288,10 +288,10 @@ class Machine:
         self.events.append((seconds, name, observe.event_detail(data)))
         if name in ("DEVICE_DELETED", "MEM_UNPLUG_ERROR"):
             self._devices = None
-        for waiter in [one for one in self._waiting if one[0] == name]:
+        for waiter in [one for one in self._waiting if one[0] == name and one[1].items() <= data.items()]:
             self._waiting.remove(waiter)
-            if not waiter[1].done():
-                waiter[1].set_result(None)
+            if not waiter[2].done():
+                waiter[2].set_result(None)
 
     async def _watch(self) -> None:
         """Wait for QEMU's end, then say so to everybody."""

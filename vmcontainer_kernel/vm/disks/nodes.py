@@ -15,7 +15,7 @@ from typing import Any
 
 from .disk import Disk, layers
 
-__all__ = ["Node", "blockdev", "names", "options", "words"]
+__all__ = ["Node", "blockdev", "file_name", "image", "names", "words"]
 
 Node = dict[str, Any]
 _BACKED = ("qcow2", "qcow", "qed", "vmdk")  # formats in which a layer may name the one below
@@ -68,12 +68,17 @@ def words(nodes: Sequence[Node]) -> tuple[str, ...]:
     return tuple(word for node in nodes for word in ("-blockdev", json.dumps(node)))
 
 
-def options(layers_: Sequence[tuple[str, str]]) -> str:
-    """Return ``--image-opts`` of qemu-img(1) for a chain of (format, file), the upper one first."""
-    tree: Node | None = None
-    for driver, file in reversed(layers_):
-        node: Node = {"driver": driver, "file": {"driver": "file", "filename": file}}
-        if driver in _BACKED:
-            node["backing"] = tree
-        tree = node
-    return f"json:{json.dumps(tree)}"
+def image(driver: str, file: Node, below: Node | None = None) -> Node:
+    """Return an image as one tree, for programs without a monitor; ``below`` None: it lies on nothing."""
+    node: Node = {"driver": driver, "file": file}
+    if driver in _BACKED:
+        node["backing"] = below
+    if driver == "vpc":
+        # As Hyper-V does: the size that is told, not the one that cylinders, heads and sectors multiply to.
+        node["force_size_calc"] = "current_size"
+    return node
+
+
+def file_name(node: Node) -> str:
+    """Return what qemu-img(1) takes in the place of a file name."""
+    return f"json:{json.dumps(node)}"
