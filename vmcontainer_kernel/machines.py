@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from .drives import release
 from .errors import LabError, MachineError, NodeLost, NotFound, UserError
 from .guests import Guest, identity, rehearse, rehearse_once
 from .memory import available_memory
@@ -288,6 +289,7 @@ class Machines:
         if guest.machine.gone.is_set() or guest.paused or guest.lost or guest.agent is None:
             grace_s = 0.0
         else:
+            await release(guest.machine, guest.node)
             with contextlib.suppress(LabError):
                 guest.node.start("poweroff", {})
         try:

@@ -160,6 +160,11 @@ def vm_line(line: str) -> Any:
     type NAME TEXT          type on its keyboard; key NAME ctrl-alt-delete; click NAME X Y
     console NAME            its serial port; -f follows it
     poweroff NAME           press its power button
+
+    disk ls | create DATA --size 1g [--fs ext4] | create MINE --from DATA | inspect | rm     disks that stay
+    disk attach | detach | limit NAME DATA      in a running machine: [--mount /data] [--read-only] [--bps 10m]
+    disk flatten | commit MINE                  an overlay made whole; written into what it lies on
+    disk import FILE DATA | export DATA FILE    qcow2, raw, vmdk, vdi, vhdx, vhd, ova
     """
     from . import verbs
 

@@ -1,7 +1,7 @@
 """Where things are kept: the cache (may be deleted any time) and the run folder (gone with its session). In the cache,
-volumes/ holds the named volumes, which nothing can make again.
+volumes/ holds the named volumes and disks/ the named disks, which nothing can make again.
 
-cache/  volumes/  images/  guests/  templates/  probes/      $VMCONTAINER_CACHE or $XDG_CACHE_HOME/vmcontainer
+cache/  volumes/  disks/  images/  guests/  templates/  probes/      $VMCONTAINER_CACHE or $XDG_CACHE_HOME/vmcontainer
 run/    SESSION/  lock  containers/  machines/      $VMCONTAINER_RUN or /run/vmcontainer (root),
                                                     $XDG_RUNTIME_DIR/vmcontainer, /tmp/vmcontainer-UID
 """

@@ -9,7 +9,7 @@ from ..cells import DEFAULT_MACHINE
 from ..display import Table, size_text
 from ..errors import LabError
 from ..session import Session
-from . import resources
+from . import disks, resources
 from .words import NAME, Action, Verb, Words, word
 
 if TYPE_CHECKING:
@@ -69,5 +69,8 @@ VERBS: dict[str, Verb] = {
     "reset": Verb(_do("reset"), "press the reset button", NAME),
     "logs": Verb(_logs, "the guest's console", NAME),
     "inspect": Verb(_inspect, "everything the hypervisor tells, as a JSON document", NAME),
+    "disk": Verb(
+        disks.run, "disks: ls create inspect rm attach detach limit flatten commit import export", *disks.ARGUMENTS
+    ),
     "view": Verb(_view, "a live picture, with buttons", word("name", "a machine", needed=False)),
 }

@@ -66,7 +66,7 @@ def can_be_nobody(uid_map: Path = Path("/proc/self/uid_map")) -> bool:
 
 def convert(
     run: Runner,
-    sources: Sequence[Node],
+    source: Node,
     target: str,
     format: str,
     *,
@@ -78,7 +78,7 @@ def convert(
     report: Report = lambda phase, fraction: None,
     phase: str = "converting",
 ) -> None:
-    """Write `sources`, one behind the other, to `target`; `room` is a folder on the disk that it is written to.
+    """Write an image to `target`; `room` is a folder on the disk that it is written to.
 
     Raises HostError for a full disk, ImageError for a source that cannot be read to its end.
     """
@@ -87,7 +87,7 @@ def convert(
     if most_bytes <= 0:
         raise _full(room)
     settings = ["-o", options or OPTIONS[format]] if options or format in OPTIONS else []
-    command = ["qemu-img", "convert", "-p", "-O", format, *settings, *map(file_name, sources), target]
+    command = ["qemu-img", "convert", "-p", "-O", format, *settings, file_name(source), target]
 
     def told(output: str) -> None:
         report(phase, progress(output))

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from .source import SECTOR, Extent, Header, Named, Source
 
-__all__ = ["read_descriptor_file", "read_vmdk"]
+__all__ = ["descriptor_of", "extent_line", "read_descriptor_file", "read_vmdk"]
 
 LONGEST_BYTES: Final = 1 << 16
 MOST_EXTENTS: Final = 256
@@ -63,6 +64,20 @@ def read_descriptor_file(source: Source) -> Header:
     if not extents:
         raise source.fault("its descriptor names no extents")
     return Header("vmdk", sum(one.size_bytes for one in extents), _parents(data)[:1] + _strangers(extents), extents)
+
+
+def extent_line(extent: Extent, file: str) -> str:
+    """Return the line of a descriptor for an extent that is to be read from `file`."""
+    line = f"RW {extent.size_bytes // SECTOR} {extent.kind}"
+    if extent.kind == "ZERO":
+        return line
+    return f'{line} "{file}"' + (f" {extent.offset_bytes // SECTOR}" if extent.kind == "FLAT" else "")
+
+
+def descriptor_of(lines: Sequence[str]) -> str:
+    """Return a descriptor of a disk of its own that consists of these extents."""
+    head = ["# Disk DescriptorFile", "version=1", "CID=00000001", "parentCID=ffffffff", 'createType="twoGbMaxExtentFlat"']
+    return "\n".join([*head, *lines, ""])
 
 
 def _parents(data: bytes) -> tuple[Named, ...]:

@@ -16,6 +16,7 @@ from typing import Final
 
 from ...errors import ImageError, UserError
 from .convert import Report, Runner, can_be_nobody, check, convert
+from .descriptor import descriptor_of, extent_line
 from .disk import FORMATS
 from .headers import identify, refuse_names
 from .nodes import Node, image
@@ -32,9 +33,9 @@ _CHUNK: Final = 1 << 20
 
 @dataclass(frozen=True)
 class _Taken:
-    """What is to be converted: QEMU's nodes one behind the other, and the descriptors that they are read from."""
+    """What is to be converted: QEMU's node, and the descriptors that it is read from."""
 
-    nodes: tuple[Node, ...]
+    node: Node
     size_bytes: int
     descriptors: tuple[int, ...]
     check: bool
@@ -58,7 +59,10 @@ def import_image(
         if is_ova(source) and format in ("", "ova"):
             return _import_ova(store, run, source, descriptor, name, report)
         header = _header(source, format)
-        taken = _extents(source, header, path, stack) if header.extents else _whole(header, descriptor)
+        if header.extents:
+            taken = _extents(source, header, path, store.ready(), stack)
+        else:
+            taken = _Taken(image(header.format, _fd(0)), header.size_bytes, (descriptor,), header.format in _CHECKED)
         _take(store, run, taken, Kept(name, taken.size_bytes, origin=path.name), report)
     return [name]
 
@@ -75,7 +79,7 @@ def _import_ova(store: Store, run: Runner, source: Source, descriptor: int, name
             # The tar archive pads each file to whole sectors, QEMU counts in nothing else.
             file = _part(_fd(0), member.offset, -(-member.size_bytes // SECTOR) * SECTOR)
             node = image(header.format, file)
-            taken = _Taken((node,), header.size_bytes, (descriptor,), header.format in _CHECKED)
+            taken = _Taken(node, header.size_bytes, (descriptor,), header.format in _CHECKED)
             one = name if index == 1 else f"{name}-{index}"
             _take(store, run, taken, Kept(one, header.size_bytes, origin=f"{source.path}: {member.name}"), report)
             names.append(one)
@@ -97,11 +101,10 @@ def _take(store: Store, run: Runner, taken: _Taken, kept: Kept, report: Report) 
             os.fchmod(target, 0o666)  # only who has it open reaches it: the folder is ours alone
         fds = [*lent, target]
         if taken.check:
-            for node in taken.nodes:
-                check(run, node, fds, room=folder, nobody=nobody)
+            check(run, taken.node, fds, room=folder, nobody=nobody)
         convert(
             run,
-            taken.nodes,
+            taken.node,
             f"/proc/self/fd/{FIRST_FD + len(lent)}",
             "qcow2",
             room=folder,
@@ -155,46 +158,49 @@ def _part(file: Node, offset_bytes: int, size_bytes: int) -> Node:
     return {"driver": "raw", "offset": offset_bytes, "size": size_bytes, "file": file}
 
 
-def _whole(header: Header, descriptor: int) -> _Taken:
-    return _Taken((image(header.format, _fd(0)),), header.size_bytes, (descriptor,), header.format in _CHECKED)
-
-
-def _extents(source: Source, header: Header, path: Path, stack: contextlib.ExitStack) -> _Taken:
-    """Open the extents beside a descriptor; QEMU is given them one by one, and never the descriptor."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, folder)
-    nodes: list[Node] = []
-    descriptors: list[int] = []
+def _extents(source: Source, header: Header, path: Path, folder: Path, stack: contextlib.ExitStack) -> _Taken:
+    """Open the extents beside a descriptor, and write a descriptor of our own for QEMU that names our descriptors."""
+    beside = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, beside)
+    opened: list[int] = []
+    lines = []
     for extent in header.extents:
-        if extent.kind == "ZERO":
-            nodes.append({"driver": "null-co", "size": extent.size_bytes, "read-zeroes": True})
-            continue
-        descriptor = _opened(Path(extent.name), stack, folder)
-        part = open_source(descriptor, f"{path.parent}/{extent.name}")
-        nodes.append(_extent(source, extent, part, _fd(len(descriptors))))
-        descriptors.append(descriptor)
-    return _Taken(tuple(nodes), header.size_bytes, tuple(descriptors), check=False)
+        number = 0
+        if extent.kind != "ZERO":
+            number = _opened(Path(extent.name), stack, beside)
+            _check_extent(source, extent, open_source(number, f"{path.parent}/{extent.name}"))
+            opened.append(number)
+        lines.append(extent_line(extent, f"/proc/self/fd/{FIRST_FD + len(opened)}"))
+    text = _nameless(folder, stack)
+    os.write(text, descriptor_of(lines).encode())
+    return _Taken(image("vmdk", _fd(0)), header.size_bytes, (text, *opened), check=False)
 
 
-def _extent(source: Source, extent: Extent, part: Source, file: Node) -> Node:
+def _check_extent(source: Source, extent: Extent, part: Source) -> None:
+    told = Path(source.path).name
     if extent.kind == "FLAT":
         if extent.offset_bytes + extent.size_bytes > part.size_bytes:
-            raise part.fault(f"it ends before the {extent.size_bytes} bytes that {Path(source.path).name} tells of")
-        return _part(file, extent.offset_bytes, extent.size_bytes)
+            raise part.fault(f"it ends before the {extent.size_bytes} bytes that {told} tells of")
+        return
     found = identify(part)
     refuse_names(part, found)
     if found.format != "vmdk" or found.size_bytes != extent.size_bytes or found.extents:
-        raise part.fault(f"it is not the extent that {Path(source.path).name} tells of")
-    return image("vmdk", file)
+        raise part.fault(f"it is not the extent that {told} tells of")
+
+
+def _nameless(folder: Path, stack: contextlib.ExitStack) -> int:
+    """Return a new file that has no name, and that whoever has its descriptor may open for reading."""
+    descriptor = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o444)
+    stack.callback(os.close, descriptor)
+    os.fchmod(descriptor, 0o444)
+    return descriptor
 
 
 def _lent(descriptor: int, folder: Path, stack: contextlib.ExitStack) -> int:
     """Return a descriptor that nobody may open again: the same one, or of a copy that has no name."""
     if os.fstat(descriptor).st_mode & stat.S_IROTH:
         return descriptor
-    copy = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o444)
-    stack.callback(os.close, copy)
-    os.fchmod(copy, 0o444)
+    copy = _nameless(folder, stack)
     for offset, length in _pieces(descriptor):
         os.lseek(copy, offset, os.SEEK_SET)
         left = length

@@ -41,7 +41,7 @@ def create(store: Store, run: Runner, name: str, size_bytes: int, file_system: s
             file.truncate(size_bytes)
         _format(run, raw, file_system)
         source = image("raw", _plain(raw))
-        convert(run, [source], str(folder / FILE), "qcow2", room=folder, size_bytes=size_bytes)
+        convert(run, source, str(folder / FILE), "qcow2", room=folder, size_bytes=size_bytes)
         raw.unlink()
 
 
@@ -82,7 +82,7 @@ def flatten(store: Store, run: Runner, name: str, report: Report = _quiet) -> No
     with store.replaced(Kept(name, kept.size_bytes, "", kept.created_s, kept.origin)) as folder:
         source = _chain(disk, locked=True)
         target, phase = str(folder / FILE), f"copying the layers of {name}"
-        convert(run, [source], target, "qcow2", room=folder, size_bytes=kept.size_bytes, report=report, phase=phase)
+        convert(run, source, target, "qcow2", room=folder, size_bytes=kept.size_bytes, report=report, phase=phase)
 
 
 def commit(store: Store, run: Runner, name: str, report: Report = _quiet) -> str:
@@ -119,7 +119,7 @@ def export(store: Store, run: Runner, name: str, target: Path, format: str = "",
         options = "subformat=streamOptimized" if wanted == "ova" else ""
         convert(
             run,
-            [_chain(disk)],
+            _chain(disk),
             str(written),
             kind,
             room=folder,

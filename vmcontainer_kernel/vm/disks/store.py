@@ -60,6 +60,11 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def ready(self) -> Path:
+        """Return the folder, made if needed; nobody else can look into it."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.folder
+
     def names(self) -> list[str]:
         """Return all names, sorted."""
         with contextlib.suppress(FileNotFoundError):
@@ -159,7 +164,7 @@ class Store:
 
     @contextlib.contextmanager
     def _beside(self) -> Iterator[Path]:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.ready()
         with reported_when_full(self.folder, "a disk", need_mib=100):
             with locked(self.folder / "lock"):
                 self._sweep()
@@ -219,8 +224,7 @@ class Store:
 
     def check_size(self, size_bytes: int, *, what: str) -> None:
         """Refuse a disk that its own disk could never hold."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        total_bytes = shutil.disk_usage(self.folder).total
+        total_bytes = shutil.disk_usage(self.ready()).total
         if size_bytes > total_bytes:
             raise UserError(
                 f"{what} of {size_bytes >> 20} MiB is larger than the file system it would be kept on",
