@@ -158,6 +158,7 @@ VM = (
     argument("--cpu-quota", metavar="US", help="CPU time of a new machine in each 100000 us, as 50000 for half a CPU"),
     argument("--arch", metavar="ARCH", default="", help="processor of a new machine: x86_64 (default), arm64"),
     argument("--system", metavar="NAME", default="", help="what a new machine boots: %%vm systems lists it"),
+    _many("--disk", metavar="NAME[:FOLDER][:ro]", help="attach a disk (%%vm disk), and mount it in FOLDER"),
 )
 
 ASM = (

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TextIO
 
+from .drives import attach, parse_wanted
 from .errors import CommandFailed, LabError, NodeLost, TimeLimit, UserError
 from .giving import give_image
 from .node import Node, Request
@@ -92,10 +93,12 @@ class Printer:
 
 def vm_start(session: Session, options: argparse.Namespace, text: str, progress: Callable[[str, float], None]) -> Start:
     """Return what runs `text` in a machine, made first if there is none."""
-    wish = vm_wish(options)
+    wish, disks = vm_wish(options), [parse_wanted(text) for text in options.disk]
 
     async def start(run: Run) -> Request:
         guest = await session.machines.ensure(options.name or DEFAULT_MACHINE, wish, progress)
+        for wanted in disks:
+            await attach(guest.machine, guest.node, wanted)
         progress("", 1.0)
         arguments = {"argv": ["/bin/sh", "-c", text], **process_options(options)}
         arguments["cwd"] = arguments.pop("workdir", "")

@@ -46,6 +46,7 @@ done
 mkdir -p /dev/disk/by-id && ln -sf "../../$disk" "$2"
 echo "/dev/$disk"
 [ -z "$3" ] && exit
+grep -qF "/dev/$disk $3 " /proc/mounts && exit
 mkdir -p "$3" || exit 1
 mount -o "$4" "/dev/$disk" "$3" && exit
 [ "$4" = ro ] && mount -t ext4 -o ro,noload "/dev/$disk" "$3"
@@ -89,22 +90,28 @@ async def attach(machine: Machine, node: Node, wanted: Wanted, limits: tuple[int
     from .vm.disks.live import Limits
     from .vm.disks.store import own_store
 
+    await _require_running(machine)
     drives, store = drives_of(machine), own_store()
     found = drives.attachments.get(wanted.name)
-    if found is None:
-        disk = store.disk(wanted.name).reading() if wanted.read_only else store.writable(wanted.name)
-        found = await drives.attach(disk, Limits(*limits))
-    elif found.disk.read_only != wanted.read_only:
+    if found and found.disk.read_only != wanted.read_only:
         way = "reading only" if found.disk.read_only else "writing"
         raise UserError(f"disk {wanted.name} is attached for {way} already", hint="detach it first")
-    elif not wanted.folder:
-        return found.link
+    if found:
+        return await _found_in_guest(node, found, wanted)
+    disk = store.disk(wanted.name).reading() if wanted.read_only else store.writable(wanted.name)
+    found = await drives.attach(disk, Limits(*limits))
     try:
         return await _found_in_guest(node, found, wanted)
     except BaseException:
         with contextlib.suppress(LabError):
             await detach(machine, node, wanted.name)
         raise
+
+
+async def _require_running(machine: Machine) -> None:
+    if await machine.status() == "paused":
+        name = machine.config.name
+        raise UserError(f"machine {name} is paused: its guest cannot take part", hint=f"%vm resume {name}")
 
 
 async def _found_in_guest(node: Node, found: Attachment, wanted: Wanted) -> str:
@@ -126,6 +133,7 @@ async def _found_in_guest(node: Node, found: Attachment, wanted: Wanted) -> str:
 
 async def detach(machine: Machine, node: Node, name: str) -> None:
     """Unmount a disk in the guest, then take it from the machine; raises UserError if it is at use there."""
+    await _require_running(machine)
     drives = drives_of(machine)
     found = drives.find(name)
     status, output = await _in_guest(node, _FORGET, str(found.number), found.link)

@@ -66,13 +66,20 @@ class Monitor:
         found = greeting.QMP.version["qemu"]
         return "{major}.{minor}.{micro}".format_map(found) if isinstance(found, dict) else ""
 
-    async def execute(self, command: str, *, limit_s: float = COMMAND_LIMIT_S, **arguments: Any) -> Any:
-        """Run a command and return its answer; in argument names ``_`` stands for ``-``.
+    async def execute(
+        self,
+        command: str,
+        *,
+        limit_s: float = COMMAND_LIMIT_S,
+        exact: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """Run a command and return its answer; in argument names ``_`` stands for ``-``, but not in those of `exact`.
 
         Raises MachineError when QEMU refuses, ends before it answers, or answers not in time. The commands are listed
         in the QEMU QMP Reference Manual.
         """
-        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        named = {name.replace("_", "-"): value for name, value in arguments.items()} | dict(exact or {})
         async with _mapped(command, limit_s):
             return await self._client.execute(command, named or None)
 

@@ -76,7 +76,13 @@ def extent_line(extent: Extent, file: str) -> str:
 
 def descriptor_of(lines: Sequence[str]) -> str:
     """Return a descriptor of a disk of its own that consists of these extents."""
-    head = ["# Disk DescriptorFile", "version=1", "CID=00000001", "parentCID=ffffffff", 'createType="twoGbMaxExtentFlat"']
+    head = [
+        "# Disk DescriptorFile",
+        "version=1",
+        "CID=00000001",
+        "parentCID=ffffffff",
+        'createType="twoGbMaxExtentFlat"',
+    ]
     return "\n".join([*head, *lines, ""])
 
 

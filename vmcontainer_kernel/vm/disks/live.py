@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,8 +67,8 @@ class Attachment:
 class Monitor(Protocol):
     """What a disk needs of QMP."""
 
-    async def execute(self, command: str, *, limit_s: float = ..., **arguments: Any) -> Any:
-        """Run a command."""
+    async def execute(self, command: str, *, exact: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
+        """Run a command; in argument names ``_`` stands for ``-``, but not in those of `exact`."""
 
     async def share(self, descriptor: int, number: int) -> str:
         """Pass a descriptor; return the path by which a block node opens it."""
@@ -145,10 +145,10 @@ class Drives:
                     raise _refused(error, found.disk, str(node["node-name"])) from error
                 undo.push_async_callback(self._quietly, "blockdev-del", node_name=node["node-name"])
             name = found.disk.name
-            place: dict[str, Any] = {"bus": BUS, "scsi-id": found.number, "drive": found.node, "id": found.device}
-            place |= {"serial": name[:SERIAL_LETTERS], "device_id": name}
+            place = {"bus": BUS, "scsi-id": found.number, "drive": found.node, "id": found.device}
+            told = {"serial": name[:SERIAL_LETTERS], "device_id": name}
             try:
-                await self._machine.monitor.execute("device_add", driver="scsi-hd", **place)
+                await self._machine.monitor.execute("device_add", driver="scsi-hd", exact=place | told)
             except MachineError as error:
                 raise _refused(error, found.disk, found.node) from error
             if found.limits != Limits():
@@ -183,10 +183,9 @@ class Drives:
             await self._machine.monitor.execute("remove-fd", fdset_id=number)
 
     async def _throttle(self, found: Attachment, limits: Limits) -> None:
-        split = dict.fromkeys(("bps_rd", "bps_wr", "iops_rd", "iops_wr"), 0)
-        await self._machine.monitor.execute(
-            "block_set_io_throttle", id=found.device, bps=limits.bytes_per_s, iops=limits.operations_per_s, **split
-        )
+        both = {"id": found.device, "bps": limits.bytes_per_s, "iops": limits.operations_per_s}
+        apart = dict.fromkeys(("bps_rd", "bps_wr", "iops_rd", "iops_wr"), 0)
+        await self._machine.monitor.execute("block_set_io_throttle", exact=both | apart)
 
     async def _quietly(self, command: str, **arguments: Any) -> None:
         with contextlib.suppress(LabError):
