@@ -27,7 +27,9 @@ MOST_EXTENTS: Final = 256
 # (block/vmdk.c, DESC_SIZE).
 _QEMU_LOOKS_AT: Final = (SECTOR, 20 * SECTOR)
 _GRAINS_AT_END: Final = 0xFFFF_FFFF_FFFF_FFFF
-_EXTENT: Final = re.compile(r'(?:RW|RDONLY|NOACCESS)\s+(\d{1,15})\s+([A-Z0-9]+)(?:\s+"([^"]*)"(?:\s+(\d{1,15}))?)?.*')
+_EXTENT: Final = re.compile(
+    r'(?:RW|RDONLY|NOACCESS)\s+(\d{1,15})\s+(?:(ZERO)|([A-Z0-9]+)\s+"([^"]*)"(?:\s+(\d{1,15}))?)'
+)
 _FLAT: Final = ("FLAT", "VMFS")
 _SPARSE: Final = ("SPARSE",)
 
@@ -106,10 +108,10 @@ def _extents(source: Source, text: str) -> list[Extent]:
         match = _EXTENT.fullmatch(line.strip())
         if not match:
             raise source.fault(f"its descriptor has a line that makes no sense: {line[:80]!r}")
-        size_bytes, kind = int(match[1]) * SECTOR, match[2]
+        size_bytes, kind = int(match[1]) * SECTOR, match[2] or match[3]
         if kind not in ("ZERO", *_FLAT, *_SPARSE):
             raise source.fault(f"it has an extent of the kind {kind}, which is not read", hint="export it as an OVA")
-        found.append(Extent("FLAT" if kind in _FLAT else kind, match[3] or "", size_bytes, int(match[4] or 0) * SECTOR))
+        found.append(Extent("FLAT" if kind in _FLAT else kind, match[4] or "", size_bytes, int(match[5] or 0) * SECTOR))
     if len(found) > MOST_EXTENTS:
         raise source.fault(f"it has more than {MOST_EXTENTS} extents")
     return found

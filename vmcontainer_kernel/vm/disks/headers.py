@@ -16,6 +16,7 @@ from typing import Final
 
 from .descriptor import read_descriptor_file, read_vmdk
 from .source import SECTOR, Header, Named, Source
+from .vhdx import read_vhdx
 
 __all__ = ["identify", "refuse_names"]
 
@@ -220,48 +221,12 @@ def _vhd_parent(source: Source, footer: bytes) -> str:
     return source.read(min(header_at, source.size_bytes) + 64, 512).decode("utf-16-be", "replace").rstrip("\0")
 
 
-_VHDX_REGION: Final = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
-_VHDX_PARAMETERS: Final = bytes.fromhex("3767a1ca36fa434db3b633f0aa44e76b")
-_VHDX_SIZE: Final = bytes.fromhex("2442a52f1bcd7648b2115dbed83bf4b8")
-_VHDX_ENTRIES: Final = 2047
-
-
-def _vhdx(source: Source) -> Header:
-    """Follow [MS-VHDX]: region table (2.2.3) ─▶ metadata region (2.6) ─▶ file parameters, virtual disk size."""
-    metadata_at = _vhdx_region(source)
-    signature, count = struct.unpack("<8s2xH", source.at(metadata_at, 12, "its metadata"))
-    if signature != b"metadata" or count > _VHDX_ENTRIES:
-        raise source.fault("it has no table of metadata")
-    found: dict[bytes, int] = {}
-    for index in range(count):
-        item, offset = struct.unpack("<16sI", source.at(metadata_at + 32 + 32 * index, 20, "its metadata"))
-        found[item] = metadata_at + offset
-    if _VHDX_PARAMETERS not in found or _VHDX_SIZE not in found:
-        raise source.fault("its metadata do not tell its size")
-    _, flags = struct.unpack("<II", source.at(found[_VHDX_PARAMETERS], 8, "its metadata"))
-    (size_bytes,) = struct.unpack("<Q", source.at(found[_VHDX_SIZE], 8, "its metadata"))
-    names = (Named("parent", "(a differencing disk)"),) if flags & 2 else ()
-    return Header("vhdx", size_bytes, names)
-
-
-def _vhdx_region(source: Source) -> int:
-    for table_at in (192 << 10, 256 << 10):
-        signature, count = struct.unpack("<4s4xI", source.at(table_at, 12, "its region table"))
-        if signature != b"regi" or count > _VHDX_ENTRIES:
-            continue
-        for index in range(count):
-            region, offset = struct.unpack("<16sQ", source.at(table_at + 16 + 32 * index, 24, "its region table"))
-            if region == _VHDX_REGION:
-                return int(offset)
-    raise source.fault("it has no table of regions")
-
-
 _READERS: Final[tuple[tuple[bytes, Callable[[Source], Header]], ...]] = (
     (b"QFI\xfb", _qcow),
     (b"QED\0", _qed),
     (b"KDMV", read_vmdk),
     (b"# Disk DescriptorFile", read_descriptor_file),
-    (b"vhdxfile", _vhdx),
+    (b"vhdxfile", read_vhdx),
     (b"conectix", _vhd),
 )
 _NO_DISKS: Final = (

@@ -16,10 +16,12 @@ from .disk import FORMATS, Disk, layers
 from .nodes import Node, file_name, image
 from .ova import write_ova
 from .ovf import write_ovf
+from .source import SECTOR
 from .store import FILE, MAX_CHAIN, Kept, Store
 
 __all__ = ["FILE_SYSTEMS", "commit", "create", "export", "flatten", "overlay"]
 
+MIN_BYTES: Final = 1 << 20
 FILE_SYSTEMS: Final = ("ext4", "ext2")
 
 
@@ -30,6 +32,8 @@ def _quiet(phase: str, fraction: float) -> None:
 def create(store: Store, run: Runner, name: str, size_bytes: int, file_system: str = "") -> None:
     """Make an empty disk, or one with an empty file system on all of it."""
     store.check_size(size_bytes, what="a disk")
+    if size_bytes < MIN_BYTES or size_bytes % SECTOR:
+        raise UserError(f"a disk cannot have {size_bytes} bytes", hint="1 MiB is the least, in steps of 512 bytes")
     if file_system and file_system not in FILE_SYSTEMS:
         raise UserError(f"a disk is not made with {file_system!r}", hint=f"there are: {', '.join(FILE_SYSTEMS)}")
     with store.made(Kept(name, size_bytes, origin=file_system or "blank")) as folder:

@@ -36,7 +36,6 @@ __all__ = ["FILE", "Kept", "Store", "own_store", "used_bytes"]
 FILE: Final = "disk.qcow2"
 NOTE: Final = "disk.json"
 TEMPORARY: Final = ".tmp-"  # no disk's name begins with a dot
-MIN_BYTES: Final = 1 << 20
 MAX_CHAIN: Final = 15
 # QEMU's lock bytes: which access somebody has (from 100) and which he lets nobody have (from 200), one byte for each
 # permission (QEMU's block/file-posix.c, RAW_LOCK_PERM_BASE and RAW_LOCK_SHARED_BASE).
@@ -231,8 +230,6 @@ class Store:
                 hint=f"that has {total_bytes >> 20} MiB; VMCONTAINER_CACHE may name a folder on another",
                 where=str(self.folder),
             )
-        if size_bytes < MIN_BYTES:
-            raise UserError(f"{what} of {size_bytes} bytes is too small", hint="1 MiB is the least")
 
     def document(self, name: str) -> dict[str, Any]:
         """Describe a disk and the layers below it, each with the bytes that it takes."""
