@@ -24,9 +24,10 @@ from .nodes import blockdev, names
 __all__ = ["Attachment", "Drives", "Limits", "Machine", "Monitor", "in_use"]
 
 BUS = "scsi.0"
-TARGETS = 64
+TARGETS = 60
 LAYERS = 16
-FIRST_SET = 1000  # of descriptors (QMP ``add-fd``); each disk has a row of them, one for each layer
+# Of descriptors (QMP ``add-fd``): each disk has a row of sets, one for each layer; `handing` begins at 1000.
+FIRST_SET = 1
 SERIAL_LETTERS = 36  # what a SCSI disk tells of its serial number (QEMU's hw/scsi/scsi-disk.c)
 UNPLUG_LIMIT_S = 10.0
 _LOCKED = re.compile(r'Failed to get (?:shared )?"[a-z ]+" lock')
