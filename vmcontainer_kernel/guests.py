@@ -29,6 +29,7 @@ class Guest:
     paused: bool = False
     waking: asyncio.Task[None] | None = None
     cabled: bool = False  # it has cards in networks of the host's containers
+    heard: bool = False  # a cell has run in it
 
     @property
     def node(self) -> Node:

@@ -75,10 +75,9 @@ class MachineHandle:
         session = current()
         return session.wait(session.machines.guest(self.name).machine.view())
 
-    @property
-    def phases(self) -> list[tuple[str, float]]:
-        """Return when each step of its start was done, in seconds since it began."""
-        return list(current().machines.guest(self.name).machine.phases)
+    def timeline(self) -> dict[str, Any]:
+        """Return what its start consisted of: a JSON document (docs/architecture.md, "Views")."""
+        return current().machines.guest(self.name).machine.timeline()
 
 
 host = NodeHandle(_HOST)

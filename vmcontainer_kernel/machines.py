@@ -175,14 +175,15 @@ class Machines:
         report(f"booting a machine once, to save it as a template (usually {config.boots.usually})", 0.0)
         template = await ensure_template(config, host, self._folder, self._settle)
         report("waking a clone of the template", 0.9)
-        machine = await clone(template, name, host, self._folder)
+        machine = await clone(template, name, host, self._folder, started_s)
         return self._adopt(machine, started_s)
 
     def _adopt_spare(self, guest: Guest, host: Node, name: str, started_s: float) -> Guest:
         """Give a machine made ahead its name, and a new identity once more: its seed is as old as the spare is."""
         machine = guest.machine
         host.start("machine.update", {"name": machine.config.name, "rename": name})
-        machine.config = machine.config.named(name, machine.config.mac)
+        machine.become(machine.config.named(name, machine.config.mac), started_s)
+        machine.mark("begun")
         guest.node.name, guest.started_s = name, started_s
         guest.waking = asyncio.create_task(self._awaken(guest, guest.node.start("renew", identity(machine))))
         return guest
@@ -203,6 +204,7 @@ class Machines:
             node.start("renew", identity(machine), hello=True)
             for _ in range(SPARE_REHEARSALS):
                 await machine.within(rehearse_once(node, machine), AGENT_WAKE_LIMIT_S, "answer")
+                machine.mark("agent")
             if gently:
                 shares = config.cpu_shares or USUAL_SHARES
                 await host.call("machine.update", name=config.name, resources={"cpu_shares": shares})

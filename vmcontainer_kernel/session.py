@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from .errors import UserError
 from .giving import ensure_default_image, give_image
+from .guests import Guest
 from .machines import ANY, Machines, Report, Wish, quiet
 from .node import HostAgent, Node, Request
 from .paths import cache_dir, run_dir
@@ -101,6 +102,9 @@ class Session:
         guest = self.machines.guests.get(node.name)
         if guest and guest.paused:
             raise UserError(f"machine {node.name} is paused", hint=f"%vm resume {node.name}")
+        if guest and not guest.heard:
+            guest.heard = True
+            return _first(guest, node, verb, arguments, run)
         return node.start(verb, arguments, on_data=run.on_data, on_event=run.on_event)
 
     async def hold(self, node: Node, name: str, options: dict[str, Any], report: Report = quiet) -> None:
@@ -173,6 +177,21 @@ class Session:
         self._closed = True
         if self._host and not self._host.node.lost.is_set():
             self._host.node.let_go()
+
+
+def _first(guest: Guest, node: Node, verb: str, arguments: dict[str, Any], run: Run) -> Request:
+    """Send a machine's first request, which ends its start."""
+
+    def on_data(stream: int, data: bytes) -> None:
+        guest.machine.mark("output")
+        run.on_data(stream, data)
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event.get("event") == "started":
+            guest.machine.mark("exec")
+        run.on_event(event)
+
+    return node.start(verb, arguments, on_data=on_data, on_event=on_event)
 
 
 _session: Session | None = None

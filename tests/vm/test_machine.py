@@ -71,7 +71,7 @@ def test_a_machine_boots_to_its_agent(bench, image):
             assert await heard(machine) == f"hello from {image.release}"
             assert image.release != platform.release()
             assert await asked(machine, "os.getpid()") == "1"
-            assert [name for name, _ in machine.phases] == ["spawn", "qmp"]
+            assert [name for name, _ in machine.phases] == ["begun", "spawn", "qmp"]
             assert await machine.status() == "running"
             return machine
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,6 +72,13 @@ def asked(session, node, *argv):
     return session.wait(ask())
 
 
+def assert_told(timeline, start, names):
+    assert timeline["start"] == start
+    assert [phase["name"] for phase in timeline["phases"]] == names
+    assert all(phase["ms"] >= 0 for phase in timeline["phases"])
+    assert sum(phase["ms"] for phase in timeline["phases"]) == pytest.approx(timeline["total_ms"], abs=0.1)
+
+
 def who(session, node):
     return asked(session, node, "/usr/bin/python3", "-c", WHO)
 
@@ -109,6 +117,15 @@ def test_a_spare_is_nobodys_until_it_is_somebodys(session):
     listed, pids = seen(session)
     assert pid in pids
     assert str(pid) in listed
+
+    assert_told(first.machine.timeline(), "clone", ["begun", "spawn", "qmp", "restored", "agent"])
+    assert_told(second.machine.timeline(), "spare", ["begun", "agent"])
+    made, booted = second.machine.timeline()["earlier"]
+    assert_told(made, "clone", ["begun", "spawn", "qmp", "restored", "agent"])
+    boot = ["begun", "spawn", "qmp", "kernel", "init", "root", "main", "ready", "agent", "rehearsed", "saved"]
+    assert_told(booted, "cold", boot)
+    assert first.machine.timeline()["earlier"] == [booted]
+    assert "Python starts" in repr(VERBS["timeline"].action(session, SimpleNamespace(name="b"), ""))
 
     third = until(lambda: session.machines.spares._task.done() and session.machines.spares.spare is None)
     assert third

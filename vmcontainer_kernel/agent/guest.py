@@ -58,7 +58,7 @@ _ADDRESS, _NETMASK, _GATEWAY = b"\x0a\x00\x02\x0f", b"\xff\xff\xff\x00", b"\x0a\
 
 def main() -> None:
     """Be PID 1: set up, serve until the host has gone, power off."""
-    note("agent")
+    note("main")
     os.environ.clear()
     os.environ.update(GUEST_ENVIRONMENT)
     set_up()
@@ -77,7 +77,7 @@ def note(phase: str) -> None:
     As an error's level: a quiet kernel shows nothing less (kmsg(4), <3>).
     """
     with open("/dev/kmsg", "w") as log:
-        log.write(f"<3>vmcontainer: {phase}")
+        log.write(f"<3>vmcontainer: {phase}\n")
 
 
 class GuestServer(Server):

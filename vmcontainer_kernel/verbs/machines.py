@@ -53,6 +53,20 @@ def _inspect(session: Session, words: Words, language: str) -> dict[str, Any]:
     return session.wait(session.machines.guest(words.name).machine.view())
 
 
+def _timeline(session: Session, words: Words, language: str) -> Table:
+    from ..vm import timeline
+
+    async def told() -> dict[str, Any]:
+        return session.machines.guest(words.name).machine.timeline()
+
+    document = session.wait(told())
+    table: list[tuple[str, ...]] = []
+    for one in (document, *document["earlier"]):
+        title = {"cold": "booted", "clone": "woken from its template", "spare": "made ahead, given now"}[one["start"]]
+        table += [(f"{one['machine']}: {title}", f"{one['total_ms']:.1f}", "", ""), *timeline.rows(one)]
+    return Table(("phase", "ms", "measured by", "share"), table)
+
+
 def _view(session: Session, words: Words, language: str) -> Any:
     from ..live import machine_view
 
@@ -72,5 +86,6 @@ VERBS: dict[str, Verb] = {
     "disk": Verb(
         disks.run, "disks: ls create inspect rm attach detach limit flatten commit import export", *disks.ARGUMENTS
     ),
+    "timeline": Verb(_timeline, "what its start consisted of, from the cell to the first byte", NAME),
     "view": Verb(_view, "a live picture, with buttons", word("name", "a machine", needed=False)),
 }

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import re
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = ["Console", "last_words", "readable"]
 
 KEPT_BYTES = 64 << 10
+EARLY_LINES = 100
+LINE_BYTES = 200
 FILE_LIMIT_BYTES = 1 << 20
 
 
@@ -43,7 +46,7 @@ class Console:
     """Reads one console socket on the running event loop until QEMU ends.
 
     The log never grows beyond 1 MiB: it then starts again with the last 64 KiB. A guest that floods its console is
-    slowed by its own emulated serial port, not remembered.
+    slowed by its own emulated serial port, not remembered. `early`: its first lines and when they came.
     """
 
     def __init__(self, sock: socket.socket, path: Path) -> None:
@@ -52,6 +55,8 @@ class Console:
         self._file = path.open("wb", buffering=0)
         self._written = 0
         self._kept = bytearray()
+        self.early: list[tuple[float, bytes]] = []
+        self._line = b""
         self._total_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock.fileno(), self._read)
@@ -67,6 +72,8 @@ class Console:
         if not data:
             self.close()
             return False
+        if len(self.early) < EARLY_LINES:
+            self._note(data)
         self._kept += data
         self._total_bytes += len(data)
         del self._kept[:-KEPT_BYTES]
@@ -74,6 +81,11 @@ class Console:
         with contextlib.suppress(OSError):
             self._log(data)
         return True
+
+    def _note(self, data: bytes) -> None:
+        *lines, rest = (self._line + data).split(b"\n")
+        self.early += [(time.monotonic(), line[:LINE_BYTES]) for line in lines[: EARLY_LINES - len(self.early)]]
+        self._line = rest[:LINE_BYTES]
 
     def _log(self, data: bytes) -> None:
         if self._written + len(data) > FILE_LIMIT_BYTES:

@@ -27,6 +27,7 @@ from .console import Console
 from .handing import hand, opened
 from .qemu import FIRST_FD, NETDEV, SLOT
 from .qmp import Monitor
+from .timeline import Times
 
 __all__ = ["Launcher", "Machine", "Spawned"]
 
@@ -69,19 +70,20 @@ class Machine:
     """One QEMU process.
 
     `stream` is our end of the agent's byte stream (non-blocking, to be taken over by a node), where the guest has an
-    agent, `phases` the times in
-    seconds since the start at which each step was done, `events` QMP's last events as (time, name, detail), `gone` is
+    agent, `times` when each step of its start was done, `events` QMP's last events as (time, name, detail), `gone` is
     set once QEMU has ended, `reason` then tells why.
     """
 
-    def __init__(self, config: MachineConfig, command: Sequence[str], folder: Path, spawned: Spawned) -> None:
+    def __init__(
+        self, config: MachineConfig, command: Sequence[str], folder: Path, spawned: Spawned, times: Times
+    ) -> None:
         self.config = config
         self.command = tuple(command)
         self.folder = folder
         self.pid = spawned.pid
         self.warnings = spawned.warnings
         self.stream: socket.socket
-        self.phases: list[tuple[str, float]] = []
+        self.times = times
         self.events: deque[tuple[float, str, str]] = deque(maxlen=100)
         self.gone = asyncio.Event()
         self.reason = ""
@@ -275,9 +277,24 @@ class Machine:
             raise self.error(f"machine {self.config.name} ended before it could {doing}")
         raise self.error(f"machine {self.config.name} did not {doing} in {limit_s:g} s")
 
+    @property
+    def phases(self) -> list[tuple[str, float]]:
+        """When each step of its start was done, in seconds since QEMU was begun."""
+        return self.times.since_s("begun")
+
+    def timeline(self) -> dict[str, Any]:
+        """Return what its start consisted of (docs/architecture.md, "Views")."""
+        return self.times.document(self.config.name, self._console.early)
+
     def mark(self, phase: str) -> None:
-        """Note that a step of starting is done."""
-        self.phases.append((phase, round(time.monotonic() - self._clock_s, 4)))
+        """Note that a step of starting is done: a name of `timeline.PHASES`."""
+        self.times.mark(phase)
+
+    def become(self, config: MachineConfig, asked_s: float) -> None:
+        """Be what somebody asked for just now, having been made before."""
+        made = self.timeline()
+        self.config, self.times = config, Times("spare", asked_s)
+        self.times.earlier = [{**made, "machine": "the spare"}, *made["earlier"]]
 
     async def _ended(self, limit_s: float) -> bool:
         with contextlib.suppress(TimeoutError):
@@ -313,8 +330,11 @@ class Machine:
             await self._monitor.close()
 
 
-async def start(config: MachineConfig, wiring: Wiring, launcher: Launcher, run_dir: Path) -> Machine:
-    """Start QEMU and connect to it; on failure nothing stays behind but its log."""
+async def start(
+    config: MachineConfig, wiring: Wiring, launcher: Launcher, run_dir: Path, asked_s: float | None = None
+) -> Machine:
+    """Start QEMU and connect to it; on failure nothing stays behind but its log. `asked_s`: when it was asked for."""
+    times = Times("clone" if wiring.restore else "cold", asked_s)
     program = str(qemu.program_path(config.platform))
     folder = run_dir / "machines" / config.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -326,6 +346,7 @@ async def start(config: MachineConfig, wiring: Wiring, launcher: Launcher, run_d
         with opened(handed) as (files, groups):
             fds = [*(sock.fileno() for sock in theirs), *files]
             cage = resources.cage(config, wiring, groups)
+            times.mark("begun")
             spawned = await launcher.spawn(command, fds=fds, log=folder / "qemu.log", cage=cage)
     except BaseException:
         for ours, _ in pairs:
@@ -334,7 +355,7 @@ async def start(config: MachineConfig, wiring: Wiring, launcher: Launcher, run_d
     finally:
         for sock in theirs:
             sock.close()
-    machine = Machine(config, command, folder, spawned)
+    machine = Machine(config, command, folder, spawned, times)
     machine.mark("spawn")
     await _connect(machine, *(ours for ours, _ in pairs))
     return machine

@@ -58,6 +58,14 @@ class Template:
         """The saved CPU and device state."""
         return self.path / "state"
 
+    def timelines(self) -> list[dict[str, Any]]:
+        """Return how it was made (`timeline.document`), if that is known."""
+        try:
+            boot = json.loads((self.path / "manifest.json").read_text())["boot"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+        return [boot] if isinstance(boot, dict) else []
+
 
 def find_template(config: MachineConfig) -> Template | None:
     """Return the template of such machines if it is there and undamaged; no other program, about a millisecond."""
@@ -94,7 +102,9 @@ async def ensure_template(config: MachineConfig, launcher: Launcher, run_dir: Pa
         return await _build(replace(config, accelerator=slower), launcher, run_dir, settle)
 
 
-async def clone(template: Template, name: str, launcher: Launcher, run_dir: Path) -> Machine:
+async def clone(
+    template: Template, name: str, launcher: Launcher, run_dir: Path, asked_s: float | None = None
+) -> Machine:
     """Wake a machine from a template; returns when it runs, in the middle of what its template did.
 
     Raises MachineError when the template is damaged or gone (`ensure_template` makes it again).
@@ -103,7 +113,8 @@ async def clone(template: Template, name: str, launcher: Launcher, run_dir: Path
         raise _damaged(template)
     config = template.config.named(name, fresh_mac())
     wiring = Wiring(ram=template.ram, qemu_version=template.qemu_version)
-    machine = await start(config, wiring, launcher, run_dir)
+    machine = await start(config, wiring, launcher, run_dir, asked_s)
+    machine.times.earlier = template.timelines()
     try:
         await _load(machine, template.state)
     except BaseException as error:
@@ -148,7 +159,7 @@ async def _build(config: MachineConfig, launcher: Launcher, run_dir: Path, settl
         machine = await _boot(config.named(f"{BUILD_NAME}-{key}", config.mac), wiring, launcher, run_dir)
         await _save(machine, folder / "state", settle)
         # In a thread: it waits until the disk has it all.
-        await asyncio.to_thread(_write_manifest, folder, key)
+        await asyncio.to_thread(_write_manifest, folder, key, machine.timeline())
     return Template(place, key, config, version)
 
 
@@ -164,11 +175,13 @@ async def _save(machine: Machine, path: Path, settle: Settle) -> None:
     """Settle a machine, save it to `path` and end it."""
     try:
         await settle(machine)
+        machine.mark("rehearsed")
         await _ignore_shared(machine)
         with _opened(path, os.O_WRONLY | os.O_CREAT) as state:
             await machine.monitor.give(state, "state")
         await machine.execute("migrate", uri="fd:state")
         await machine.within(_saved(machine), SAVE_LIMIT_S, "save its state")
+        machine.mark("saved")
     finally:
         await machine.stop()
         machine.stream.close()
@@ -223,14 +236,15 @@ def _qemu_identity(platform: Platform) -> tuple[str, tuple[int, int]]:
     return identity, version
 
 
-def _write_manifest(folder: Path, key: str) -> None:
+def _write_manifest(folder: Path, key: str, boot: dict[str, Any]) -> None:
     """Write what `is_sound` compares; times are cut to seconds, as copies of a cache in container images are."""
     for name in ("ram", "state"):
         with _opened(folder / name, os.O_RDWR) as descriptor:
             os.fsync(descriptor)
             seconds = int(os.fstat(descriptor).st_mtime)
             os.utime(descriptor, (seconds, seconds))
-    manifest = {"key": key, "ram": _stamp(folder / "ram"), "state": cache.digest(folder / "state")}
+    boot = {**boot, "machine": "the template"}
+    manifest = {"key": key, "boot": boot, "ram": _stamp(folder / "ram"), "state": cache.digest(folder / "state")}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -1,0 +1,134 @@
+"""What a machine's start consists of: from the cell to the first byte, each phase measured at its source.
+
+    notebook's clock   asked, begun, spawn, qmp, restored, agent, exec, output
+    console's stamps   kernel, init, root, main, ready: "[    2.202262] vmcontainer: root"        (cold starts)
+
+Times are those of this computer's monotonic clock. A line on a guest's console carries the kernel's own time stamp,
+so the kernel began when the line came, less its stamp. A line may come late, never early: the earliest beginning that
+any line tells is taken. Marks are data, and `document` is a pure function of them.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+__all__ = ["UNITS", "Mark", "Times", "console_marks", "document", "rows"]
+
+QMP, CONSOLE, NOTEBOOK, AGENT = "QMP", "console's time stamps", "notebook's clock", "agent's answer"
+
+PHASES: Final[Mapping[str, tuple[str, str]]] = {
+    "begun": ("request: machine described, template found", NOTEBOOK),
+    "spawn": ("QEMU's process begun by the supervisor", NOTEBOOK),
+    "qmp": ("QEMU makes its devices and answers", QMP),
+    "kernel": ("firmware, until the kernel begins", CONSOLE),
+    "init": ("kernel, until its first program", CONSOLE),
+    "root": ("RAM disk: modules, root disk, mounts", CONSOLE),
+    "main": ("Python starts and loads the agent", CONSOLE),
+    "ready": ("agent sets up network and names", CONSOLE),
+    "restored": ("template's state loaded", QMP),
+    "agent": ("agent answers, with a new identity", AGENT),
+    "rehearsed": ("rehearsal, so that caches are warm", AGENT),
+    "saved": ("state saved as a template", QMP),
+    "exec": ("agent starts the cell's program", AGENT),
+    "output": ("the program's first byte arrives", NOTEBOOK),
+}
+"""Name of the mark that ends a phase → what the phase is, and who measures its end; in the order in which they come."""
+
+UNITS: Final = {
+    "total_ms": ["ms", "level"],
+    "phases[].begin_ms": ["ms", "level"],
+    "phases[].ms": ["ms", "level"],
+}
+_LINE: Final = re.compile(rb"^\[ *(\d{1,6}\.\d{6})\] vmcontainer: (init|root|main|ready)\r?$")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A moment of the monotonic clock, in seconds, at which a phase had ended."""
+
+    name: str
+    at_s: float
+
+
+def console_marks(lines: Sequence[tuple[float, bytes]]) -> list[Mark]:
+    """Return what a guest's console tells of its boot; `lines` are its first lines and when they came.
+
+    The guest may write what it likes: each mark counts once, none before the one ahead of it.
+    """
+    found = [(at_s, match) for at_s, line in lines if (match := _LINE.match(line))]
+    if not found:
+        return []
+    begun_s = min(at_s - float(match[1]) for at_s, match in found)
+    stamps: dict[str, float] = {}
+    for _, match in found:
+        stamps.setdefault(match[2].decode(), float(match[1]))
+    marks = [Mark("kernel", begun_s)]
+    for name in ("init", "root", "main", "ready"):
+        if begun_s + stamps.get(name, -1.0) >= marks[-1].at_s:
+            marks.append(Mark(name, begun_s + stamps[name]))
+    return marks
+
+
+def document(machine: str, kind: str, asked_s: float, marks: Sequence[Mark]) -> dict[str, Any]:
+    """Return a start (``cold``, ``clone`` or ``spare``) as a JSON document; `asked_s`: when it was asked for."""
+    phases, before_s = [], asked_s
+    for mark in _in_order([mark for mark in marks if mark.name in PHASES and mark.at_s >= asked_s]):
+        text, source = PHASES[mark.name]
+        begin_ms, ms = (before_s - asked_s) * 1e3, (mark.at_s - before_s) * 1e3
+        phases.append({"name": mark.name, "text": text, "source": source, "begin_ms": _ms(begin_ms), "ms": _ms(ms)})
+        before_s = mark.at_s
+    total_ms = _ms((before_s - asked_s) * 1e3)
+    head = {"kind": "timeline", "version": 1, "machine": machine, "start": kind, "total_ms": total_ms}
+    return {**head, "phases": phases, "units": UNITS}
+
+
+def _in_order(marks: Sequence[Mark]) -> list[Mark]:
+    """Return marks as the phases follow each other; one that was noted after its successor ended no later than that."""
+    order = [*PHASES]
+    ordered: list[Mark] = []
+    for mark in sorted(marks, key=lambda mark: order.index(mark.name), reverse=True):
+        latest_s = ordered[0].at_s if ordered else mark.at_s
+        ordered.insert(0, Mark(mark.name, min(mark.at_s, latest_s)))
+    return ordered
+
+
+def _ms(value: float) -> float:
+    return round(value, 3)
+
+
+def rows(timeline: Mapping[str, Any], width: int = 24) -> list[tuple[str, str, str, str]]:
+    """Return a timeline for people: phase, milliseconds, who measured it, and a bar, last, as it says nothing new."""
+    total_ms = timeline["total_ms"] or 1.0
+    return [
+        (one["text"], f"{one['ms']:.1f}", one["source"], "█" * round(width * one["ms"] / total_ms))
+        for one in timeline["phases"]
+    ]
+
+
+class Times:
+    """The marks of one start, as it goes on; `earlier` are documents of what had been done before it."""
+
+    def __init__(self, kind: str, asked_s: float | None = None) -> None:
+        self.kind = kind
+        self.asked_s = time.monotonic() if asked_s is None else asked_s
+        self.marks: list[Mark] = []
+        self.earlier: list[dict[str, Any]] = []
+
+    def mark(self, name: str) -> None:
+        """Note that a phase has ended now; only the first time counts."""
+        if all(mark.name != name for mark in self.marks):
+            self.marks.append(Mark(name, time.monotonic()))
+
+    def since_s(self, name: str) -> list[tuple[str, float]]:
+        """Return (mark, seconds) since another mark."""
+        begin_s = next((mark.at_s for mark in self.marks if mark.name == name), self.asked_s)
+        return [(mark.name, round(mark.at_s - begin_s, 4)) for mark in self.marks if mark.at_s >= begin_s]
+
+    def document(self, machine: str, console: Sequence[tuple[float, bytes]] = ()) -> dict[str, Any]:
+        """Return the document of this start, with the earlier ones in it."""
+        told = console_marks(console) if self.kind == "cold" else []
+        return document(machine, self.kind, self.asked_s, [*self.marks, *told]) | {"earlier": self.earlier}
