@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .vm.disks.live import Attachment, Drives
     from .vm.machine import Launcher, Machine
 
-__all__ = ["Wanted", "attach", "detach", "drives_of", "parse_wanted", "release", "run_program"]
+__all__ = ["Wanted", "attach", "detach", "drives_of", "find_again", "parse_wanted", "release", "run_program"]
 
 STUCK_S: Final = 300.0
 POLL_S: Final = 0.05
@@ -141,6 +141,12 @@ async def detach(machine: Machine, node: Node, name: str) -> None:
         hint = "end what uses its files (a cell with --bg, a shell in its folder), then try again"
         raise UserError(f"disk {name} is at use in the guest", hint=hint, where=output.strip())
     await drives.detach(name)
+
+
+async def find_again(machine: Machine, node: Node) -> None:
+    """Have a guest that has just been reset find its disks; where they were mounted, it has forgotten."""
+    for found in list(drives_of(machine).attachments.values()) if machine in _known else []:
+        await _found_in_guest(node, found, Wanted(found.disk.name, found.disk.read_only))
 
 
 async def release(machine: Machine, node: Node) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from .drives import release
+from .drives import find_again, release
 from .errors import LabError, MachineError, NodeLost, NotFound, UserError
 from .guests import Guest, identity, rehearse, rehearse_once
 from .memory import available_memory
@@ -283,6 +283,7 @@ class Machines:
         limit_s = guest.machine.config.boots.limit_s
         await guest.machine.within(guest.node.connect(limit_s), limit_s, "answer after the reset")
         await guest.node.call("renew", **identity(guest.machine))
+        await find_again(guest.machine, guest.node)
 
     async def remove(self, name: str) -> None:
         """Ask the guest to power off, then end QEMU; the name is free again."""

@@ -148,6 +148,8 @@ class Drives:
             name = found.disk.name
             place = {"bus": BUS, "scsi-id": found.number, "drive": found.node, "id": found.device}
             told = {"serial": name[:SERIAL_LETTERS], "device_id": name}
+            # By default a machine whose disk finds no room any more stands still: its cell would hang without a word.
+            told |= {"werror": "report", "rerror": "report"}
             try:
                 await self._machine.monitor.execute("device_add", driver="scsi-hd", exact=place | told)
             except MachineError as error:
