@@ -27,14 +27,14 @@ def state(pid: int) -> str:
 
 def ready(bench: Bench) -> int:  # noqa: F811
     """Return the process that was forked ahead: a child of the supervisor in its own namespaces that waits for an
-    order, and not the earlier one, in whose memory a container made ahead waits.
+    order, and not an earlier one, in whose memory a container made ahead waits.
     """
     deadline_s = time.monotonic() + 10
     while True:
         found = wait_for(bench, lambda pid: not is_away(bench, pid))
-        states = {state(pid): pid for pid in found}
-        if {*states} == {"S", "D"}:
-            return states["S"]
+        states = {letter: [pid for pid in found if state(pid) == letter] for letter in "SD"}
+        if len(states["S"]) == 1 and len(states["D"]) == 2:
+            return states["S"][0]
         assert time.monotonic() < deadline_s, states
         bench.wait(asyncio.sleep(0.02))
 

@@ -8,7 +8,8 @@ from vmcontainer_kernel.container.config import make_config
 from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import late_steps, plan, surroundings
-from vmcontainer_kernel.container.spares import _UNSAID, early, late, may_be_made_ahead, shape_of
+from vmcontainer_kernel.container.process import program_steps
+from vmcontainer_kernel.container.spares import _UNSAID, early, exact_plan, late, may_be_made_ahead, shape_of
 from vmcontainer_kernel.container.spec import Spec
 from vmcontainer_kernel.container.step import Step
 
@@ -65,6 +66,9 @@ def test_the_two_halves_are_the_plan(change: dict[str, object]) -> None:
     spec = spec_of(asked(change))
     halves = [*surroundings(early(spec), *PLACE), *late_steps(late(spec), seccomp=())]
     assert told(halves) == told(plan(spec, *PLACE, seccomp=()))
+    *before, wait = exact_plan(spec, *PLACE, (), filtered=False)
+    assert wait.name == "wait"
+    assert told([*before, *program_steps(spec.process)]) == told(plan(spec, *PLACE, seccomp=()))
 
 
 @pytest.mark.parametrize(

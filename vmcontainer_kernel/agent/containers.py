@@ -11,7 +11,6 @@ from ..container.container import Container
 from ..container.options import ExecOptions, Options
 from ..container.reports import Launch
 from ..container.runtime import Runtime
-from ..container.spares import may_be_made_ahead
 from ..errors import LabError, UserError
 from .builds import BuildVerbs
 from .copies import CopyVerbs
@@ -31,6 +30,7 @@ from .volumes import VolumeVerbs
 __all__ = ["ContainerVerbs"]
 
 _END_S = 2.0
+_SETTLED_S = 0.25  # what runs for longer is worth a file of its own
 _SPARE_S = 60.0  # a container made ahead holds memory; after so long nobody seems to want it
 
 
@@ -95,7 +95,14 @@ class ContainerVerbs:
         kept = self._keeper.add(Kept(container, one_shot=one_shot, provisional=True))
         if not (name or detach):
             self._last = options
+        if spare:
+            self._server.timers.after(_SETTLED_S, lambda: self._describe(kept))
         self._add(call.request, launch, stdio, kept, detach=detach)
+
+    def _describe(self, kept: Kept) -> None:
+        """Write down what a spare has become, if it is still there: nobody had to wait for that."""
+        if self._keeper.find(kept.container.name) is kept:
+            self._runtime.write_config(kept.container)
 
     def _create_and_start(self, name: str, options: Options, stdio: Stdio) -> tuple[Container, Launch]:
         container = self._runtime.create(name, options)
@@ -228,33 +235,39 @@ class ContainerVerbs:
     # -- what the loop tells
 
     def _make_ready(self) -> None:
-        """Make what the next container needs, now that nobody waits: a spare, born by the process that is ready, and
-        such a process for what does not fit the spare.
+        """Make what the next container needs, now that nobody waits: spares, each born by the process that is ready,
+        and one more such process for what fits no spare.
         """
         if not self._active:
             return
-        ready = self._runtime.starter.readiness.make
-        for make in (ready, self._make_spare, ready):
-            with contextlib.suppress(LabError, OSError):  # whoever asks for a container will be told why there is none
-                make()
+        with contextlib.suppress(LabError, OSError):  # whoever asks for a container will be told why there is none
+            self._make_spares()
+        self._ready_process()
         self._spare_timer.cancel()
         self._spare_timer = self._server.timers.after(self._spare_s, self._drop_ready)
 
-    def _make_spare(self) -> None:
-        if self._last and may_be_made_ahead(self._last) and not self._runtime.spares.is_for(self._last):
-            self._runtime.make_spare(f"c{next(self._names)}", self._last)
+    def _make_spares(self) -> None:
+        last = self._last
+        if last is None:
+            return
+        for exact in self._runtime.spares.missing(last):
+            self._ready_process()
+            self._runtime.make_spare(f"c{next(self._names)}", last, exact=exact)
+
+    def _ready_process(self) -> None:
+        with contextlib.suppress(LabError, OSError):  # where ptrace(2) is not allowed, containers are forked
+            self._runtime.starter.readiness.make()
 
     def _drop_ready(self) -> None:
         self._last, self._active = None, False
         self._runtime.starter.readiness.drop()
         with contextlib.suppress(LabError, OSError):
-            self._runtime.drop_spare()
+            self._runtime.drop_spares()
 
     def _reaped(self, pid: int, status: int) -> None:
         self._runtime.starter.readiness.reaped(pid)
-        spare = self._runtime.spares.spare
-        if spare and spare.launch.pid == pid:  # killed from outside: the next container is made in the ordinary way
-            self._runtime.drop_spare()
+        # One that was killed from outside: the next container is made in the ordinary way.
+        self._runtime.drop_spares(lambda one: one.launch.pid == pid)
         for container in self._runtime.list():
             if container.pid == pid and container.status == "running":
                 self._runtime.exited(container, status)

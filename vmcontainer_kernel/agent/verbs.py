@@ -120,8 +120,7 @@ class NodeVerbs:
         containers = [runtime.view(one) for one in runtime.list()]
         pids = observe.all_pids() if self._guest else self._host_pids(get_int(call.arguments, "notebook_pid", 0))
         # What is made ahead is nobody's yet.
-        spare = runtime.spares.spare
-        waiting = {*runtime.starter.readiness.pids, *([spare.launch.pid] if spare else [])}
+        waiting = {*runtime.starter.readiness.pids, *runtime.spares.pids}
         waiting |= {job.pid for job in self._server.jobs.values() if job.hidden}
         cgroups = runtime.cgroups
         node = get_str(call.arguments, "node", "host")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from vmcontainer_kernel.container import hooks, masks, namespaces, rootfs, settings
 from vmcontainer_kernel.container.cgroups import Cgroup
-from vmcontainer_kernel.container.process import identity_steps
+from vmcontainer_kernel.container.process import identity_steps, placed, program_steps, rights_steps
 from vmcontainer_kernel.container.seccomp.install import ordered
 from vmcontainer_kernel.container.spec import Process, Spec
 from vmcontainer_kernel.container.step import Step
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["before_clone", "exec_plan", "finishing", "late_steps", "plan", "surroundings"]
+__all__ = ["before_clone", "exec_plan", "finishing", "late_steps", "plan", "rights_given_up", "surroundings"]
 
 
 def plan(
@@ -50,15 +50,20 @@ def late_steps(spec: Spec, *, tty: bool = False, seccomp: Sequence[Step] | None 
     whether its root is read-only, and on nothing that was mounted.
     """
     judged, last = ordered(spec, hooks.start_steps(spec.hooks), seccomp)
-    identity = identity_steps(
+    among, before = placed(spec.process, judged)
+    return [*rights_given_up(spec, tty=tty, seccomp=among), *program_steps(spec.process, last, before)]
+
+
+def rights_given_up(spec: Spec, *, tty: bool = False, seccomp: Sequence[Step] = ()) -> list[Step]:
+    """Return of the late steps those before the program's own; `seccomp`: the filter's, if it is loaded among them."""
+    rights = rights_steps(
         spec.process,
         user_namespace="user" in spec.linux.kinds,
         tty=tty,
-        last=last,
-        seccomp=judged,
+        seccomp=seccomp,
         personality=spec.linux.personality,
     )
-    return [*finishing(spec), *identity]
+    return [*finishing(spec), *rights]
 
 
 def finishing(spec: Spec) -> list[Step]:

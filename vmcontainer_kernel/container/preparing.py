@@ -170,7 +170,7 @@ class Preparer:
                 (container.bundle / folder).mkdir(parents=True)
             # It is the root folder's mode in the container, whatever our umask.
             (container.bundle / "upper").chmod(0o755)
-            (container.bundle / "config.json").write_text(json.dumps(container.config))
+            self.write_config(container)
             self._write_extras(container)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -178,6 +178,10 @@ class Preparer:
             raise HostError(
                 f"no bundle could be written: {error.strerror}", hint="is the disk full?", where=str(container.bundle)
             ) from error
+
+    def write_config(self, container: Container) -> None:
+        """Write what the container is, as the specification has it; raises `OSError`."""
+        (container.bundle / "config.json").write_text(json.dumps(container.config))
 
     def _write_extras(self, container: Container) -> None:
         """Make what the configuration mounts and is not there yet: volumes."""

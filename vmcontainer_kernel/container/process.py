@@ -31,6 +31,7 @@ __all__ = [
     "SETUP_FAILED",
     "check_program",
     "identity_steps",
+    "placed",
     "program_steps",
     "reset_signals",
     "rights_steps",
@@ -90,7 +91,7 @@ def identity_steps(
     steps after it, too, so it comes as late as can be; but without no_new_privs only CAP_SYS_ADMIN may load one, so
     then it comes before the ids and capabilities change (seccomp(2)).
     """
-    early, late = ((), seccomp) if process.no_new_privileges else (seccomp, ())
+    early, late = placed(process, seccomp)
     given_up = rights_steps(
         process,
         user_namespace=user_namespace,
@@ -101,6 +102,11 @@ def identity_steps(
         personality=personality,
     )
     return [*given_up, *program_steps(process, last, late)]
+
+
+def placed(process: Process, seccomp: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:
+    """Return the filter's steps by their place: (among the rights, just before the program)."""
+    return ((), seccomp) if process.no_new_privileges else (seccomp, ())
 
 
 def rights_steps(

@@ -14,7 +14,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from vmcontainer_kernel.container.parsing import parse
 from vmcontainer_kernel.container.planning import plan
 from vmcontainer_kernel.container.preparing import Preparer
 from vmcontainer_kernel.container.reports import Launch
-from vmcontainer_kernel.container.spares import Spares
+from vmcontainer_kernel.container.spares import Spare, Spares
 from vmcontainer_kernel.container.starting import Starter
 from vmcontainer_kernel.container.volumes import Volumes
 from vmcontainer_kernel.errors import ContainerError, HostError, LabError, NotFound, UserError
@@ -148,10 +148,10 @@ class Runtime:
         _note_start(container, launch, gate_fd)
         return launch
 
-    def make_spare(self, name: str, options: Options) -> None:
-        """Make a container ahead, for the next request of the same `spares.shape_of`; its process waits."""
-        self.drop_spare()
-        self.spares.make(name, options)
+    def make_spare(self, name: str, options: Options, *, exact: bool) -> None:
+        """Make a container ahead (`spares`), in place of an older one; its process waits."""
+        self.drop_spares(lambda one: one.exact == exact)
+        self.spares.make(name, options, exact=exact)
 
     def take_spare(self, options: Options, stdio: Stdio) -> tuple[Container, Launch] | None:
         """Start what is asked for in the spare, if there is one that fits; raises as `create` does."""
@@ -162,10 +162,13 @@ class Runtime:
             _note_start(container, launch, container.gate_fd)
         return taken
 
-    def drop_spare(self) -> None:
-        """End the spare, if there is one, and remove what is around it."""
-        spare, self.spares.spare = self.spares.spare, None
-        if spare:
+    def write_config(self, container: Container) -> None:
+        """Write the configuration of what was a spare into its bundle."""
+        self._preparer.write_config(container)
+
+    def drop_spares(self, unwanted: Callable[[Spare], bool] = lambda _: True) -> None:
+        """End the spares that are unwanted, and remove what is around them."""
+        for spare in self.spares.take_out(unwanted):
             spare.close()
             spare.container.status, spare.container.pid = "running", spare.launch.pid
             self.remove(spare.container, force=True)
@@ -312,7 +315,7 @@ class Runtime:
         first: Exception | None = None
         self.starter.readiness.drop()
         with contextlib.suppress(ContainerError):
-            self.drop_spare()
+            self.drop_spares()
         for container in self.list():
             try:
                 self.remove(container, force=True)

@@ -1,13 +1,16 @@
-"""A container made ahead: all that is around its process is there, and the process waits to be told the rest.
+"""Containers made ahead: all that is around the process is there, and the process waits to be told the rest.
 
-    make ──▶ clone, `planning.surroundings` ──▶ waits on its sync socket
-    take ──▶ the late part of a specification, and three descriptors ──▶ `planning.late_steps`, exec
+    make ──▶ clone, `planning.surroundings` ──▶ general: waits with its rights
+                                      └──▶ names, rights given up, filter ──▶ exact: waits for a program
+    take ──▶ what it does not know, and three descriptors ──▶ the rest of the plan, exec
 
 What takes time in a start is done before anybody waits for it: the clone, the mounts, the groups. What comes after is
 cheap, and is what one container has different from the next: its names, limits, user, rights, filter, program. So the
-spare fits every request of the same shape (`shape_of`), and is told all of that. (`create` and `start` of the OCI
-runtime specification divide a start nearly there.) It still has its rights while it waits, and nothing of the
-container's is running: no other process is in its namespaces.
+general one fits every request of the same shape (`shape_of`). The exact one has that done, too: it is for a request
+like the last one but for its program, and half a millisecond faster. Both follow the order of `planning.plan`.
+
+A process that waits with its rights is alone in its namespaces: nothing of the container's runs before it has given
+them up.
 """
 
 from __future__ import annotations
@@ -15,16 +18,19 @@ from __future__ import annotations
 import os
 import select
 import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.launch import Stdio, run_steps
 from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.container.orders import receive, send
-from vmcontainer_kernel.container.planning import late_steps, surroundings
+from vmcontainer_kernel.container.planning import late_steps, rights_given_up, surroundings
 from vmcontainer_kernel.container.preparing import Preparer
+from vmcontainer_kernel.container.process import placed, program_steps
 from vmcontainer_kernel.container.reports import Launch
 from vmcontainer_kernel.container.requests import SecurityOptions
 from vmcontainer_kernel.container.seccomp.install import has_listener, seccomp_steps
@@ -32,7 +38,7 @@ from vmcontainer_kernel.container.spec import Linux, Process, Spec
 from vmcontainer_kernel.container.starting import Starter
 from vmcontainer_kernel.container.step import Scene, Step
 
-__all__ = ["Spare", "Spares", "early", "late", "may_be_made_ahead", "shape_of", "waiting_plan"]
+__all__ = ["Spare", "Spares", "early", "exact_plan", "late", "may_be_made_ahead", "shape_of", "waiting_plan"]
 
 _LATE = (
     *("argv", "entrypoint", "runs_entrypoint", "env", "workdir", "user", "group_add", "interactive", "labels"),
@@ -89,18 +95,53 @@ def late(spec: Spec) -> Spec:
 
 
 def waiting_plan(spec: Spec, bundle: str, layers: tuple[str, ...], group: Cgroup | None) -> list[Step]:
-    """Return a spare's steps: the surroundings, and to wait for what the rest is to be; `spec` as from `early`."""
-    why = "made ahead: what is asked for is not known yet"
-    return [*surroundings(spec, bundle, layers, group), Step("wait", "recvmsg(…, SCM_RIGHTS)", why, "unix(7)", _wait)]
+    """Return a general spare's steps: the surroundings, and to wait for what the rest is to be; `spec` is `early`."""
+    return [*surroundings(spec, bundle, layers, group), _wait_step(_await_rest)]
 
 
-def _wait(scene: Scene) -> None:
+def exact_plan(
+    spec: Spec,
+    bundle: str,
+    layers: tuple[str, ...],
+    group: Cgroup | None,
+    seccomp: Sequence[Step],
+    *,
+    filtered: bool,
+) -> list[Step]:
+    """Return an exact spare's steps: all but the program's.
+
+    `filtered`: the filter allows what comes after waiting, as the default one does, so it need not come last.
+    """
+    among, before = placed(spec.process, seccomp)
+    rights = rights_given_up(spec, seccomp=among)
+    if filtered:
+        rights, before = [*rights, *before], ()
+    wait = _wait_step(partial(_await_program, spec.process, before))
+    return [*surroundings(spec, bundle, layers, group), *rights, wait]
+
+
+def _wait_step(action: Callable[[Scene], None]) -> Step:
+    return Step("wait", "recvmsg(…, SCM_RIGHTS)", "made ahead: what is asked for is not known yet", "unix(7)", action)
+
+
+def _await_rest(scene: Scene) -> None:
+    spec, judged = _told(scene)
+    os._exit(run_steps(late_steps(spec, seccomp=judged), scene))
+
+
+def _await_program(process: Process, judged: Sequence[Step], scene: Scene) -> None:
+    args, env = _told(scene)
+    os._exit(run_steps(program_steps(process.replace(args=args, env=env), (), judged), scene))
+
+
+def _told(scene: Scene) -> Any:
+    """Wait until we are told what is missing, with the descriptors 0 to 2."""
     gate = socket.socket(fileno=scene.sync_fd)
-    (spec, judged), fds = receive(gate)
+    order, fds = receive(gate)
     for target, fd in enumerate(fds):
         os.dup2(fd, target)
     gate.detach()
-    os._exit(run_steps(late_steps(spec, seccomp=judged), scene))
+    return order
 
 
 # -- in the agent
@@ -108,10 +149,10 @@ def _wait(scene: Scene) -> None:
 
 @dataclass(frozen=True)
 class Spare:
-    """A container whose first process waits: the options it was made for, and its pid and pipes."""
+    """A container whose first process waits; it is for requests of which `key` is left without what it will be told."""
 
-    options: Options
-    shape: Options
+    key: Options
+    exact: bool
     container: Container
     launch: Launch
     gate: socket.socket
@@ -125,8 +166,10 @@ class Spare:
 
     def tell(self, spec: Spec, stdio: Stdio) -> bool:
         """Send the process all that it does not know; False if it cannot be told, so that another way must be found."""
+        process, filtered = spec.process, spec.linux.seccomp
+        order = (process.args, process.env) if self.exact else (late(spec), seccomp_steps(filtered))
         try:
-            send(self.gate, (late(spec), seccomp_steps(spec.linux.seccomp)), stdio)
+            send(self.gate, order, stdio)
         except OSError:
             return False
         return True
@@ -138,50 +181,72 @@ class Spare:
 
 
 class Spares:
-    """The container that is made ahead, if there is one."""
+    """The containers that are made ahead: at most one exact and one general, both after the last request."""
 
     def __init__(self, preparer: Preparer, starter: Starter) -> None:
         self._preparer, self._starter = preparer, starter
-        self.spare: Spare | None = None
+        self._spares: dict[bool, Spare] = {}  # by whether it is exact
 
-    def make(self, name: str, options: Options) -> None:
-        """Make one for requests like `options`, whatever they run; there is none before."""
+    @property
+    def pids(self) -> list[int]:
+        """The processes that wait."""
+        return [one.launch.pid for one in self._spares.values()]
+
+    def missing(self, options: Options) -> list[bool]:
+        """Return which are to be made for the next request like `options`: exact or not, for each."""
+        if not may_be_made_ahead(options):
+            return []
+        fitting = [exact for exact, one in self._spares.items() if one.key == _key(options, exact=exact)]
+        return [exact for exact in (True, False) if exact not in fitting]
+
+    def take_out(self, unwanted: Callable[[Spare], bool]) -> list[Spare]:
+        """Return those that are not to be used any more, for the caller to remove."""
+        found = [one for one in self._spares.values() if unwanted(one)]
+        for one in found:
+            del self._spares[one.exact]
+        return found
+
+    def make(self, name: str, options: Options, *, exact: bool) -> None:
+        """Make one for requests like `options`, whatever they run."""
         container = self._preparer.prepare(name, options.replace(argv=("true",)))
         self._preparer.write_bundle(container)
-        layers = tuple(str(path) for path in container.layers)
-        recipe = partial(waiting_plan, early(container.spec), str(container.bundle), layers, container.cgroup)
+        spec, layers = container.spec, tuple(str(path) for path in container.layers)
+        recipe = partial(waiting_plan, early(spec), str(container.bundle), layers, container.cgroup)
+        if exact:
+            judged, filtered = seccomp_steps(spec.linux.seccomp), options.security.seccomp in ("", "builtin")
+            bare = spec.replace(linux=spec.linux.replace(seccomp=None))
+            place = (str(container.bundle), layers, container.cgroup)
+            recipe = partial(exact_plan, bare, *place, judged, filtered=filtered)
         null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             launch, gate_fd = self._starter.start_recipe(container, recipe, (null_fd, null_fd, null_fd))
         finally:
             os.close(null_fd)
-        self.spare = Spare(_unprogrammed(options), shape_of(options), container, launch, socket.socket(fileno=gate_fd))
-
-    def is_for(self, options: Options) -> bool:
-        """Tell whether the next request like `options` finds nothing to change."""
-        return self.spare is not None and self.spare.options == _unprogrammed(options)
+        gate = socket.socket(fileno=gate_fd)
+        self._spares[exact] = Spare(_key(options, exact=exact), exact, container, launch, gate)
 
     def take(self, options: Options, stdio: Stdio) -> tuple[Container, Launch] | None:
-        """Start what `options` ask for in the spare, if it fits; raises as `Preparer.prepare` does. One that could not
-        be used after all stays, to be dropped.
+        """Start what `options` ask for in a spare, if one fits; raises as `Preparer.prepare` does. One that could not
+        be used after all stays, to be removed.
         """
-        spare = self.spare
-        if spare is None or spare.shape != shape_of(options):
-            return None
-        container = self._adapted(spare, options) if spare.alive else None
-        if container is None or not spare.tell(container.spec, stdio):
-            return None
-        self.spare = None
-        container.gate_fd = spare.gate.detach()
-        return container, spare.launch
+        for exact in (True, False):
+            spare = self._spares.get(exact)
+            if spare is None or spare.key != _key(options, exact=exact):
+                continue
+            container = self._adapted(spare, options) if spare.alive else None
+            if container and spare.tell(container.spec, stdio):
+                del self._spares[exact]
+                container.gate_fd = spare.gate.detach()
+                return container, spare.launch
+        return None
 
     def _adapted(self, spare: Spare, options: Options) -> Container | None:
         """Return the container that the spare becomes; None if the image has changed meanwhile, or a limit that the
         spare has is not wanted.
         """
         made = spare.container
-        if options.argv and spare.options == _unprogrammed(options):
-            return self._preparer.adapt(made, options)
+        if spare.exact:
+            return self._preparer.adapt(made, options) if options.argv else None
         container = self._preparer.prepare(made.name, options)
         if container.image.digest != made.image.digest or has_listener(container.spec.linux.seccomp):
             return None
@@ -191,5 +256,5 @@ class Spares:
         return container
 
 
-def _unprogrammed(options: Options) -> Options:
-    return options.replace(argv=(), env={}, workdir="")
+def _key(options: Options, *, exact: bool) -> Options:
+    return options.replace(argv=(), env={}) if exact else shape_of(options)
