@@ -153,6 +153,7 @@ def vm_line(line: str) -> Any:
     logs NAME               the guest's console
     inspect NAME            everything the hypervisor tells, as a JSON document
     view NAME               the same as a live picture, with buttons
+    timeline NAME           what its start consisted of, from the cell to the first byte
 
     systems                 what can be booted besides this computer's own system, and what of it is here
     boot NAME --system S    start what needs no Linux: memtest, ipxe, uefi; or --cdrom FILE [--uefi]
