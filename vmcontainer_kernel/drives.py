@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from .errors import LabError, MachineError, UserError
+from .errors import HostError, LabError, MachineError, UserError
 from .node import Node
 
 if TYPE_CHECKING:
@@ -189,7 +189,8 @@ async def run_program(
                 output, changed_s = now, loop.time()
                 told(output)
         if not waiting.done():
-            raise LabError(f"{argv[0]} made no progress for {STUCK_S:g} s and was ended", where=output[-500:])
+            hint = "is the disk it reads from or writes to still there?"
+            raise HostError(f"{argv[0]} wrote nothing for {STUCK_S:g} s and was ended", where=output[-500:], hint=hint)
         return waiting.result(), _tail(log)
     finally:
         if not waiting.done():

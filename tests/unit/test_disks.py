@@ -693,3 +693,20 @@ def test_nobody_is_there_in_a_full_map_only(tmp_path, monkeypatch):
     for text, there in (("0 0 4294967295\n", True), ("0 1000 1\n", False), ("0 1000 1\n1 100000 65536\n", True)):
         (tmp_path / "map").write_text(text)
         assert convert.can_be_nobody(tmp_path / "map") is there
+
+
+def test_a_program_that_is_given_up_is_ended(tmp_path, monkeypatch):
+    launcher = LocalLauncher()
+
+    def started(limit_s):
+        program = run_program(launcher, tmp_path, ["sleep", "1000"], (), lambda output: None)
+        return asyncio.run(asyncio.wait_for(program, limit_s))
+
+    with pytest.raises(TimeoutError):
+        started(0.3)
+    assert launcher.left() == []
+    monkeypatch.setattr("vmcontainer_kernel.drives.STUCK_S", 0.2)
+    with pytest.raises(HostError, match="wrote nothing"):
+        started(20.0)
+    assert launcher.left() == []
+    assert list(tmp_path.iterdir()) == []

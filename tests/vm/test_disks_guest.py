@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from vmcontainer_kernel import drives
+from vmcontainer_kernel import cells, drives, magics
 from vmcontainer_kernel.errors import UserError
+from vmcontainer_kernel.options import parse
 from vmcontainer_kernel.paths import cache_dir
 from vmcontainer_kernel.session import Session
 from vmcontainer_kernel.verbs import disks, machines
@@ -79,6 +80,17 @@ def test_a_disk_outlives_its_machine_and_is_found_by_the_next(notebook, capsys):
     assert notebook.nodes("b") == []
     assert notebook.sets("b") == []
     assert notebook.cell("b", "ls /sys/bus/scsi/devices | grep -c target || true") in ("0", "1")
+
+
+def test_a_cell_begins_with_its_disks(notebook, capsys):
+    notebook.disk("create mine --size 16m --fs ext4")
+    for line, text in (("a --disk mine:/mine", "echo hers > /mine/x"), ("a --disk mine:/mine", "cat /mine/x")):
+        options = parse(magics._CELLS["vm"], line)
+        start = cells.vm_start(notebook.session, options, text, lambda phase, part: None)
+        cells.run_cell(notebook.session, notebook.session.run("machine a", start), options, {}, lambda: None)
+    assert capsys.readouterr().out == "hers\n"
+    assert notebook.cell("a", "grep -c ' /mine ' /proc/mounts") == "1", "a second cell mounts nothing over it"
+    notebook.disk("detach a mine")
 
 
 def test_who_writes_has_it_alone_and_readers_share_it(notebook):
