@@ -6,18 +6,16 @@ text ─▶ assembly.assemble ─▶ Code ─▶ kvm.run ─▶ Report ─▶ Pr
 from __future__ import annotations
 
 import argparse
-import secrets
 from collections.abc import Callable
 from typing import Any
 
 from .display import Table
 from .errors import HostError
-from .paths import run_dir
-from .vm.assembly import Code, Line, assemble, boot_sector
+from .vm.assembly import Code, Line, assemble
 from .vm.kvm.client import run
 from .vm.kvm.guest import DEADLINE, SEGMENTS, STEPS, Report, Request, Seen
 
-__all__ = ["Program", "changed", "explain", "run_cell"]
+__all__ = ["DEFAULT_MACHINE", "FIRST_LINE", "Program", "changed", "explain", "run_cell"]
 
 DEFAULT_MACHINE = "sector"
 WITHOUT_KVM = "%%asm --run qemu boots it as a machine's boot sector, --run none shows the machine code"
@@ -31,17 +29,11 @@ _FAULTS = {0: "divide error", 1: "debug", 3: "breakpoint", 6: "invalid opcode", 
 _BEHIND = ("KVM_EXIT_IO", "KVM_EXIT_MMIO", "KVM_EXIT_HLT", "KVM_EXIT_DEBUG")
 
 
-def run_cell(options: argparse.Namespace, text: str) -> Program | None:
-    """Assemble and run a cell with the options of ``%%asm``; None where a machine runs it from now on.
-
-    Raises UserError, HostError, MachineError.
-    """
+def run_cell(options: argparse.Namespace, text: str) -> Program:
+    """Assemble and run a cell with the options of ``%%asm``. Raises UserError, HostError."""
     code = assemble(text, origin=options.origin, bits=options.bits, first_line=FIRST_LINE)
     if options.run == "none":
         return Program(code)
-    if options.run == "qemu":
-        _boot(code, options.name or DEFAULT_MACHINE)
-        return None
     request = Request(
         code.data,
         code.origin,
@@ -56,20 +48,6 @@ def run_cell(options: argparse.Namespace, text: str) -> Program | None:
         return Program(code, run(request), stepped=options.steps > 0)
     except HostError as error:
         raise HostError(error.message, hint=f"{error.hint}\n{WITHOUT_KVM}", where=error.where) from None
-
-
-def _boot(code: Code, name: str) -> None:
-    """Start a machine with the code as its disk's first sector, and say how to look at it."""
-    from .session import current
-    from .vm.accelerator import choose
-    from .vm.systems import boot_sector as sector_config
-
-    session, sector = current(), boot_sector(code)
-    session.wait(session.host())  # which makes the run folder
-    file = run_dir() / session.id / f"{name}-{secrets.token_hex(4)}.sector"  # never that of a machine which runs
-    config = sector_config(name, sector, file, choose())
-    session.wait(session.machines.boot(config))
-    print(f"[lab] machine {name} runs: %vm console {name}, %vm screen {name}, %vm rm {name}")
 
 
 class Program:

@@ -101,15 +101,28 @@ def asm_cell(line: str, cell: str) -> Any:
     loop.registers, loop.output, loop.code.
 
     --run qemu boots the cell as the boot sector of a whole PC, machine NAME (default: sector), with firmware and
-    screen: %vm console NAME shows what it writes to the serial port, %vm screen NAME the screen.
+    screen: there int 0x10 writes to the screen (%vm screen NAME), and out 0xf4, al ends the machine.
     """
     from .asm import run_cell
 
     options = parse_asm(_CELLS["asm"], line)
+    if options.run == "qemu":
+        _boot_sector(options, cell)
+        return None
     program = run_cell(options, cell)
-    if options.name and program:
+    if options.name:
         _shell().user_ns[options.name] = program
     return program
+
+
+def _boot_sector(options: argparse.Namespace, cell: str) -> None:
+    from . import verbs
+    from .asm import DEFAULT_MACHINE, FIRST_LINE
+    from .session import current
+    from .vm.assembly import assemble, boot_sector
+
+    code = boot_sector(assemble(cell, first_line=FIRST_LINE))
+    verbs.sector_cell(current(), options.name or DEFAULT_MACHINE, code, options.timeout_s)
 
 
 def _display_name(name: str) -> None:

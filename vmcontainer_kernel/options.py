@@ -33,7 +33,7 @@ __all__ = [
 
 LARGEST_BARE_BYTES = 256 << 20
 LONGEST_BARE_S = 60
-_BARE_ONLY = ("steps", "bits", "origin", "memory", "registers", "input", "timeout")
+_BARE_ONLY = ("steps", "bits", "origin", "memory", "registers", "input")
 BARE_REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp")
 
 _named: Any = ipython.magic_arguments

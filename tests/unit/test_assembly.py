@@ -254,7 +254,7 @@ def test_options_become_types() -> None:
         ("--run xen", "invalid choice"),
         ("--run qemu --steps 3", "--steps: only for --run kvm"),
         ("--run qemu --memory 1m --registers ax=3", "--memory --registers: only for"),
-        ("--run qemu --bits 32 --origin 0x8000 --timeout 3", "--bits --origin --timeout: only for"),
+        ("--run qemu --bits 32 --origin 0x8000", "--bits --origin: only for"),
         ("--origin here", "no number"),
         ("--memory none", "no size"),
         ("--memory 300m", "at most 256m"),

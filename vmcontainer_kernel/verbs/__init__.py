@@ -6,6 +6,7 @@ from typing import Any
 
 from ..session import current
 from . import booting, containers, lab, machines
+from .booting import sector_cell
 from .build import build_cell
 from .explain import explain_container, explain_machine
 from .nodes import default_node_name, node_finder
@@ -19,6 +20,7 @@ __all__ = [
     "explain_machine",
     "node_finder",
     "run",
+    "sector_cell",
 ]
 
 VERBS: dict[str, dict[str, Verb]] = {

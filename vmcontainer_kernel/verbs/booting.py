@@ -6,12 +6,14 @@ import asyncio
 import base64
 import html
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..arguments import parse_number, parse_size
-from ..cells import SHOW_LIMIT_BYTES
+from ..cells import Printer
 from ..display import Progress, Table, size_text
 from ..errors import TimeLimit, UserError
 from ..guests import Guest
@@ -20,9 +22,10 @@ from .words import NAME, Verb, Words, flag, option, word, words
 
 if TYPE_CHECKING:
     from ..vm.config import Drive, MachineConfig
+    from ..vm.console import Console
     from ..vm.screen import Picture, Screen
 
-__all__ = ["VERBS", "ScreenImage"]
+__all__ = ["VERBS", "ScreenImage", "sector_cell"]
 
 POLL_S = 0.05
 POWER_LIMIT_S = 20.0
@@ -126,6 +129,39 @@ def _drive(path: Path, bus: str) -> Drive:
     return Drive(Disk(path.name, path, "raw", path.stat().st_size, read_only=True), bus)
 
 
+def sector_cell(session: Session, name: str, code: bytes, timeout_s: float) -> None:
+    """Start machine `name` from a boot sector, and show what its serial port says until it ends, halts, or the time is
+    over; then it runs on. A former one of that name, from a boot sector too, is removed.
+    """
+    guest = session.wait(_boot_sector(session, name, code))
+    machine = guest.machine
+    shown = _follow(session, machine.console, timeout_s, lambda seen: session.wait(machine.stands_still()))
+    if shown and not shown.endswith("\n"):
+        print()
+    halted = session.wait(machine.stands_still())
+    if not machine.gone.is_set():
+        state = "has halted" if halted else "runs on"
+        print(f"[lab] machine {name} {state}: %vm screen {name}, %vm rm {name}")
+        return
+    session.wait(session.machines.remove(name))
+    status = machine.exit_status or 0
+    # isa-debug-exit of QEMU: the status is twice the value that was written, plus one
+    ended = f"ended itself with {status >> 1:#x}" if status & 1 else f"has ended: {machine.reason}"
+    print(f"[lab] machine {name} {ended}")
+
+
+async def _boot_sector(session: Session, name: str, code: bytes) -> Guest:
+    from ..vm import accelerator, systems
+
+    former = session.machines.guests.get(name)
+    if former and former.machine.config.label == systems.SECTOR:
+        await session.machines.remove(name)
+    engine = await asyncio.to_thread(accelerator.choose)
+    with tempfile.TemporaryDirectory(prefix="vmcontainer-sector-") as folder:
+        # QEMU has it open by then, so the file is not needed for longer.
+        return await session.machines.boot(systems.boot_sector(name, code, Path(folder, "sector"), engine))
+
+
 # -- looking and touching
 
 
@@ -192,35 +228,40 @@ def _click(session: Session, given: Words, language: str) -> None:
 def _console(session: Session, given: Words, language: str) -> None:
     """Print what the serial port has said, and with --follow or --until what it says."""
     console = session.machines.guest(given.name).machine.console
-    from ..vm.console import readable
-
     if not given.follow and given.until is None:
         print(console.tail(int(parse_number(given.tail, "--tail", whole=True) or 1)))
         return
-    end_s, shown, position, seen = time.monotonic() + _seconds(given), 0, 0, ""
+    wanted = given.until
+    seen = _follow(session, console, _seconds(given), lambda seen: wanted is not None and wanted in seen)
+    if wanted is not None and wanted not in seen:
+        why = "has ended" if console.ended else f"did not say so in {_seconds(given):g} s"
+        hint = "give it more time with --timeout"
+        raise TimeLimit(f"the console of {given.name} {why}: {wanted!r}", hint=hint, where=seen[-500:])
+
+
+def _follow(session: Session, console: Console, limit_s: float, enough: Callable[[str], bool]) -> str:
+    """Print what a serial port has said and says, until it is enough, it has ended, or the time is over.
+
+    Returns the last of it: at most twice what a console keeps.
+    """
+    from ..vm.console import KEPT_BYTES, readable
+
+    end_s, printer, position, seen = time.monotonic() + limit_s, Printer(sys.stdout), 0, ""
 
     async def more() -> tuple[bytes, int]:
         return console.since(position)
 
     while True:
-        ended = console.ended
+        last = console.ended or time.monotonic() > end_s
         data, position = session.wait(more())
         text = readable(data)
-        seen += text
-        if shown < SHOW_LIMIT_BYTES:
-            print(text, end="", flush=True)
-            shown += len(text)
-        if given.until is not None and given.until in seen:
-            return
-        if ended or time.monotonic() > end_s:
+        printer.add(text.encode())
+        seen = seen[-KEPT_BYTES:] + text
+        if last or enough(seen):
             break
-        seen = seen[-len(given.until or "") :]
         time.sleep(POLL_S)
-    if given.until is not None:
-        why = "has ended" if console.ended else f"did not say so in {_seconds(given):g} s"
-        raise TimeLimit(
-            f"the console of {given.name} {why}: {given.until!r}", hint="give it more time with --timeout", where=seen
-        )
+    printer.end()
+    return seen
 
 
 def _power(session: Session, given: Words, language: str) -> None:

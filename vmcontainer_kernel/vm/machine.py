@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections import deque
@@ -35,6 +36,7 @@ T = TypeVar("T")
 START_LIMIT_S = 10.0
 KILL_LIMIT_S = 2.0
 REST_AFTER_S = 6.0
+_INTERRUPTS = 1 << 9  # IF of the x86 flags
 
 
 class Spawned(Protocol):
@@ -71,7 +73,7 @@ class Machine:
 
     `stream` is our end of the agent's byte stream (non-blocking, to be taken over by a node), where the guest has an
     agent, `times` when each step of its start was done, `events` QMP's last events as (time, name, detail), `gone` is
-    set once QEMU has ended, `reason` then tells why.
+    set once QEMU has ended, `reason` then tells why, `exit_status` is QEMU's own.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Machine:
         self.events: deque[tuple[float, str, str]] = deque(maxlen=100)
         self.gone = asyncio.Event()
         self.reason = ""
+        self.exit_status: int | None = None
         self.started_s = time.time()
         self._clock_s = time.monotonic()
         self._spawned = spawned
@@ -105,7 +108,10 @@ class Machine:
 
         Files go to ``run_dir/machines/NAME``. Raises MachineError with QEMU's own words, HostError without QEMU.
         """
-        return await start(config, Wiring(), launcher, run_dir)
+        machine = await start(config, Wiring(), launcher, run_dir)
+        if config.debug_exit:
+            await machine.resume()
+        return machine
 
     @property
     def monitor(self) -> Monitor:
@@ -143,6 +149,19 @@ class Machine:
         reset = self.expect("RESET")
         await self.execute("system_reset")
         await self.within(reset, START_LIMIT_S, "reset")
+
+    async def stands_still(self) -> bool:
+        """Whether it is gone, or its only processor waits for an interrupt that it does not let in (HLT after CLI)."""
+        if self._console.ended:  # QEMU is ending
+            await self._ended(KILL_LIMIT_S)
+        try:
+            told = str(await self.execute("human-monitor-command", command_line="info registers"))
+        except MachineError:
+            if self.gone.is_set():
+                return True
+            raise
+        flags = re.search(r"(?:EFL|RFL)=([0-9a-f]+).*HLT=1", told)
+        return flags is not None and not int(flags[1], 16) & _INTERRUPTS
 
     async def power_button(self) -> None:
         """Press the power button: a guest that listens to ACPI ends itself (QMP ``system_powerdown``)."""
@@ -313,7 +332,7 @@ class Machine:
     async def _watch(self) -> None:
         """Wait for QEMU's end, then say so to everybody."""
         try:
-            status = await self._spawned.wait()
+            self.exit_status = status = await self._spawned.wait()
             # The last events and console lines lie in our sockets still.
             await asyncio.sleep(0.02)
             self._console.drain()

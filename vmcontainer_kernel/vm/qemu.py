@@ -247,8 +247,11 @@ def plugged(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
 
 
 def endings(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
-    """What ends QEMU: a panic, and a reboot too, as a kernel that panics without pvpanic reboots (``panic=-1``)."""
-    exit_port = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4") if config.debug_exit else ()
+    """What ends QEMU: a panic, and a reboot too, as a kernel that panics without pvpanic reboots (``panic=-1``).
+
+    A machine with a port that ends it waits (-S), or it might end before anybody listens.
+    """
+    exit_port = ("-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-S") if config.debug_exit else ()
     return ("-action", f"panic=shutdown,reboot={'reset' if config.reboots else 'shutdown'}", *exit_port)
 
 

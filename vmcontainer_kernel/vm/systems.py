@@ -26,6 +26,7 @@ from .packages import ARCHITECTURES, OS_RELEASE, Origin, os_release
 __all__ = [
     "GUESTS",
     "PAYLOADS",
+    "SECTOR",
     "Payload",
     "System",
     "boot_config",
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 Report = Callable[[str, float], None]
+SECTOR: Final = "boot sector"  # the label of such a machine
 SECTOR_BYTES: Final = 512
 DISK_BYTES: Final = 1440 << 10
 SECTOR_END: Final = b"\x55\xaa"  # what a BIOS looks for at the end of a boot sector
@@ -282,4 +284,4 @@ def boot_sector(name: str, code: bytes, file: Path, accelerator: Accelerator) ->
     file.write_bytes(code.ljust(DISK_BYTES, b"\0"))
     drive = Drive(Disk("sector", file, "raw", DISK_BYTES, read_only=True))
     config = boot_config(name, Firmware(), "x86_64", accelerator, (drive,))
-    return replace(config, memory_bytes=96 * MIB, network=False, reboots=False, debug_exit=True, label="boot sector")
+    return replace(config, memory_bytes=96 * MIB, network=False, reboots=False, debug_exit=True, label=SECTOR)
