@@ -20,7 +20,8 @@ pytestmark = pytest.mark.needs("qemu")
 XEN = Wish(origin=Origin(hypervisor="xen"))
 # Packages, image and template are made by the first of all runs.
 FIRST_LIMIT_S = 600.0
-LIMIT_S = 60.0
+LIMIT_S = 180.0
+CLOCK_LIMIT_S = 60.0
 
 
 class Dom0:
@@ -115,7 +116,7 @@ def test_another_domain_can_be_started_paused_and_ended(dom0: Dom0) -> None:
 
 def test_a_clone_is_somebody_of_its_own(dom0: Dom0) -> None:
     now, name, mac = dom0.out("date +%s; hostname; cat /sys/class/net/eth0/address").split()
-    assert abs(int(now) - time.time()) < LIMIT_S
+    assert abs(int(now) - time.time()) < CLOCK_LIMIT_S
     assert name == "xen"
     assert mac == dom0.guest.machine.config.mac
 

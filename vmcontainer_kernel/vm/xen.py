@@ -74,8 +74,8 @@ xl create -q /etc/xen/pv1.cfg || { echo "xen-start: no second domain: see xl lis
 waited=0
 until grep -qs '/ #' /var/log/xen/console/guest-pv1.log; do
     waited=$((waited + 1))
-    [ $waited -lt 1200 ] || exit 1
-    sleep 0.1
+    [ $waited -lt 400 ] || exit 1
+    sleep 0.5
 done
 """
 
@@ -91,33 +91,21 @@ while true; do setsid cttyhack sh; done
 """
 
 # xl console wants a terminal, which a cell has not. The marks are not in the echo of what is typed.
-EXECUTE: Final = """#!/usr/bin/python3 -SI
-import os, subprocess, sys, tty
-
-def ask(*command):
-    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
-
-if len(sys.argv) < 3:
-    sys.exit("usage: xl-exec DOMAIN COMMAND ...     runs a command in a domain, through its console")
-try:
-    number = ask("xl", "domid", sys.argv[1])
-    console = os.open(ask("xenstore-read", f"/local/domain/{number}/console/tty"), os.O_RDWR | os.O_NOCTTY)
-except subprocess.CalledProcessError as error:
-    sys.exit(error.returncode)
-tty.setraw(console)
-begin, end = f"<{os.getpid()}<", f">{os.getpid()}>"
-line = f"echo '{begin[:1]}''{begin[1:]}'; {' '.join(sys.argv[2:])}; echo '{end[:1]}''{end[1:]}'$?\\n"
-os.write(console, line.encode())
-seen = b""
-while end.encode() not in seen or not seen.partition(end.encode())[2].count(b"\\n"):
-    part = os.read(console, 4096)
-    if not part:
-        sys.exit("xl-exec: the domain's console was closed")
-    seen += part
-answer, _, status = seen.partition(begin.encode())[2].partition(end.encode())
-lines = answer.replace(b"\\r", b"").partition(b"\\n")[2].decode(errors="replace").split("\\n")
-print("\\n".join(lines[:-1]))
-sys.exit(int(status.split()[0]))
+EXECUTE: Final = r"""#!/bin/sh
+# Run a command in a domain, through its console, and end with its status.
+[ $# -ge 2 ] || { echo "usage: xl-exec DOMAIN COMMAND ..." >&2; exit 2; }
+number=$(xl domid "$1") || exit
+console=$(xenstore-read "/local/domain/$number/console/tty") || exit
+shift
+stty raw -echo <"$console"
+exec 3<>"$console"
+echo "echo '<''$$<'; $*; echo '>''$$>'\$?" >&3
+awk -v begin="<$$<" -v end=">$$>" '
+    { sub(/\r$/, "") }
+    at = index($0, end) { printf "%s", substr($0, 1, at - 1); exit substr($0, at + length(end)) }
+    seen { print }
+    index($0, begin) { seen = 1 }
+' <&3
 """
 
 
