@@ -30,6 +30,7 @@ class Guest:
     waking: asyncio.Task[None] | None = None
     cabled: bool = False  # it has cards in networks of the host's containers
     heard: bool = False  # a cell has run in it
+    snapshot: str = ""  # the one that its memory comes from
 
     @property
     def node(self) -> Node:

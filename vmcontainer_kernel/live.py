@@ -37,10 +37,8 @@ def machine_view(session: Session, name: str, language: str) -> Any:
     """Return a live HypervisorView of a machine, with working buttons."""
     from vmcontainer_widgets import HypervisorView
 
-    machine = session.machines.guest(name).machine
-
     async def fetch() -> dict[str, Any]:
-        return await machine.view()
+        return await session.machines.guest(name).machine.view()
 
     widget = HypervisorView(document=session.wait(fetch()), language=language)
     machines = session.machines

@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .drives import find_again, release
 from .errors import LabError, MachineError, NodeLost, NotFound, UserError
@@ -94,9 +94,13 @@ class Machines:
         """Return a machine, if there is one of this name."""
         return self.guests[name].machine if name in self.guests else None
 
+    def changing(self, name: str) -> asyncio.Lock:
+        """Return the lock of whoever makes a machine of that name, or changes what it is."""
+        return self._making.setdefault(name, asyncio.Lock())
+
     async def ensure(self, name: str, wish: Wish = ANY, report: Report = quiet) -> Guest:
         """Return machine `name`, cloned from its template if there is none; one caller at a time makes it."""
-        async with self._making.setdefault(name, asyncio.Lock()):
+        async with self.changing(name):
             guest = self.guests.get(name)
             if guest and guest.waking and guest.lost:
                 await asyncio.wait([guest.waking])  # it may be ending because it did not wake
@@ -114,7 +118,7 @@ class Machines:
         from .vm import qemu
         from .vm.machine import Machine
 
-        async with self._making.setdefault(config.name, asyncio.Lock()):
+        async with self.changing(config.name):
             _refuse_host(config.name)
             if config.name in self.guests:
                 hint = f"remove it first (%vm rm {config.name}), or use another name"
@@ -176,7 +180,7 @@ class Machines:
         template = await ensure_template(config, host, self._folder, self._settle)
         report("waking a clone of the template", 0.9)
         machine = await clone(template, name, host, self._folder, started_s)
-        return self._adopt(machine, started_s)
+        return self.adopt(machine, started_s)
 
     def _adopt_spare(self, guest: Guest, host: Node, name: str, started_s: float) -> Guest:
         """Give a machine made ahead its name, and a new identity once more: its seed is as old as the spare is."""
@@ -220,15 +224,17 @@ class Machines:
         finally:
             guest.node.close()
 
-    def _adopt(self, machine: Machine, started_s: float) -> Guest:
-        """Shake hands with a clone's agent and give it an identity of its own.
+    def adopt(self, machine: Machine, started_s: float, who: dict[str, Any] | None = None, number: int = 0) -> Guest:
+        """Shake hands with a woken machine's agent and give it an identity of its own, or the one given (`who`).
 
+        `number`: of the last request that its agent had when it was saved.
         The answer is not waited for: an agent does one thing after the other, so whatever is asked of it next finds
         the clone renewed, and a round trip is spared. If it cannot be renewed, that is the answer to all of it.
         """
-        node = Node(machine.config.name, machine.stream)
+        node = Node(machine.config.name, machine.stream, number)
         guest = Guest(machine, node, started_s)
-        guest.waking = asyncio.create_task(self._awaken(guest, node.start("renew", identity(machine), hello=True)))
+        renewed = node.start("renew", who or identity(machine), hello=True)
+        guest.waking = asyncio.create_task(self._awaken(guest, renewed))
         return guest
 
     async def _awaken(self, guest: Guest, renewed: Request) -> None:
@@ -295,7 +301,14 @@ class Machines:
             await release(guest.machine, guest.node)
             with contextlib.suppress(LabError):
                 guest.node.start("poweroff", {})
+        await self.drop(guest, grace_s)
+
+    async def drop(self, guest: Guest, grace_s: float = 0.0, why: LabError | None = None) -> None:
+        """End a machine's QEMU; the name is free again. `why`: what its requests are told."""
+        name = guest.machine.config.name
         try:
+            if why and guest.agent:
+                guest.agent.close(error=why)
             await guest.machine.stop(grace_s)
         finally:
             if guest.agent:
@@ -303,7 +316,8 @@ class Machines:
             if guest.cabled:
                 with contextlib.suppress(LabError):
                     await (await self._host()).call("network.disconnect", machine=name)
-            self.guests.pop(name, None)
+            if self.guests.get(name) is guest:
+                del self.guests[name]
             self._forget(name)
 
     async def prepare(self, report: Report = quiet, wish: Wish = ANY) -> None:

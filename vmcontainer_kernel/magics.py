@@ -162,6 +162,11 @@ def vm_line(line: str) -> Any:
     pause | resume NAME     stop the virtual CPUs; let them run on
     update NAME [OPTIONS]   other memory, processors, weight, cap while it runs
     stats [NAME…]           what machines use, as host and hypervisor count it
+    snapshot NAME [SNAP]    save its memory under a name; it goes on      snapshots [NAME]   which there are
+    restore NAME SNAP       bring it back to that                         snapshot rm NAME:SNAP
+    clone NEW --from NAME[:SNAP]   another machine, with the same processes and files
+    suspend NAME            save it and end it: resume NAME wakes it, in another notebook too    suspended
+    migrate NAME            move it to another QEMU while it runs, and measure how long it stood still
     reset NAME              press the reset button
     logs NAME               the guest's console
     inspect NAME            everything the hypervisor tells, as a JSON document

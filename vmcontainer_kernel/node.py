@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import array
 import asyncio
-import contextlib
+import fcntl
 import os
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
+import termios
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,15 +38,11 @@ from .agent.protocol import (
     parse_credit,
     parse_json,
 )
-from .container.sealing import open_sealed
-from .errors import LabError, NodeError, NodeLost, ProtocolError, from_json
+from .errors import LabError, NodeLost, ProtocolError, UserError, from_json
 
-__all__ = ["HostAgent", "Node", "Request", "agent_command"]
+__all__ = ["Node", "Request", "unread_bytes"]
 
 _READ_SIZE = 256 * 1024
-_AGENT = (
-    "import sys; sys.path[:0] = sys.argv[1:2]; from vmcontainer_kernel.agent.__main__ import main; main(sys.argv[2:])"
-)
 OnData = Callable[[int, bytes], None]
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -121,7 +116,8 @@ class Request:
 class Node:
     """One agent. `lost` is set when its stream has ended."""
 
-    def __init__(self, name: str, stream: socket.socket) -> None:
+    def __init__(self, name: str, stream: socket.socket, number: int = 0) -> None:
+        """`number`: of the last request that this agent was sent by another notebook, or before it was saved."""
         self.name = name
         self.facts: dict[str, Any] = {}
         self.lost = asyncio.Event()
@@ -130,7 +126,8 @@ class Node:
         self._decoder = Decoder()
         self._hello: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._requests: dict[int, Request] = {}
-        self._number = 0
+        self._number = number
+        self._held = False
         self._queue: deque[tuple[memoryview, list[int]]] = deque()
         self._reason = ""
         stream.setblocking(False)
@@ -235,6 +232,35 @@ class Node:
         if not self.lost.is_set():
             self.start("signal", {"request": request.number, "signal": signal.SIGKILL})
 
+    # -- rest
+
+    async def rest(self, limit_s: float) -> int:
+        """Wait until nothing is under way, then hold (`hold`); return the number of the last request.
+
+        The agent then has all that was sent and has answered it. Raises UserError if it goes on for `limit_s`.
+        """
+        deadline_s = self._loop.time() + limit_s
+        while self._requests or self._queue or self._decoder.pending or unread_bytes(self._stream):
+            if self._loop.time() >= deadline_s:
+                raise UserError(
+                    f"{self.name} is at work for this notebook (commands under way: {len(self._requests)})",
+                    hint="wait for the cell, interrupt it, or kill what runs with --bg; what runs in the background "
+                    "of the guest itself (COMMAND &, a named container) may go on",
+                )
+            await asyncio.sleep(0.01)
+        self.hold()
+        return self._number
+
+    def hold(self) -> None:
+        """Queue what is to be sent, for now."""
+        self._held = True
+
+    def release(self) -> None:
+        """Send what was queued, and go on."""
+        self._held = False
+        if self._queue and not self.lost.is_set():
+            self._flush()
+
     # -- the stream
 
     @property
@@ -248,12 +274,12 @@ class Node:
             _close_all(fds or [])
             return
         self._queue.append((memoryview(data), fds or []))
-        if len(self._queue) == 1:
+        if len(self._queue) == 1 and not self._held:
             self._flush()
 
     def _flush(self) -> None:
         try:
-            while self._queue:
+            while self._queue and not self._held:
                 data, fds = self._queue[0]
                 count = self._send(data, fds)
                 _close_all(fds)
@@ -343,6 +369,11 @@ class Node:
             self._hello.exception()
 
 
+def unread_bytes(stream: socket.socket) -> int:
+    """Return how many bytes the other end has not read yet (unix(7), SIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(stream, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
 class Spawned:
     """A helper process that the host agent started (`vm.machine.Spawned`).
 
@@ -363,54 +394,6 @@ class Spawned:
     async def kill(self) -> None:
         """Send SIGKILL."""
         await self._node.signal(self._request, signal.SIGKILL)
-
-
-class HostAgent:
-    """The supervisor process beside this notebook, and the node it serves."""
-
-    def __init__(self, process: subprocess.Popen[bytes], node: Node, folder: Path) -> None:
-        self.process, self.node, self.folder = process, node, folder
-
-    @classmethod
-    async def launch(cls, folder: Path, images: Path, timeout_s: float = 10.0, *, spares: bool = True) -> HostAgent:
-        """Exec a clean, single-threaded process; the notebook itself has threads and must never fork.
-
-        With `spares` it keeps a container made ahead (`container.spares`) once there has been one.
-        """
-        ours, theirs = socket.socketpair()
-        with tempfile.TemporaryFile() as stderr:
-            with theirs, os.fdopen(open_sealed(str(Path(sys.executable).resolve())), "rb", buffering=0) as program:
-                process = subprocess.Popen(
-                    agent_command(theirs.fileno(), folder, images, spares=spares),
-                    executable=f"/proc/{os.getpid()}/fd/{program.fileno()}",
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=stderr,
-                    stderr=stderr,
-                    start_new_session=True,
-                )
-            node = Node("host", ours)
-            try:
-                await node.connect(timeout_s)
-            except NodeLost as error:
-                node.close()
-                where = os.pread(stderr.fileno(), 1 << 20, 0).decode(errors="replace")[-2000:]
-                raise NodeError("the supervisor did not start", where=where, hint="vmcontainer doctor") from error
-        return cls(process, node, folder)
-
-    async def close(self, patience_s: float = 15.0) -> None:
-        """Close the stream and wait until the supervisor has ended everything and itself."""
-        self.node.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(self.process.wait, patience_s)
-
-
-def agent_command(fd: int, folder: Path, images: Path, *, spares: bool) -> list[str]:
-    """Return the command line of a supervisor that serves the socket `fd`."""
-    package = str(Path(vmcontainer_kernel.__file__).parent.parent)
-    # -S: no site-packages, as in a guest. -I: nothing imported by the notebook's folder or environment; cells get both.
-    command = [sys.executable, "-S", "-I", "-c", _AGENT, package, "--spares", str(int(spares))]
-    return [*command, "--fd", str(fd), "--run", str(folder), "--images", str(images)]
 
 
 def _close_all(fds: list[int]) -> None:

@@ -83,6 +83,14 @@ class Ports:
         if (node, container) in self._open:
             answer.add_done_callback(end)
 
+    async def reopen(self, node: str) -> None:
+        """Publish again what was, after a machine got another QEMU."""
+        machine = self._machine_of(node)
+        for (where, _), made in self._open.items():
+            for one in made if machine and where == node else ():
+                assert machine
+                await machine.publish(one.protocol, one.host_ip, one.host_port, one.guest_port)
+
     async def _withdraw(self, node: str, made: Sequence[Delivery]) -> None:
         machine = self._machine_of(node)
         for one in made:

@@ -20,11 +20,13 @@ from typing import Any, TypeVar
 from .errors import UserError
 from .giving import ensure_default_image, give_image
 from .guests import Guest
+from .host_agent import HostAgent
 from .machines import ANY, Machines, Report, Wish, quiet
-from .node import HostAgent, Node, Request
+from .node import Node, Request
 from .paths import cache_dir, run_dir
 from .ports import Ports
 from .run import Run
+from .states import Containers, States
 
 __all__ = ["Session", "current", "end"]
 
@@ -44,6 +46,9 @@ class Session:
         self._untold: list[str] = []
         self.machines = Machines(self.host, run_dir() / self.id, self._forget_containers)
         self.ports = Ports(self.machines.find)
+        self.states = States(
+            self.machines, self.host, run_dir() / self.id, self.ports, self._containers_of, self._restored
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vmcontainer", daemon=True)
         self._thread.start()
@@ -85,6 +90,12 @@ class Session:
 
     def _forget_containers(self, node_name: str) -> None:
         self.containers = {key: options for key, options in self.containers.items() if key[0] != node_name}
+
+    def _containers_of(self, node_name: str) -> Containers:
+        return {name: options for (node, name), options in self.containers.items() if node == node_name}
+
+    def _restored(self, node_name: str, containers: Containers) -> None:
+        self.containers |= {(node_name, name): options for name, options in containers.items()}
 
     # -- commands
 

@@ -21,7 +21,7 @@ from tests.benchmarks.peers import COMMAND, LIMITS, OURS, every
 from vmcontainer_kernel.agent.protocol import PROTOCOL, Decoder, Frame, Kind, encode_json, parse_json
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
-from vmcontainer_kernel.node import agent_command
+from vmcontainer_kernel.host_agent import agent_command
 
 REST_S = 0.3  # longer than the agent waits before it makes a container ahead
 MANY = 100

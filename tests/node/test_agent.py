@@ -25,7 +25,8 @@ from vmcontainer_kernel.errors import (
     NotFound,
     UserError,
 )
-from vmcontainer_kernel.node import HostAgent, Node, Request
+from vmcontainer_kernel.host_agent import HostAgent
+from vmcontainer_kernel.node import Node, Request
 
 LIMIT_S = 30.0
 SESSION = f"s{os.getpid()}"  # control groups are named after it: other runs on this computer have others

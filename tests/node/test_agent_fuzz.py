@@ -33,7 +33,7 @@ from vmcontainer_kernel.agent.protocol import (
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.container.options import Options
-from vmcontainer_kernel.node import agent_command
+from vmcontainer_kernel.host_agent import agent_command
 
 LIMIT_S = 20.0
 HELLO = encode_json(Kind.HELLO, 0, {"protocol": PROTOCOL})

@@ -75,12 +75,12 @@ def test_the_next_processor_is_the_first_free_one():
 
 def test_a_cage_bounds_all_that_the_machine_was_given():
     config = resources.grown(machine(cpu_shares=512, cpu_quota_us=50_000), module_bytes=128 * MIB)
-    document = resources.cage(config, Wiring(ram="/cache/ram"), [70_000])
+    document = resources.cage(config, Wiring(ram="/cache/ram"), [70_000], "vm")
     assert document["resources"]["memory_bytes"] == 384 * MIB + resources.OVERHEAD_BYTES
     assert document["resources"]["cpu_shares"] == 512
     assert document["resources"]["cpu_period_us"] == 100_000
     assert document["private"]
-    assert not resources.cage(config, Wiring(ram="/cache/ram", save=True), [])["private"]
+    assert not resources.cage(config, Wiring(ram="/cache/ram", save=True), [], "vm")["private"]
     read = cage.read_resources(document["resources"])
     assert (read.cpu.quota_us, read.memory.swap_bytes) == (50_000, read.memory.limit_bytes)
 

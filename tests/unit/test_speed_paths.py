@@ -119,7 +119,7 @@ def test_a_clone_that_does_not_wake_answers_for_what_was_asked_of_it():
 
     async def wake() -> tuple[Guest, Exception | None]:
         machine = Deaf(ours)
-        guest_ = session.machines.guests["vm"] = session.machines._adopt(machine, 0.0)
+        guest_ = session.machines.guests["vm"] = session.machines.adopt(machine, 0.0)
         request = guest_.node.start("exec", {"argv": ["true"]})
         await guest_.waking
         return guest_, request.done.exception()

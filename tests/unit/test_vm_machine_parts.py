@@ -102,7 +102,7 @@ def test_an_architecture_brings_its_program_board_cpu_and_console():
     boot = dataclasses.replace(GUEST, parameters=PLATFORMS["arm64"].quick)
     command = qemu.argv(MachineConfig("vm", boot, TCG, arch="arm64"), Wiring())
     assert command[0] == "qemu-system-aarch64"
-    assert options(command, "-machine") == ["virt"]
+    assert options(command, "-machine") == ["virt,memory-backend=ram"]
     assert options(command, "-cpu") == ["cortex-a57"]
     assert options(command, "-append")[0].startswith("console=ttyAMA0 ")
 
@@ -395,7 +395,7 @@ def test_a_damaged_template_is_found_out(tmp_path):
     folder.mkdir()
     (folder / "ram").write_bytes(b"memory")
     (folder / "state").write_bytes(b"state")
-    template._write_manifest(folder, "key")
+    template._write_manifest(folder, "key", {})
     sound = template.Template(folder, "key", CONFIG, (7, 2))
     assert template.is_sound(sound)
     (folder / "state").write_bytes(b"State")

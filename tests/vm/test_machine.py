@@ -14,6 +14,7 @@ from tests.vm.machines import Bench, asked, cpu_seconds, heard, standin_guest, t
 from vmcontainer_kernel.errors import HostError, MachineError
 from vmcontainer_kernel.paths import cache_dir
 from vmcontainer_kernel.vm import accelerator, template
+from vmcontainer_kernel.vm.build import qemu_build
 from vmcontainer_kernel.vm.machine import Machine
 from vmcontainer_kernel.vm.template import clone, ensure_template, find_template
 
@@ -270,12 +271,12 @@ def test_a_damaged_template_is_refused_and_made_again(bench, saved):
 def test_a_state_that_does_not_load_is_not_offered_again(bench, saved):
     """The digest is right, but QEMU refuses it: as after a change that no key foresaw."""
     config = told_more(bench.config, "unforeseen")
-    key = template.key_of(config, template._qemu_identity(config.platform)[0])
+    key = template.key_of(config, qemu_build(config.platform).identity)
     place = cache_dir("templates") / key
     place.mkdir()
     (place / "ram").symlink_to(saved.ram)
     (place / "state").write_bytes(b"no state of QEMU's")
-    template._write_manifest(place, key)
+    template._write_manifest(place, key, {})
     wrong = find_template(config)
     assert wrong is not None
     with pytest.raises(MachineError) as caught:

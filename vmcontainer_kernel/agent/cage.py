@@ -247,8 +247,9 @@ class CageVerbs:
     def spawn(self, call: Call) -> None:
         """Run a helper with passed descriptors, its output in a file: argv, log, cage. It answers when the helper ends.
 
-        `cage`, of a QEMU: name, resources (`read_resources`), groups and devices (`find_identity`), network (false: it
-        has none of this computer's), private (its guest's memory is a private mapping of a file: `keep_the_file`).
+        `cage`, of a QEMU: name, place (what its group is called, else as it), resources (`read_resources`), groups and
+        devices (`find_identity`), network (false: it has none of this computer's), private (its guest's memory is a
+        private mapping of a file: `keep_the_file`).
         """
         given = get_map(call.arguments, "cage", None)
         cage, group, warnings = (None, None, ()) if given is None else self._make(given)
@@ -286,8 +287,10 @@ class CageVerbs:
 
     def _make(self, document: dict[str, Any]) -> tuple[Cage, Cgroup | None, tuple[str, ...]]:
         name = get_str(document, "name")
-        if not name or "/" in name or "\0" in name:
-            raise UserError(f"{name!r} cannot be a machine's name", where="cage.name")
+        place = get_str(document, "place", name)
+        for one in (name, place):
+            if not one or "/" in one or "\0" in one:
+                raise UserError(f"{one!r} cannot be a machine's name", where="cage.name")
         cage = Cage(
             name,
             read_resources(get_map(document, "resources", {})),
@@ -298,7 +301,7 @@ class CageVerbs:
         try:
             if self._cgroups is None:
                 raise HostError(Cgroups.missing_reason())
-            return cage, self._cgroups.create(f"vm:{cage.name}", cage.resources), ()
+            return cage, self._cgroups.create(f"vm:{place}", cage.resources), ()
         except (LabError, OSError) as error:
             if cage.resources.cpu.quota_us is not None:
                 raise _no_cap(error) from None

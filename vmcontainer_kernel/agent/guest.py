@@ -228,16 +228,18 @@ class GuestVerbs:
     def renew(self, call: Call) -> dict[str, Any]:
         """Take on a new identity: time_s (Unix), seed (hex), hostname, machine_id (32 hex digits), mac.
 
+        The last three stay as they are if they are not given: a machine that was saved wakes as itself.
         The first cell of a clone waits for this, and each function that runs for the first time after waking must be
         translated by the emulator anew: so system calls, and as few libraries as can be.
         """
         arguments = call.arguments
         time.clock_settime(time.CLOCK_REALTIME, get_number(arguments, "time_s"))
         _reseed(self._random, bytes.fromhex(get_str(arguments, "seed")))
-        hostname = get_str(arguments, "hostname")
-        socket.sethostname(hostname)
-        self._hostname.write(hostname)
-        self._machine_id.write(get_str(arguments, "machine_id"))
+        hostname = get_str(arguments, "hostname", "")
+        if hostname:
+            socket.sethostname(hostname)
+            self._hostname.write(hostname)
+            self._machine_id.write(get_str(arguments, "machine_id"))
         mac = get_str(arguments, "mac", "")
         if mac and self._control:
             _set_mac(self._control, _NIC, bytes.fromhex(mac.replace(":", "")))

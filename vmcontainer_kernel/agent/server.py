@@ -152,12 +152,13 @@ class Server:
         for transfer in self.transfers.values():
             transfer.abandon()
         self.transfers.clear()
-        for job in self.jobs.values():
+        attended = [job for job in self.jobs.values() if not job.detach]
+        for job in attended:
             inputs = [job.input.fd] if job.input else []
             for fd in (job.report_fd, *inputs, *(output.fd for output in job.outputs)):
                 self.unwatch(fd)
             job.abandon()
-        self.jobs.clear()
+            del self.jobs[job.request]
         self.channel.restart()
         self.send(self._greeting)
 

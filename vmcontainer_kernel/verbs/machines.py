@@ -9,7 +9,7 @@ from ..cells import DEFAULT_MACHINE
 from ..display import Table, size_text
 from ..errors import LabError
 from ..session import Session
-from . import disks, resources
+from . import disks, resources, states
 from .words import NAME, Action, Verb, Words, word
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def _view(session: Session, words: Words, language: str) -> Any:
 VERBS: dict[str, Verb] = {
     "ls": Verb(_ls, "the machines there are"),
     "stop": Verb(_do("remove"), "power off and remove", NAME),
-    "rm": Verb(_do("remove"), "power off and remove", NAME),
     "pause": Verb(_do("pause"), "stop the virtual CPUs", NAME),
-    "resume": Verb(_do("resume"), "let the virtual CPUs run on", NAME),
     **resources.VERBS,
     "reset": Verb(_do("reset"), "press the reset button", NAME),
     "logs": Verb(_logs, "the guest's console", NAME),
@@ -88,4 +86,5 @@ VERBS: dict[str, Verb] = {
     ),
     "timeline": Verb(_timeline, "what its start consisted of, from the cell to the first byte", NAME),
     "view": Verb(_view, "a live picture, with buttons", word("name", "a machine", needed=False)),
+    **states.VERBS,
 }

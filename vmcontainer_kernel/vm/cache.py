@@ -6,6 +6,7 @@ locked(lock): made(KEY) ─▶ tmp-XXXX/ is filled ─▶ rename ─▶ KEY/    
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -14,22 +15,24 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
 from ..errors import HostError
 
-__all__ = ["KEYS", "digest", "locked", "made", "prune", "reported_when_full", "try_lock", "used"]
+__all__ = ["KEYS", "digest", "held", "locked", "made", "prune", "reported_when_full", "try_lock", "used"]
 
 # The names of keys: sixteen hexadecimal digits, as a pattern of glob(3).
 KEYS: Final = "[0-9a-f]" * 16
 
 
 @contextlib.contextmanager
-def made(place: Path) -> Iterator[Path]:
-    """Give a folder beside `place` that takes its name when all went well, and is removed when not."""
-    folder = Path(tempfile.mkdtemp(prefix="tmp-", dir=place.parent))
+def made(place: Path, beside: Path | None = None) -> Iterator[Path]:
+    """Give a folder in `beside` (else beside `place`) that takes its name when all went well, and is removed when
+    not.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="tmp-", dir=beside or place.parent))
     try:
         folder.chmod(0o755)
         yield folder
@@ -54,6 +57,17 @@ def locked(path: Path) -> Iterator[None]:
     """Hold a lock file, waiting for it; the kernel releases it however the holder ends."""
     while (descriptor := try_lock(path)) is None:
         time.sleep(0.1)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.asynccontextmanager
+async def held(path: Path) -> AsyncIterator[None]:
+    """Do as `locked` does, without holding up the event loop."""
+    while (descriptor := try_lock(path)) is None:
+        await asyncio.sleep(0.1)
     try:
         yield
     finally:

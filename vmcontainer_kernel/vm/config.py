@@ -233,16 +233,20 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class Wiring:
-    """How this start of a machine is connected: a RAM file (`ram`), written to (`save`) or mapped copy-on-write."""
+    """How this start of a machine is connected: a RAM file (`ram`), written to (`save`) or mapped copy-on-write.
+
+    `receive`: its memory comes from another QEMU, with its state.
+    """
 
     ram: Path | None = None
     save: bool = False
     qemu_version: tuple[int, int] = (7, 2)
+    receive: bool = False
 
     @property
     def restore(self) -> bool:
         """Whether the machine wakes from a saved state."""
-        return self.ram is not None and not self.save
+        return self.receive or (self.ram is not None and not self.save)
 
 
 def accelerator_for(arch: str, ours: Accelerator) -> Accelerator:

@@ -115,6 +115,11 @@ class Console:
         shown = readable(bytes(self._kept)).splitlines()
         return "\n".join(last_words([line for line in shown if line.strip()], lines))
 
+    def prepend(self, earlier: Console) -> None:
+        """Remember what a console said before this one took its guest over."""
+        self._kept[:0] = earlier._kept
+        del self._kept[:-KEPT_BYTES]
+
     def drain(self) -> None:
         """Read what is left of a QEMU that has ended, then close."""
         while not self._file.closed and self._read():

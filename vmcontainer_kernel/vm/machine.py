@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import shutil
 import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ..container.network.proxy import bind
 from ..errors import LabError, MachineError
@@ -26,6 +27,7 @@ from . import observe, qemu, resources
 from .config import MachineConfig, Wiring
 from .console import Console
 from .handing import hand, opened
+from .launcher import Launcher, Spawned
 from .qemu import FIRST_FD, NETDEV, SLOT
 from .qmp import Monitor
 from .timeline import Times
@@ -37,35 +39,6 @@ START_LIMIT_S = 10.0
 KILL_LIMIT_S = 2.0
 REST_AFTER_S = 6.0
 _INTERRUPTS = 1 << 9  # IF of the x86 flags
-
-
-class Spawned(Protocol):
-    """A QEMU that somebody started for us.
-
-    `warnings`: what holds it less tightly than it should; `struck`: once it has ended, how often each limit struck.
-    """
-
-    pid: int
-    warnings: tuple[str, ...]
-    struck: dict[str, int]
-
-    async def wait(self) -> int:
-        """Return the exit status once it has ended; ``-N`` for signal N."""
-
-    async def kill(self) -> None:
-        """Send SIGKILL."""
-
-
-class Launcher(Protocol):
-    """Who starts QEMU."""
-
-    async def spawn(
-        self, argv: Sequence[str], *, fds: Sequence[int] = (), log: Path, cage: Mapping[str, Any] | None = None
-    ) -> Spawned:
-        """Start a program: ``fds[i]`` becomes its descriptor ``FIRST_FD + i``, its output goes to the file `log`.
-
-        `cage` is how it is to be held (`resources.cage`).
-        """
 
 
 class Machine:
@@ -94,6 +67,7 @@ class Machine:
         self._clock_s = time.monotonic()
         self._spawned = spawned
         self._monitor: Monitor | None = None
+        self._far: socket.socket | None = None
         self._console: Console
         self._waiting: list[tuple[str, dict[str, str], asyncio.Future[None]]] = []
         self._devices: list[dict[str, Any]] | None = None
@@ -305,6 +279,23 @@ class Machine:
         """Return what its start consisted of (docs/architecture.md, "Views")."""
         return self.times.document(self.config.name, self._console.early)
 
+    @property
+    def far(self) -> socket.socket | None:
+        """QEMU's end of the agent's stream: kept, so that a second QEMU can be given it as well (`start`, `agent`)."""
+        return self._far
+
+    def take_stream(self, other: Machine) -> None:
+        """Become the one whose end ends the agent's stream; `other` was until now, and let it go on here."""
+        self.stream, self._far, other._far = other.stream, other._far, None
+        self.started_s, self._clock_s = other.started_s, other._clock_s
+        self._console.prepend(other._console)
+
+    def discard(self) -> None:
+        """Close and remove what is left of a machine that has ended and that nobody will ask about."""
+        if self._far is not None:
+            self.stream.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def mark(self, phase: str) -> None:
         """Note that a step of starting is done: a name of `timeline.PHASES`."""
         self.times.mark(phase)
@@ -343,6 +334,11 @@ class Machine:
         finally:
             self._console.drain()
             self.gone.set()
+            if self._far is not None:
+                # Not only closed: a child that the notebook forked may have a copy.
+                with contextlib.suppress(OSError):
+                    self._far.shutdown(socket.SHUT_RDWR)
+                self._far.close()
         if self._resting is not None:
             self._resting.cancel()
         if self._monitor is not None:
@@ -350,31 +346,44 @@ class Machine:
 
 
 async def start(
-    config: MachineConfig, wiring: Wiring, launcher: Launcher, run_dir: Path, asked_s: float | None = None
+    config: MachineConfig,
+    wiring: Wiring,
+    launcher: Launcher,
+    run_dir: Path,
+    asked_s: float | None = None,
+    *,
+    place: str = "",
+    agent: socket.socket | None = None,
 ) -> Machine:
-    """Start QEMU and connect to it; on failure nothing stays behind but its log. `asked_s`: when it was asked for."""
+    """Start QEMU and connect to it; on failure nothing stays behind but its log.
+
+    `asked_s`: when it was asked for. Its folder and control group are named `place`, else after it. `agent`: the far
+    end of a stream that another QEMU has too, whose machine this one will become (`Machine.take_stream`).
+    """
     times = Times("clone" if wiring.restore else "cold", asked_s)
     program = str(qemu.program_path(config.platform))
-    folder = run_dir / "machines" / config.name
+    place = place or config.name
+    folder = run_dir / "machines" / place
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = [socket.socketpair() for _ in range(3 if config.agent else 2)]
-    theirs = [pair[1] for pair in pairs]
-    handed = hand(config, wiring, FIRST_FD + len(pairs))
+    pairs = [socket.socketpair() for _ in range(3 if config.agent and agent is None else 2)]
+    theirs = [pair[1] for pair in pairs] + ([agent] if agent else [])
+    handed = hand(config, wiring, FIRST_FD + len(theirs))
     command = [*qemu.argv(handed.config, handed.wiring, program), *handed.options]
     try:
         with opened(handed) as (files, groups):
             fds = [*(sock.fileno() for sock in theirs), *files]
-            cage = resources.cage(config, wiring, groups)
+            cage = resources.cage(config, wiring, groups, place)
             times.mark("begun")
             spawned = await launcher.spawn(command, fds=fds, log=folder / "qemu.log", cage=cage)
     except BaseException:
-        for ours, _ in pairs:
+        for ours, far in pairs:
             ours.close()
+            far.close()
         raise
-    finally:
-        for sock in theirs:
-            sock.close()
+    for _, far in pairs[:2]:
+        far.close()
     machine = Machine(config, command, folder, spawned, times)
+    machine._far = pairs[2][1] if pairs[2:] else None
     machine.mark("spawn")
     await _connect(machine, *(ours for ours, _ in pairs))
     return machine

@@ -85,11 +85,7 @@ def sandbox(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
 def board(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """The board, with what its architecture's table says of it."""
     kind = config.machine_type or config.platform.machine_type
-    return ("-machine", f"{kind}{config.platform.board}{_ram_id(wiring)}")
-
-
-def _ram_id(wiring: Wiring) -> str:
-    return ",memory-backend=ram" if wiring.ram else ""
+    return ("-machine", f"{kind}{config.platform.board},memory-backend=ram")
 
 
 def accelerator(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
@@ -104,11 +100,14 @@ def processors(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
 
 
 def memory(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
-    """The RAM: anonymous, or a file that a template writes and its clones map copy-on-write."""
+    """The RAM: anonymous, or a file that a template writes and its clones map copy-on-write.
+
+    It has the same name each time: memory that moves to another QEMU is named in what is sent.
+    """
     total = f",slots={config.SLOTS},maxmem={(config.memory_bytes + config.ROOM_BYTES) // MIB}M"
     size = ("-m", f"{config.memory_bytes // MIB}M{total if config.growable else ''}")
     if wiring.ram is None:
-        return size
+        return (*size, "-object", f"memory-backend-ram,id=ram,size={config.memory_bytes}")
     backend = f"memory-backend-file,id=ram,size={config.memory_bytes},mem-path={escape(str(wiring.ram))}"
     # Opened for writing though nothing is written, `agent.cage` sees to that: before 8.2 QEMU knows no other way for a
     # private mapping, and later versions have no balloon for what they opened for reading.

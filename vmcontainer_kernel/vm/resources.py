@@ -68,15 +68,19 @@ def limits_of(config: MachineConfig) -> Limits:
     return Limits(config.total_bytes + OVERHEAD_BYTES, threads, config.cpu_shares, config.cpu_quota_us)
 
 
-def cage(config: MachineConfig, wiring: Wiring, groups: Sequence[int]) -> dict[str, Any]:
-    """Return how a machine's QEMU is to be held (`agent.cage.CageVerbs.spawn`)."""
+def cage(config: MachineConfig, wiring: Wiring, groups: Sequence[int], place: str) -> dict[str, Any]:
+    """Return how a machine's QEMU is to be held (`agent.cage.CageVerbs.spawn`).
+
+    `place` is the name of this QEMU: for a moment, a machine that moves to another has two.
+    """
     return {
         "name": config.name,
+        "place": place,
         "resources": limits_of(config).document(),
         "groups": list(groups),
         "devices": ["/dev/kvm"] if config.accelerator.name == "kvm" else [],
         "network": config.network,
-        "private": wiring.restore,
+        "private": wiring.ram is not None and not wiring.save,
     }
 
 

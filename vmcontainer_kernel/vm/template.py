@@ -18,8 +18,7 @@ import json
 import os
 import secrets
 import shutil
-import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ from typing import Any
 from ..errors import MachineError
 from ..paths import cache_dir
 from . import accelerator, cache, qemu
-from .config import MachineConfig, Platform, Wiring
+from .build import host_cpu, qemu_build
+from .config import MachineConfig, Wiring
 from .machine import Launcher, Machine, start
 
 __all__ = ["Settle", "Template", "clone", "ensure_template", "find_template", "fresh_mac"]
@@ -70,9 +70,9 @@ class Template:
 def find_template(config: MachineConfig) -> Template | None:
     """Return the template of such machines if it is there and undamaged; no other program, about a millisecond."""
     try:
-        identity, version = _qemu_identity(config.platform)
-        key = key_of(config, identity)
-        template = Template(cache_dir("templates") / key, key, config, version)
+        build = qemu_build(config.platform)
+        key = key_of(config, build.identity)
+        template = Template(cache_dir("templates") / key, key, config, build.version)
         return template if is_sound(template) else None
     except FileNotFoundError:
         return None
@@ -89,7 +89,7 @@ async def ensure_template(config: MachineConfig, launcher: Launcher, run_dir: Pa
     found = find_template(config)
     if found:
         return found
-    async with _locked(cache_dir("templates") / "lock"):
+    async with cache.held(cache_dir("templates") / "lock"):
         found = find_template(config)
         if found:
             return found
@@ -147,20 +147,20 @@ async def _ignore_shared(machine: Machine) -> None:
 
 async def _build(config: MachineConfig, launcher: Launcher, run_dir: Path, settle: Settle) -> Template:
     """Boot a machine on a RAM file, settle it and save it."""
-    identity, version = await asyncio.to_thread(_qemu_identity, config.platform)
-    key = key_of(config, identity)
+    build = await asyncio.to_thread(qemu_build, config.platform)
+    key = key_of(config, build.identity)
     place = cache_dir("templates") / key
     shutil.rmtree(place, ignore_errors=True)
     # As many as systems run side by side, and the former ones of some.
     cache.prune(place.parent, cache.KEYS, keep=6)
     need_mib = (config.memory_bytes >> 20) + 10
     with cache.reported_when_full(place.parent, "a template", need_mib), cache.made(place) as folder:
-        wiring = Wiring(ram=folder / "ram", save=True, qemu_version=version)
+        wiring = Wiring(ram=folder / "ram", save=True, qemu_version=build.version)
         machine = await _boot(config.named(f"{BUILD_NAME}-{key}", config.mac), wiring, launcher, run_dir)
         await _save(machine, folder / "state", settle)
         # In a thread: it waits until the disk has it all.
         await asyncio.to_thread(_write_manifest, folder, key, machine.timeline())
-    return Template(place, key, config, version)
+    return Template(place, key, config, build.version)
 
 
 async def _boot(config: MachineConfig, wiring: Wiring, launcher: Launcher, run_dir: Path) -> Machine:
@@ -184,8 +184,7 @@ async def _save(machine: Machine, path: Path, settle: Settle) -> None:
         machine.mark("saved")
     finally:
         await machine.stop()
-        machine.stream.close()
-        shutil.rmtree(machine.folder, ignore_errors=True)
+        machine.discard()
 
 
 async def _saved(machine: Machine) -> None:
@@ -207,33 +206,9 @@ def key_of(config: MachineConfig, qemu_identity: str) -> str:
         "qemu": qemu_identity,
         "command": qemu.argv(config.named("", ""), Wiring(ram=Path("ram"), save=True)),
         "boot": config.boot.key,
-        "cpu": _host_cpu() if config.accelerator.name == "kvm" else "",
+        "cpu": host_cpu(config),
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _host_cpu() -> str:
-    """Return what a guest on KVM sees of the host's CPU: a state saved on one model does not load on another."""
-    lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
-    return "\n".join(line for line in lines if line.startswith(("vendor_id", "model", "flags")))
-
-
-def _qemu_identity(platform: Platform) -> tuple[str, tuple[int, int]]:
-    """Return what identifies this build of QEMU, and its version; asked from QEMU once for each build."""
-    program = qemu.program_path(platform)
-    status = program.stat()
-    identity = f"{program} {status.st_size} {status.st_mtime_ns}"
-    store = cache_dir("probes") / f"{program.name}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        kept = json.loads(store.read_text())
-        if kept["identity"] == identity:
-            return identity, (kept["version"][0], kept["version"][1])
-    output = subprocess.run([program, "--version"], check=False, capture_output=True, text=True, timeout=10).stdout
-    version = qemu.version_of(output)
-    temporary = store.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps({"identity": identity, "version": version}))
-    temporary.rename(store)
-    return identity, version
 
 
 def _write_manifest(folder: Path, key: str, boot: dict[str, Any]) -> None:
@@ -278,16 +253,5 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
     try:
         yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.asynccontextmanager
-async def _locked(path: Path) -> AsyncIterator[None]:
-    """Hold a lock file without holding up the event loop."""
-    while (descriptor := cache.try_lock(path)) is None:
-        await asyncio.sleep(0.1)
-    try:
-        yield
     finally:
         os.close(descriptor)
