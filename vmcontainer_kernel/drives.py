@@ -101,6 +101,8 @@ async def attach(machine: Machine, node: Node, wanted: Wanted, limits: tuple[int
     disk = store.disk(wanted.name).reading() if wanted.read_only else store.writable(wanted.name)
     found = await drives.attach(disk, Limits(*limits))
     try:
+        if not wanted.read_only:
+            store.writable(wanted.name)  # another notebook may have laid an overlay on it meanwhile
         return await _found_in_guest(node, found, wanted)
     except BaseException:
         with contextlib.suppress(LabError):

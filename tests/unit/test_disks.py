@@ -242,6 +242,12 @@ def absurd_qcow2(tmp_path):
     return bytes(data)
 
 
+def odd_qcow2(tmp_path):
+    data = bytearray(qcow2(tmp_path).read_bytes())
+    struct.pack_into(">Q", data, 24, 5 * MIB - 3)
+    return bytes(data)
+
+
 def encrypted_qcow2(tmp_path):
     data = bytearray(qcow2(tmp_path).read_bytes())
     struct.pack_into(">I", data, 32, 2)
@@ -251,6 +257,7 @@ def encrypted_qcow2(tmp_path):
 BROKEN = [
     (absurd_qcow2, "table has"),
     (encrypted_qcow2, "encrypted"),
+    (odd_qcow2, "no number of sectors"),
     (lambda folder: qcow2(folder).read_bytes()[:300_000][:70], "ends inside"),
     (lambda folder: sparse_vmdk(folder, no_capacity), "makes no sense: 0 sectors"),
     (lambda folder: vmdk_text(), "names no extents"),
@@ -290,6 +297,15 @@ def test_a_disk_larger_than_the_disk_is_refused(store, run, tmp_path):
     with pytest.raises(UserError, match="larger than the file system"):
         making.create(store, run, "x", 200 << 40)
     assert store.names() == []
+
+
+def test_a_large_disk_that_is_nearly_empty_is_taken_quickly(store, run, tmp_path):
+    size_bytes = os.statvfs(tmp_path).f_blocks * os.statvfs(tmp_path).f_frsize // 2 // MIB * MIB
+    image = tmp_path / "image.vdi"
+    img("create", "-q", "-f", "vdi", image, size_bytes)
+    import_image(store, run, image, "x")
+    assert store.kept("x").size_bytes == size_bytes
+    assert store.document("x")["used_bytes"] < 64 * MIB
 
 
 def test_a_wrong_format_is_told_and_raw_is_always_possible(store, run, content, tmp_path):

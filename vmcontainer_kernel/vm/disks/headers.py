@@ -57,7 +57,7 @@ def refuse_names(source: Source, header: Header) -> None:
 
 
 def _checked(source: Source, header: Header) -> Header:
-    if header.size_bytes % SECTOR and header.format != "qcow2":
+    if header.size_bytes % SECTOR:
         raise source.fault(f"its size of {header.size_bytes} bytes is no number of sectors")
     if not 0 < header.size_bytes <= LARGEST_BYTES:
         raise source.fault(f"it claims to be a disk of {header.size_bytes} bytes")

@@ -72,10 +72,19 @@ def overlay(store: Store, run: Runner, name: str, below: str) -> None:
     base = store.disk(below)
     if len(base.chain) >= MAX_CHAIN:
         raise UserError(f"disk {below} lies on {len(base.chain)} others already", hint=f"%vm disk flatten {below}")
-    if store.is_used(below, writing=True):
-        raise UserError(f"a machine writes to disk {below}", hint="detach it first: what lies below must not change")
+    _require_rest(store, below)
     with store.made(Kept(name, base.size_bytes, below, origin=f"overlay of {below}")) as folder:
         _empty(run, folder, base.size_bytes, below)
+    try:
+        _require_rest(store, below)  # who attaches it from now on looks for overlays
+    except UserError:
+        store.remove(name)
+        raise
+
+
+def _require_rest(store: Store, name: str) -> None:
+    if store.is_used(name, writing=True):
+        raise UserError(f"a machine writes to disk {name}", hint="detach it first: what lies below must not change")
 
 
 def flatten(store: Store, run: Runner, name: str, report: Report = _quiet) -> None:
