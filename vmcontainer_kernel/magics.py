@@ -174,7 +174,7 @@ def vm_line(line: str) -> Any:
     timeline NAME           what its start consisted of, from the cell to the first byte
 
     systems                 what can be booted besides this computer's own system, and what of it is here
-    boot NAME --system S    start what needs no Linux: memtest, ipxe, uefi; or --cdrom FILE [--uefi]
+    boot NAME --system S    start what needs no Linux: memtest, ipxe, uefi; or --cdrom FILE, --disk DATA, [--uefi]
     screen NAME             a picture of its screen
     type NAME TEXT          type on its keyboard; key NAME ctrl-alt-delete; click NAME X Y
     console NAME            its serial port; -f follows it

@@ -1,5 +1,6 @@
 """Disks in running guests: plugged in and pulled out, shared, limited, and found again by the next machine."""
 
+import subprocess
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from vmcontainer_kernel.errors import UserError
 from vmcontainer_kernel.options import parse
 from vmcontainer_kernel.paths import cache_dir
 from vmcontainer_kernel.session import Session
-from vmcontainer_kernel.verbs import disks, machines
+from vmcontainer_kernel.verbs import VERBS, disks
 from vmcontainer_kernel.verbs.words import choose
 from vmcontainer_kernel.vm.disks.store import Store
 
@@ -24,9 +25,12 @@ class Notebook:
     def __init__(self, session):
         self.session = session
 
-    def disk(self, line):
-        verb, words = choose(machines.VERBS, "%vm", f"disk {line}", "ls")
+    def verb(self, line):
+        verb, words = choose(VERBS["vm"], "%vm", line, "ls")
         return verb.action(self.session, words, "en")
+
+    def disk(self, line):
+        return self.verb(f"disk {line}")
 
     def cell(self, machine, text):
         """Run a cell that must succeed; return what it writes."""
@@ -212,6 +216,32 @@ def test_a_disk_is_there_after_a_reset(notebook):
     notebook.session.wait(notebook.session.machines.reset("a"))
     assert notebook.cell("a", "head -c 6 /dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_stays") == "before"
     notebook.disk("detach a stays")
+
+
+# 16-bit real mode: mov dx, 0x3f8; for each letter mov al, …; out dx, al. Then cli; hlt.
+SPEAKS = b"\xba\xf8\x03" + b"".join(b"\xb0%c\xee" % letter for letter in b"from the disk\n") + b"\xfa\xf4"
+
+
+def test_a_disk_of_another_hypervisor_boots_here(notebook, tmp_path):
+    raw = tmp_path / "disk.raw"
+    raw.write_bytes(SPEAKS.ljust(510, b"\0") + b"\x55\xaa" + bytes(MIB))
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "vmdk", raw, tmp_path / "disk.vmdk"], check=True)
+    notebook.disk(f"import {tmp_path / 'disk.vmdk'} foreign")
+    notebook.disk("create over --from foreign")
+    notebook.verb("boot own --disk over --no-network")
+    machine = notebook.machine("own")
+    end = time.monotonic() + 60
+    while "from the disk" not in machine.console_tail(50):
+        assert time.monotonic() < end, machine.console_tail(50)
+        time.sleep(0.1)
+    for line in ("rm over", "attach a over", "create third --from over"):
+        with pytest.raises(UserError):
+            notebook.disk(line)
+    with pytest.raises(UserError, match="in use by another machine"):
+        notebook.verb("boot other --disk over")
+    assert notebook.disk("inspect over")["attached"] == [{"machine": "own", "read_only": False}]
+    notebook.verb("rm own")
+    notebook.disk("rm over")
 
 
 def test_what_cannot_be_is_told(notebook):

@@ -94,7 +94,7 @@ def _config(session: Session, given: Words, progress: Progress) -> MachineConfig
     drives = _drives(given)
     if given.system:
         if drives or given.uefi:
-            raise UserError("--system brings its own files", hint="leave --cdrom, --floppy and --uefi out")
+            raise UserError("--system brings its own files", hint="leave --cdrom, --floppy, --disk and --uefi out")
         payload = systems.payload_of(given.system)
         file = systems.ensure_payload(payload, progress.report)
         config = systems.payload_config(given.name, payload, file, engine)
@@ -102,7 +102,7 @@ def _config(session: Session, given: Words, progress: Progress) -> MachineConfig
         uefi = systems.ensure_payload(systems.uefi_of(arch), progress.report) if _wants_uefi(given) else None
         config = systems.boot_config(given.name, Firmware(uefi), arch, engine, drives)
     else:
-        hint = "%vm boot NAME --system memtest, or --cdrom FILE; %vm systems lists what there is"
+        hint = "%vm boot NAME --system memtest, --cdrom FILE or --disk DISK; %vm systems lists what there is"
         raise UserError("what is it to boot?", hint=hint)
     memory_bytes = parse_size(given.memory) if given.memory else config.memory_bytes
     cpus = int(parse_number(given.cpus, "--cpus", whole=True) or config.cpus)
@@ -115,7 +115,21 @@ def _wants_uefi(given: Words) -> bool:
 
 
 def _drives(given: Words) -> tuple[Drive, ...]:
-    return tuple(_drive(Path(path), bus) for bus in ("cdrom", "floppy") for path in [getattr(given, bus)] if path)
+    read = [_drive(Path(path), bus) for bus in ("cdrom", "floppy") for path in [getattr(given, bus)] if path]
+    return tuple(read + [_kept(name, given.arch) for name in given.disk])
+
+
+def _kept(name: str, arch: str) -> Drive:
+    """Return a disk of `%vm disk` as a drive that any system has a driver for."""
+    from ..vm.config import Drive
+    from ..vm.disks.live import in_use
+    from ..vm.disks.store import own_store
+
+    store = own_store()
+    disk = store.writable(name)
+    if store.is_used(name):
+        raise in_use(name, name)
+    return Drive(disk, "virtio" if arch == "arm64" else "sata")
 
 
 def _drive(path: Path, bus: str) -> Drive:
@@ -291,6 +305,10 @@ VERBS: dict[str, Verb] = {
         option("--system", metavar="SYSTEM", help="a program that needs no Linux: %%vm systems lists them", default=""),
         option("--cdrom", metavar="FILE", help="a CD's image (ISO 9660)", default=""),
         option("--floppy", metavar="FILE", help="a floppy disk's image", default=""),
+        (
+            ("--disk",),
+            {"metavar": "DISK", "action": "append", "default": [], "help": "a disk of %%vm disk; may be given again"},
+        ),
         flag("--uefi", help="start it by UEFI instead of BIOS"),
         option("--arch", help="its processor: x86_64 or arm64", default=""),
         option("--memory", "-m", metavar="SIZE", help="its memory (default: 256m)", default=""),

@@ -53,10 +53,13 @@ def _runner(session: Session, progress: Progress) -> Runner:
 
 def _users(session: Session) -> dict[str, list[str]]:
     """Return which machines of this notebook have which disks."""
+    from ..vm.disks.store import FILE
+
     found: dict[str, list[str]] = {}
     for name, guest in session.machines.guests.items():
         if not guest.machine.gone.is_set():
-            for disk in drives_of(guest.machine).attachments:
+            ours = [one.disk.name for one in guest.machine.config.drives if one.disk.path.name == FILE]
+            for disk in [*ours, *drives_of(guest.machine).attachments]:
                 found.setdefault(disk, []).append(name)
     return found
 
@@ -90,10 +93,12 @@ def _inspect(session: Session, given: Words) -> dict[str, Any]:
     name = _name(given)
     found = _store().document(name)
     for machine in _users(session).get(name, []):
-        one = drives_of(session.machines.guest(machine).machine).find(name)
-        limits = {"bps": one.limits.bytes_per_s or None, "iops": one.limits.operations_per_s or None}
-        access = {"machine": machine, "read_only": one.disk.read_only, "device": one.link}
-        found.setdefault("attached", []).append(access | limits)
+        one = drives_of(session.machines.guest(machine).machine).attachments.get(name)
+        told: dict[str, Any] = {"machine": machine, "read_only": bool(one and one.disk.read_only)}
+        if one:  # else it has it since it began
+            told |= {"bps": one.limits.bytes_per_s or None, "iops": one.limits.operations_per_s or None}
+            told["device"] = one.link
+        found.setdefault("attached", []).append(told)
     return found
 
 
