@@ -24,6 +24,7 @@ from tests.notebooks import (
 from tests.ordinary_user import FIRST_LIMIT_S, User
 
 END_LIMIT_S = 2.0
+DEATHS = int(os.environ.get("VMCONTAINER_DEATHS", "20"))  # a release is tried with more
 
 pytestmark = [pytest.mark.needs("containers-on-host"), pytest.mark.needs("qemu")]
 
@@ -54,7 +55,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> None:
     notebook.close()
 
 
-@pytest.mark.parametrize("attempt", range(20))
+@pytest.mark.parametrize("attempt", range(DEATHS))
 def test_a_killed_notebook_leaves_nothing(notebook: Notebook, tmp_path: Path, attempt: int) -> None:
     """A quarter of the moments are when all runs, the others while it is being made."""
     run, session = tmp_path / "run", f"s{notebook.pid}-"
