@@ -90,7 +90,8 @@ def convert(
     command = ["qemu-img", "convert", "-p", "-O", format, *settings, file_name(source), target]
 
     def told(output: str) -> None:
-        report(phase, progress(output))
+        part = progress(output)
+        report(f"{phase}, {int(part * 10)}0 %" if 0.1 <= part < 1 else phase, part)
 
     status, output = run(bounded(command, most_bytes, nobody=nobody), fds, told)
     finished(status, output, room)
