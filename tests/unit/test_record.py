@@ -50,6 +50,8 @@ def test_it_is_frozen_and_can_be_copied_with_changes():
     with pytest.raises(AttributeError, match="frozen"):
         del place.root
     assert (place.replace(version=1), place) == (Place("/a", 1), Place("/a", 2))
+    with pytest.raises(TypeError, match="Place has no color"):
+        place.replace(color=1)
 
 
 def test_importing_it_brings_nothing_else():

@@ -235,24 +235,29 @@ class ContainerVerbs:
     # -- what the loop tells
 
     def _make_ready(self) -> None:
-        """Make what the next container needs, now that nobody waits: spares, each born by the process that is ready,
-        and one more such process for what fits no spare.
+        """Make what the next container needs, as long as nobody waits: spares, each born by the process that is ready,
+        and one more such process for what fits no spare. One at a time: a request may come meanwhile.
         """
-        if not self._active:
+        if not self._active or self._server.attended():
             return
+        made = False
         with contextlib.suppress(LabError, OSError):  # whoever asks for a container will be told why there is none
-            self._make_spares()
+            made = self._make_spare()
+        if made:
+            self._server.timers.after(0.0, self._make_ready)
+            return
         self._ready_process()
         self._spare_timer.cancel()
         self._spare_timer = self._server.timers.after(self._spare_s, self._drop_ready)
 
-    def _make_spares(self) -> None:
-        last = self._last
-        if last is None:
-            return
-        for exact in self._runtime.spares.missing(last):
-            self._ready_process()
-            self._runtime.make_spare(f"c{next(self._names)}", last, exact=exact)
+    def _make_spare(self) -> bool:
+        """Make one that is missing, and tell whether there was any."""
+        missing = self._runtime.spares.missing(self._last) if self._last else []
+        if not self._last or not missing:
+            return False
+        self._ready_process()
+        self._runtime.make_spare(f"c{next(self._names)}", self._last, exact=missing[0])
+        return True
 
     def _ready_process(self) -> None:
         with contextlib.suppress(LabError, OSError):  # where ptrace(2) is not allowed, containers are forked

@@ -91,7 +91,7 @@ class Server:
 
     def _patience_s(self) -> float | None:
         waits = [self.timers.patience_s()]
-        if self._idle_due_s is not None and not self._attended():
+        if self._idle_due_s is not None and not self.attended():
             waits.append(max(0.0, self._idle_due_s - time.monotonic()))
         wait = min((wait for wait in waits if wait is not None), default=None)
         return None if wait is None else min(wait, _LONGEST_WAIT_S)
@@ -273,13 +273,13 @@ class Server:
                 attempt(job.on_end, job)
             self._idle_due_s = time.monotonic() + _IDLE_AFTER_S
 
-    def _attended(self) -> bool:
+    def attended(self) -> bool:
         """Tell whether somebody waits for a job; what runs detached may run for ever."""
         return any(not job.detach for job in self.jobs.values())
 
     def _check_idle(self) -> None:
         """Tell once, a moment after the last job, that there is nothing to do."""
-        if self._idle_due_s is not None and not self._attended() and time.monotonic() >= self._idle_due_s:
+        if self._idle_due_s is not None and not self.attended() and time.monotonic() >= self._idle_due_s:
             self._idle_due_s = None
             self.on_idle()
 

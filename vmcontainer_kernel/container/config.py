@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from vmcontainer_kernel.container.requests import Volume
 
-__all__ = ["DEFAULT_CAPABILITIES", "DEFAULT_PATH", "Surroundings", "adapted", "command_of", "make_config"]
+__all__ = ["DEFAULT_CAPABILITIES", "DEFAULT_PATH", "Surroundings", "command_of", "make_config", "program_of"]
 
 DEFAULT_CAPABILITIES = (
     *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP"),
@@ -94,18 +94,13 @@ def make_config(
     return config
 
 
-def adapted(
-    config: dict[str, Any], options: Options, image_config: dict[str, Any], *, name: str, home: str
-) -> dict[str, Any]:
-    """Return a configuration with the program, its environment and folder of other `options`."""
-    defaults = image_config.get("config") or {}
-    process = {
-        **config["process"],
+def program_of(options: Options, defaults: dict[str, Any], name: str, home: str) -> dict[str, Any]:
+    """Return of ``process`` what runs; `defaults`: the "config" of the image's configuration."""
+    return {
         "args": command_of(options, defaults),
         "env": _environment(options, defaults, name, home),
         "cwd": options.workdir or defaults.get("WorkingDir") or "/",
     }
-    return {**config, "process": process}
 
 
 def _mappings(maps: tuple[IdMapping, ...]) -> list[dict[str, int]]:
@@ -137,9 +132,7 @@ def _process(options: Options, defaults: dict[str, Any], name: str, user: User, 
             "umask": 0o022 if user.umask is None else user.umask,
             "additionalGids": list(user.additional_gids),
         },
-        "args": command_of(options, defaults),
-        "env": _environment(options, defaults, name, home),
-        "cwd": options.workdir or defaults.get("WorkingDir") or "/",
+        **program_of(options, defaults, name, home),
         "noNewPrivileges": _no_new_privileges(options),
     }
     if not process["args"]:

@@ -15,7 +15,7 @@ from typing import Any
 from vmcontainer_kernel.container import namespaces
 from vmcontainer_kernel.container.cgroups import Cgroups
 from vmcontainer_kernel.container.checks import check_name, check_options, check_user, possible, without_groups
-from vmcontainer_kernel.container.config import adapted, make_config
+from vmcontainer_kernel.container.config import make_config, program_of
 from vmcontainer_kernel.container.container import Container
 from vmcontainer_kernel.container.images import Image, Store
 from vmcontainer_kernel.container.ladder import Footing
@@ -128,8 +128,9 @@ class Preparer:
         image = self._store.resolve(options.image)
         if image.digest != spare.image.digest:
             return None
-        config = adapted(spare.config, options, image.config, name=spare.name, home=spare.home)
-        process, new = spare.spec.process, parse_process(config["process"])
+        program = program_of(options, image.config.get("config") or {}, spare.name, spare.home)
+        config = {**spare.config, "process": {**spare.config["process"], **program}}
+        process, new = spare.spec.process, parse_process(program)
         spec = spare.spec.replace(process=process.replace(args=new.args, env=new.env, cwd=new.cwd))
         return Container(
             spare.name, spare.id, image, config, spec, spare.bundle, spare.home, spare.cgroup, options=options
