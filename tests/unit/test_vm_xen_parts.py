@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.test_vm_guest_parts import DEBIAN_12
 from vmcontainer_kernel.errors import MachineError, UserError
-from vmcontainer_kernel.vm import guest, packages, qemu, recipe, systems, xen
+from vmcontainer_kernel.vm import guest, packages, qemu, recipe, resources, systems, xen
 from vmcontainer_kernel.vm.accelerator import Accelerator
 from vmcontainer_kernel.vm.config import MIB, MachineConfig, Multiboot, Wiring
 
@@ -123,6 +123,10 @@ def test_qemu_gets_xen_with_two_modules_and_enough_memory(tmp_path):
     assert modules[0].startswith(f"{tmp_path}/vmlinuz console=hvc0 ")
     assert modules[1] == str(tmp_path / "initrd")
     qemu.check(config, host_cpus=2, host_memory_bytes=1 << 30)
+    assert not config.growable
+    for wish in ((512 << 20, None), (None, 2)):
+        with pytest.raises(UserError, match="hypervisor"):
+            resources.plan(config, *wish)
     with pytest.raises(UserError) as caught:
         qemu.check(MachineConfig("xen", boot, Accelerator("tcg", "")), host_cpus=2, host_memory_bytes=1 << 30)
     assert f"{xen.XEN.memory_bytes // MIB} MiB" in caught.value.hint

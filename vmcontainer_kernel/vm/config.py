@@ -198,7 +198,12 @@ class MachineConfig:
     @property
     def growable(self) -> bool:
         """Whether memory and processors can be plugged in: a PC whose guest takes them into use."""
-        return self.agent and self.arch == "x86_64" and not self.machine_type
+        return self.agent and self.arch == "x86_64" and not self.machine_type and not self.hosts_others
+
+    @property
+    def hosts_others(self) -> bool:
+        """Whether its guest is a hypervisor, beside whose first domain there are others."""
+        return isinstance(self.boot, Multiboot) and self.agent
 
     @property
     def total_bytes(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 __all__ = ["Console", "last_words", "readable"]
 
 KEPT_BYTES = 64 << 10
-EARLY_LINES = 100
+EARLY_LINES = 200  # Xen alone has ninety, before the kernel in its first domain begins
 LINE_BYTES = 200
 FILE_LIMIT_BYTES = 1 << 20
 

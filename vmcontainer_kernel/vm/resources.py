@@ -101,6 +101,12 @@ class Growth:
 def plan(config: MachineConfig, memory_bytes: int | None, cpus: int | None) -> Growth:
     """Return what leads to so much memory and so many processors; raises UserError for what cannot be."""
     growth = Growth()
+    if config.hosts_others and (memory_bytes, cpus) != (None, None):
+        raise UserError(
+            f"machine {config.name} keeps what it was started with: its guest is a hypervisor, which shares it out",
+            hint="give its domains more or less there (xl mem-set), or make a larger machine",
+            where="--memory" if memory_bytes else "--cpus",
+        )
     if cpus is not None:
         growth = replace(growth, cpus=_more_cpus(config, cpus))
     if memory_bytes is None:

@@ -1,7 +1,7 @@
 """What a machine's start consists of: from the cell to the first byte, each phase measured at its source.
 
     notebook's clock   asked, begun, spawn, qmp, restored, agent, exec, output
-    console's stamps   kernel, init, root, main, ready: "[    2.202262] vmcontainer: root"        (cold starts)
+    console's stamps   kernel, init, root, domains, main, ready: "[    2.202262] vmcontainer: root" (cold starts)
 
 Times are those of this computer's monotonic clock. A line on a guest's console carries the kernel's own time stamp,
 so the kernel began when the line came, less its stamp. A line may come late, never early: the earliest beginning that
@@ -27,6 +27,7 @@ PHASES: Final[Mapping[str, tuple[str, str]]] = {
     "kernel": ("firmware, until the kernel begins", CONSOLE),
     "init": ("kernel, until its first program", CONSOLE),
     "root": ("RAM disk: modules, root disk, mounts", CONSOLE),
+    "domains": ("a hypervisor's tools and second domain start", CONSOLE),
     "main": ("Python starts and loads the agent", CONSOLE),
     "ready": ("agent sets up network and names", CONSOLE),
     "restored": ("template's state loaded", QMP),
@@ -43,7 +44,7 @@ UNITS: Final = {
     "phases[].begin_ms": ["ms", "level"],
     "phases[].ms": ["ms", "level"],
 }
-_LINE: Final = re.compile(rb"^\[ *(\d{1,6}\.\d{6})\] vmcontainer: (init|root|main|ready)\r?$")
+_LINE: Final = re.compile(rb"^\[ *(\d{1,6}\.\d{6})\] vmcontainer: (init|root|domains|main|ready)\r?$")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def console_marks(lines: Sequence[tuple[float, bytes]]) -> list[Mark]:
     for _, match in found:
         stamps.setdefault(match[2].decode(), float(match[1]))
     marks = [Mark("kernel", begun_s)]
-    for name in ("init", "root", "main", "ready"):
+    for name in ("init", "root", "domains", "main", "ready"):
         if begun_s + stamps.get(name, -1.0) >= marks[-1].at_s:
             marks.append(Mark(name, begun_s + stamps[name]))
     return marks

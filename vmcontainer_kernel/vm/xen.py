@@ -77,6 +77,7 @@ until grep -qs '/ #' /var/log/xen/console/guest-pv1.log; do
     [ $waited -lt 400 ] || exit 1
     sleep 0.5
 done
+echo "<3>vmcontainer: domains" >/dev/kmsg
 """
 
 # What runs in a domain. An unknown kernel parameter with a value becomes part of PID 1's environment.
@@ -186,7 +187,7 @@ def domain_initrd(busybox: bytes) -> bytes:
 XEN: Final = Recipe(
     wanted=xen_packages,
     boot=xen_boot,
-    # No balloon: it would give QEMU the numbers that pages have in the domain, which are other pages of the machine.
+    # No balloon: it would give QEMU the numbers that pages have in the domain, where the machine has other pages.
     boot_modules=(*BOOT_MODULES, "pvpanic_pci", *_DRIVERS),
     modules=(*MODULES, *_DRIVERS),
     init=INIT,
