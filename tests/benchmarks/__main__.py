@@ -16,16 +16,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks import engine, engines, layers
+from tests.benchmarks import engine, engines, layers, machines
 from tests.benchmarks.measure import Notebook, Row, Series
 from tests.benchmarks.peers import every
-from vmcontainer_kernel.node import Node
-from vmcontainer_kernel.session import Session, current
+from vmcontainer_kernel.session import current
 from vmcontainer_kernel.vm import accelerator, qemu
-from vmcontainer_kernel.vm.machine import Machine
 
-IDLE_S = 20.0
-NEXT_CELLS = 15
 READING_S = 0.5  # nobody reads a cell's output faster; meanwhile a container is made ahead
 LOAD = """
 import ipykernel.ipkernel, time
@@ -65,65 +61,6 @@ def container_rows(notebook: Notebook, rounds: int) -> list[Row]:
     return rows + [Row(name, series, ("bwrap", bwrap) if bwrap else None) for name, series in theirs.items()]
 
 
-def clone_rows(notebook: Notebook, session: Session, rounds: int) -> list[Row]:
-    """Time new machines, their phases since QEMU was started, and the cells that follow."""
-    session.prepare()
-    first, second, later = Series(), Series(), Series()
-    phases: dict[str, Series] = {}
-    for _ in range(rounds):
-        first.take(lambda: notebook.cell_ms("vm", "bench"))
-        for name, seconds in session.machines.guest("bench").machine.phases:
-            phases.setdefault(name, Series()).times_ms.append(seconds * 1e3)
-        second.take(lambda: notebook.cell_ms("vm", "bench"))
-        for _ in range(NEXT_CELLS):
-            later.take(lambda: notebook.cell_ms("vm", "bench"))
-        session.wait(session.machines.remove("bench"))
-    told = {"qmp": "QEMU answers", "restored": "state loaded", "agent": "guest renewed"}
-    rows = [Row("%%vm, a new machine", first, goal=350)]
-    rows += [Row(f"  of that: {told[name]}", phases[name]) for name in told]
-    return [*rows, Row("%%vm, second cell", second), Row("%%vm, later cells", later, goal=25)]
-
-
-def boot_rows(session: Session, rounds: int) -> list[Row]:
-    """Time a machine from its kernel to the agent's first answer, without a template."""
-
-    async def boot(name: str) -> float:
-        config = await session.machines.config(name, None, None, lambda phase, fraction: None)
-        host = await session.host()
-        begin_s = time.perf_counter()
-        machine = await Machine.boot(config, host, session.folder)
-        node = Node(name, machine.stream)
-        try:
-            await machine.within(node.connect(60), 60, "answer")
-            return (time.perf_counter() - begin_s) * 1e3
-        finally:
-            node.close()
-            await machine.stop()
-
-    series = Series()
-    for number in range(rounds):
-        series.take(lambda number=number: session.wait(boot(f"cold{number}")))
-    return [Row("cold boot to the agent's answer", series, goal=5000)]
-
-
-def idle_percent(notebook: Notebook, session: Session) -> float:
-    """Return how much of a core an idle machine's QEMU uses."""
-    notebook.cell_ms("vm", "idle")
-    pid = session.machines.guest("idle").machine.pid
-    time.sleep(2.0)
-    begin_s, begin_cpu_s = time.perf_counter(), cpu_s(pid)
-    time.sleep(IDLE_S)
-    used_s, passed_s = cpu_s(pid) - begin_cpu_s, time.perf_counter() - begin_s
-    session.wait(session.machines.remove("idle"))
-    return 100 * used_s / passed_s
-
-
-def cpu_s(pid: int) -> float:
-    """Return a process's CPU time, summed over its threads (proc(5), schedstat: nanoseconds first)."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
-
-
 def computer() -> str:
     """Describe this computer in a line."""
     chosen = accelerator.choose()
@@ -149,13 +86,10 @@ def main(rounds: int) -> None:
             lambda: engine.rows(rounds * 3),
             lambda: engines.rows(rounds),
             lambda: layers.rows(3),
-            lambda: clone_rows(notebook, session, rounds),
-            lambda: boot_rows(session, 2),
+            lambda: machines.rows(notebook, session, rounds),
         ):
             for row in rows():
                 print(row.text(), flush=True)
-        idle = idle_percent(notebook, session)
-        print(f"\nAn idle machine: {idle:.2f} % of a core over {IDLE_S:g} s (≤ 1 %: {'yes' if idle <= 1 else 'no'})")
     finally:
         session.close()
 

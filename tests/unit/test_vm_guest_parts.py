@@ -240,9 +240,17 @@ def test_the_ram_disk_loads_in_order_and_hands_over():
     compile(initrd.INIT, "init", "exec")
 
 
+def test_a_modules_signature_is_cut_off():
+    signature = b"s" * 300
+    signed = b"module" + signature + bytes(8) + struct.pack(">I", 300) + b"~Module signature appended~\n"
+    assert modules.unsigned(signed) == b"module"
+    assert modules.unsigned(b"module") == b"module"
+    assert modules.unsigned(signed[-40:]) == b""  # cut short by somebody
+
+
 def test_the_ram_disk_holds_what_modprobe_looks_for():
-    modules = [Module("virtio", "kernel/a/virtio.ko", (), (), (), b"1"), Module("blk", "b/blk.ko", ("virtio",), (), ())]
-    archive = initrd.build_initrd(b"busybox", "6.1", modules, "squashfs")
+    two = [Module("virtio", "kernel/a/virtio.ko", (), (), (), b"1"), Module("blk", "b/blk.ko", ("virtio",), (), ())]
+    archive = initrd.build_initrd(b"busybox", "6.1", two, "squashfs")
     assert b"blk.ko: virtio.ko\n" in archive
     assert b"lib/modules/6.1/virtio.ko\0" in archive
     assert b"bin/modprobe\0" in archive

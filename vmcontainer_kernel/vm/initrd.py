@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .decompress import decompress, is_compressed
-from .modules import Module, modules_dep
+from .modules import Module, modules_dep, unsigned
 
 __all__ = ["FSTAB", "INIT", "Entry", "build_initrd", "cpio", "init_script", "vmlinux"]
 
@@ -108,7 +108,7 @@ def build_initrd(busybox: bytes, release: str, modules: Sequence[Module], file_s
         Entry("bin/busybox", stat.S_IFREG | 0o755, busybox),
         *(Entry(f"bin/{name}", stat.S_IFLNK | 0o777, b"busybox") for name in _APPLETS),
         Entry(f"{folder}/modules.dep", stat.S_IFREG | 0o644, modules_dep(flat).encode()),
-        *(Entry(f"{folder}/{module.path}", stat.S_IFREG | 0o644, module.content) for module in flat.values()),
+        *(Entry(f"{folder}/{module.path}", stat.S_IFREG | 0o644, unsigned(module.content)) for module in flat.values()),
     ]
     return cpio([*(Entry(path, stat.S_IFDIR | 0o755) for path in paths), *files])
 

@@ -129,11 +129,14 @@ async def clone(
 
 
 async def _load(machine: Machine, state: Path) -> None:
-    await _ignore_shared(machine)
-    with _opened(state, os.O_RDONLY) as descriptor:
-        await machine.monitor.give(descriptor, "state")
     running = machine.expect("RESUME")
-    await machine.execute("migrate-incoming", uri="fd:state")
+    with _opened(state, os.O_RDONLY) as descriptor:
+        # Asked in one go: QMP carries commands out in the order in which they came.
+        await asyncio.gather(
+            _ignore_shared(machine),
+            machine.monitor.give(descriptor, "state"),
+            machine.execute("migrate-incoming", uri="fd:state"),
+        )
     await machine.within(running, LOAD_LIMIT_S, "wake from its template")
     machine.mark("restored")
     if machine.config.root:

@@ -1,0 +1,175 @@
+"""Machines: made of a spare, by clone and from their kernel; the cells that follow; many at once; one that is idle.
+
+python -m tests.benchmarks.machines [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.benchmarks.measure import Notebook, Row, Series
+from vmcontainer_kernel.node import Node
+from vmcontainer_kernel.session import Session, current
+from vmcontainer_kernel.spares import SETTING
+from vmcontainer_kernel.vm.machine import Machine
+
+IDLE_S = 20.0
+NEXT_CELLS = 15
+MANY = 20
+SPARE_LIMIT_S = 60.0
+READING_S = 0.5  # nobody reads a cell's output faster
+COMMAND = ("/bin/sh", "-c", "echo hi")
+
+
+def rows(notebook: Notebook, session: Session, rounds: int) -> Iterator[Row]:
+    """Measure everything of machines."""
+    os.environ[SETTING] = "0"
+    session.prepare()
+    yield from clone_rows(notebook, session, rounds)
+    yield from boot_rows(session, 2)
+    yield from many_rows(session)
+    yield idle_row("idle machine (% of a core)", session, machine_of(notebook, session, "idle"))
+    session.wait(session.machines.remove("idle"))
+    os.environ[SETTING] = "1"
+    yield from spare_rows(notebook, session, rounds)
+
+
+def clone_rows(notebook: Notebook, session: Session, rounds: int) -> list[Row]:
+    """Time new machines, their phases since QEMU was started, and the cells that follow."""
+    first, second, later = Series(), Series(), Series()
+    phases: dict[str, Series] = {}
+    for _ in range(rounds):
+        first.take(lambda: notebook.cell_ms("vm", "bench"))
+        for phase in session.machines.guest("bench").machine.timeline()["phases"]:
+            phases.setdefault(phase["text"], Series()).times_ms.append(phase["ms"])
+        second.take(lambda: notebook.cell_ms("vm", "bench"))
+        for _ in range(NEXT_CELLS):
+            later.take(lambda: notebook.cell_ms("vm", "bench"))
+        session.wait(session.machines.remove("bench"))
+    parts = [Row(f"  of that: {text}", series) for text, series in phases.items()]
+    last = [Row("%%vm, second cell", second), Row("%%vm, later cells", later, goal=25)]
+    return [Row("%%vm, a new machine, by clone", first, goal=245), *parts, *last]
+
+
+def boot_rows(session: Session, rounds: int) -> list[Row]:
+    """Time a machine from its kernel to the agent's first answer, without a template; and its phases."""
+    phases: dict[str, Series] = {}
+
+    async def boot(name: str) -> float:
+        from vmcontainer_kernel.machines import ANY, quiet
+
+        config = await session.machines.config(name, ANY, quiet)
+        host = await session.host()
+        begin_s = time.perf_counter()
+        machine = await Machine.boot(config, host, session.machines._folder)
+        node = Node(name, machine.stream)
+        try:
+            await machine.within(node.connect(60), 60, "answer")
+            machine.mark("agent")
+            passed_ms = (time.perf_counter() - begin_s) * 1e3
+            for phase in machine.timeline()["phases"]:
+                phases.setdefault(phase["text"], Series()).times_ms.append(phase["ms"])
+            return passed_ms
+        finally:
+            node.close()
+            await machine.stop()
+
+    series = Series()
+    for number in range(rounds):
+        series.take(lambda number=number: session.wait(boot(f"cold{number}")))  # type: ignore[misc]
+    parts = [Row(f"  of that: {text}", series) for text, series in phases.items()]
+    return [Row("cold boot to the agent's answer", series, goal=4000), *parts]
+
+
+def many_rows(session: Session) -> list[Row]:
+    """Time twenty clones asked for at once, until each has answered, and count the memory each takes for itself."""
+
+    async def answered(name: str) -> int:
+        guest = await session.machines.ensure(name)
+        await guest.node.call("exec", argv=list(COMMAND))
+        return guest.machine.pid
+
+    async def all_of_them() -> tuple[float, list[int]]:
+        begin_s = time.perf_counter()
+        pids = await asyncio.gather(*(answered(f"many{number}") for number in range(MANY)))
+        return (time.perf_counter() - begin_s) * 1e3, pids
+
+    passed_ms, pids = session.wait(all_of_them())
+    private, shares = Series(), Series()
+    for pid in pids:
+        kib = memory_kib(pid)
+        private.times_ms.append((kib["Private_Dirty"] + kib["Private_Clean"]) / 1024)
+        shares.times_ms.append(kib["Pss"] / 1024)
+    for number in range(MANY):
+        session.wait(session.machines.remove(f"many{number}"))
+    return [
+        Row(f"{MANY} clones at once, all answering", Series([passed_ms]), goal=6000),
+        Row("  private memory of each (MB)", private, goal=40),
+        Row("  with its share of what is common (PSS, MB)", shares),
+    ]
+
+
+def memory_kib(pid: int) -> dict[str, int]:
+    """Return a process's memory by kind (proc_pid_smaps_rollup(5))."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines}
+
+
+def spare_rows(notebook: Notebook, session: Session, rounds: int) -> list[Row]:
+    """Time machines that were made ahead, and what one uses while it waits."""
+    spares, first = session.machines.spares, Series()
+    spares.quiet_s = 0.1
+    notebook.cell_ms("vm", "seed")
+    for number in range(rounds):
+        wait_for_spare(session)
+        first.take(lambda number=number: notebook.cell_ms("vm", f"spare{number}"))  # type: ignore[misc]
+        session.wait(session.machines.remove(f"spare{number}"))
+    wait_for_spare(session)
+    assert spares.spare
+    idle = idle_row("  idle spare (% of a core)", session, spares.spare.machine.pid)
+    session.wait(session.machines.remove("seed"))
+    return [Row("%%vm, a new machine, made ahead", first, goal=40), idle]
+
+
+def wait_for_spare(session: Session) -> None:
+    """Wait until one is ready, and has come to rest."""
+    end_s = time.monotonic() + SPARE_LIMIT_S
+    while not session.machines.spares.spare:
+        assert time.monotonic() < end_s, "no machine is made ahead here"
+        time.sleep(0.05)
+    time.sleep(READING_S)
+
+
+def machine_of(notebook: Notebook, session: Session, name: str) -> int:
+    """Make a machine; return its QEMU's pid."""
+    notebook.cell_ms("vm", name)
+    return session.machines.guest(name).machine.pid
+
+
+def idle_row(what: str, session: Session, pid: int) -> Row:
+    """Return how much of a core a QEMU uses that has nothing to do."""
+    time.sleep(2.0)
+    begin_s, begin_cpu_s = time.perf_counter(), cpu_s(pid)
+    time.sleep(IDLE_S)
+    return Row(what, Series([100 * (cpu_s(pid) - begin_cpu_s) / (time.perf_counter() - begin_s)]), goal=0.5)
+
+
+def cpu_s(pid: int) -> float:
+    """Return a process's CPU time, summed over its threads (proc(5), schedstat: nanoseconds first)."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
+
+
+if __name__ == "__main__":
+    one = current()
+    try:
+        print(f"{os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}")
+        for line in rows(Notebook(), one, int(sys.argv[1]) if len(sys.argv) > 1 else 10):
+            print(line.text(), flush=True)
+    finally:
+        one.close()
