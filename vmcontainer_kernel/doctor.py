@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -171,12 +172,12 @@ def _missing(program: str) -> Finding:
     return Finding("no", f"there is no program {program}", SETUP)
 
 
-def _qemu() -> Finding:
+def _qemu(name: str = "qemu-system-x86_64") -> Finding:
     from .vm import qemu
 
-    program = shutil.which("qemu-system-x86_64")
+    program = shutil.which(name)
     if not program:
-        return _missing("qemu-system-x86_64")
+        return _missing(name)
     line = _first_line(program, "--version")
     version = qemu.version_of(line)
     if version < (7, 2):
@@ -396,6 +397,7 @@ def _volumes_bytes(folder: Path) -> int:
 
 PROBES: dict[str, Probe] = {
     "qemu": Probe(_qemu, "no machines: neither %%vm nor containers in a guest"),
+    "qemu-arm64": Probe(partial(_qemu, "qemu-system-aarch64"), "no machines of another processor: --arch arm64"),
     "kvm": Probe(_kvm, "machines run on QEMU's emulator (TCG): all lessons work, guests compute far slower"),
     "kvm-real-mode": Probe(_kvm_real_mode, "%%asm cells run in part only, or are shown as machine code"),
     "assembler": Probe(_assembler, "no %%asm cells"),

@@ -146,7 +146,7 @@ def test_a_screen_brings_a_keyboard_and_a_pointer():
     pc = qemu.argv(MachineConfig("vm", GUEST, TCG, screen=True), Wiring())
     arm = qemu.argv(MachineConfig("vm", GUEST, TCG, arch="arm64", screen=True), Wiring())
     assert "VGA,id=screen" in pc and "usb-tablet,id=pointer" in pc
-    assert {"virtio-gpu-pci,id=screen", "usb-kbd,id=keyboard", "usb-tablet,id=pointer"} <= set(arm)
+    assert {"virtio-gpu-pci,id=screen,max_hostmem=64M", "usb-kbd,id=keyboard", "usb-tablet,id=pointer"} <= set(arm)
     assert not any("screen" in word for word in qemu.argv(CONFIG, Wiring()))
 
 

@@ -90,6 +90,11 @@ def test_a_picture_goes_through_no_path_and_its_file_is_closed():
     assert Picture(b"", 720, 400, "letters").alt == "letters"
 
 
+def test_a_picture_that_is_too_large_is_refused():
+    with pytest.raises(MachineError, match="9 MiB"):
+        asyncio.run(Screen(Hypervisor(png(8000, 8000) + bytes(9 << 20))).picture())
+
+
 def test_a_click_goes_to_a_point_of_the_picture_and_none_beside_it():
     machine = Hypervisor(png(101, 11))
     asyncio.run(Screen(machine).click(50, 10))

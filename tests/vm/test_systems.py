@@ -22,6 +22,8 @@ from vmcontainer_kernel.vm.screen import Screen
 
 LIMIT_S = 60.0
 
+pytestmark = pytest.mark.needs("qemu")
+
 
 def quiet(phase, fraction):
     pass
@@ -92,7 +94,7 @@ def test_ipxe_reads_what_is_typed_and_goes_on_after_a_reset(launcher, tmp_path):
     asyncio.run(use())
 
 
-@pytest.mark.parametrize("name", ["uefi", "uefi-arm64"])
+@pytest.mark.parametrize("name", ["uefi", pytest.param("uefi-arm64", marks=pytest.mark.needs("qemu-arm64"))])
 def test_uefi_has_a_shell_on_its_serial_port(launcher, tmp_path, name):
     async def use():
         async with running(payload(name), launcher, tmp_path) as machine:

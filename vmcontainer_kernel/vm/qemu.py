@@ -166,7 +166,7 @@ def screen(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     usb = ("-device", "qemu-xhci,id=usb", "-device", "usb-tablet,id=pointer")
     if config.arch == "x86_64":
         return ("-device", "VGA,id=screen", *usb)
-    return ("-device", "virtio-gpu-pci,id=screen", *usb, "-device", "usb-kbd,id=keyboard")
+    return ("-device", "virtio-gpu-pci,id=screen,max_hostmem=64M", *usb, "-device", "usb-kbd,id=keyboard")
 
 
 def root_disk(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from ..errors import MachineError, UserError
 
 __all__ = ["Picture", "Screen", "chord", "keys", "letters", "png_size"]
 
-PICTURE_LIMIT_BYTES: Final = 32 << 20
+PICTURE_LIMIT_BYTES: Final = 8 << 20
 TEXT_ADDRESS: Final = 0xB8000  # of the VGA's text page, colour modes
 COLUMNS, ROWS = 80, 25
 TEXT_MODE: Final = (720, 400)  # what QEMU makes of 80 by 25 letters of 9 by 16 points
@@ -148,6 +148,10 @@ class Screen:
                 await self._machine.execute("screendump", filename=f"/dev/fdset/{number}", format="png")
             finally:
                 await self._machine.execute("remove-fd", fdset_id=number)
+            size_bytes = os.fstat(memory).st_size
+            if size_bytes > PICTURE_LIMIT_BYTES:
+                hint = "a guest can make its screen as large as it likes; it must be smaller to be shown"
+                raise MachineError(f"the picture of the screen has {size_bytes >> 20} MiB", hint=hint)
             png = os.pread(memory, PICTURE_LIMIT_BYTES, 0)
         finally:
             os.close(memory)

@@ -66,7 +66,7 @@ GUESTS: Final = (
     System("debian12", "Debian 12, Linux 6.1", "debian", "bookworm"),
     System("debian13", "Debian 13, Linux 6.12", "debian", "trixie"),
     System("ubuntu24.04", "Ubuntu 24.04, Linux 6.8", "ubuntu", "noble"),
-    System("ubuntu26.04", "Ubuntu 26.04, Linux 7.0", "ubuntu", "resolute"),
+    System("ubuntu26.04", "Ubuntu 26.04", "ubuntu", "resolute"),
     System(
         "xen",
         "Xen, with Domain-0 and a paravirtual domain",
