@@ -1,5 +1,5 @@
-"""A machine's description as JSON and back: records of `config` and `accelerator`, and no other class, whatever a file
-says.
+"""A machine's description as JSON and back: records of `config`, `accelerator` and `disks.disk`, and no other class,
+whatever a file says.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any, Final
 from ...errors import LabError, MachineError
 from .. import accelerator
 from .. import config as records
+from ..disks import disk
 
 __all__ = ["from_document", "paths_of", "to_document"]
 
 _CLASSES: Final = {
     cls.__name__: cls
-    for cls in (*vars(records).values(), *vars(accelerator).values())
+    for cls in (*vars(records).values(), *vars(accelerator).values(), *vars(disk).values())
     if isinstance(cls, type) and dataclasses.is_dataclass(cls)
 }
 

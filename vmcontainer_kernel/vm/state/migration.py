@@ -74,7 +74,7 @@ async def migrate(
     `hold()` keeps back what is sent to the agent, and returns how many bytes the agent has yet to read.
     """
     running = await machine.status() == "running"
-    move = partial(_attempt, machine, launcher, run_dir, place, hold, running=running)
+    move = partial(_attempt, machine, launcher, run_dir, place, hold, time.monotonic(), running=running)
     try:
         return await move(live=running)
     except _TooLateError:
@@ -87,6 +87,7 @@ async def _attempt(
     run_dir: Path,
     place: str,
     hold: Callable[[], int],
+    began_s: float,
     *,
     live: bool,
     running: bool,
@@ -94,7 +95,6 @@ async def _attempt(
     version = qemu_build(machine.config.platform).version
     wiring = Wiring(receive=True, qemu_version=version)
     target = await start(machine.config, wiring, launcher, run_dir, place=place, agent=machine.far)
-    began_s = time.monotonic()
     try:
         await transfer.check_alike(machine, target)
         live_bytes = await _live_round(machine, target) if live else 0
