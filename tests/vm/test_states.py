@@ -17,6 +17,7 @@ import pytest
 from tests.vm.sessions import Lab
 from vmcontainer_kernel.errors import HostError, LabError, MachineError, NotFound, UserError
 from vmcontainer_kernel.paths import cache_dir
+from vmcontainer_kernel.vm.machine import Machine
 from vmcontainer_kernel.vm.state import manifest, migration, shelf, transfer
 from vmcontainer_kernel.vm.state.shelf import Shelf
 
@@ -230,6 +231,27 @@ def test_what_is_damaged_or_foreign_is_refused_and_the_machine_stays(lab: Lab, s
         lab.wait(lab.states.clone("new", "vm:a"))
     assert "10.0.2 (another)" in caught.value.where
     assert lab.sh("vm", "cat /root/file") == "now"
+
+
+async def unplugged(machine: Machine, device: str) -> None:
+    gone = machine.expect("DEVICE_DELETED")
+    await machine.execute("device_del", id=device)
+    await machine.within(gone, 30, "let go of the disk")
+
+
+def test_a_machine_with_more_than_it_was_started_with_is_refused(lab: Lab) -> None:
+    lab.sh("vm", "true")
+    machine = lab.session.machines.guest("vm").machine
+    size = {"size": 1 << 20, "read_zeroes": True}
+    for node, read_only, why in (("data", False, "can write to"), ("cd", True, "other devices")):
+        lab.wait(machine.execute("blockdev-add", driver="null-co", node_name=node, read_only=read_only, **size))
+        lab.wait(machine.execute("device_add", driver="scsi-hd", bus="scsi.0", drive=node, id=f"{node}-disk"))
+        for action in (lab.states.snapshot, lab.states.suspend, lab.states.migrate):
+            with pytest.raises(UserError, match=why) as caught:
+                lab.wait(action("vm"))
+            assert node in caught.value.where
+        lab.wait(unplugged(machine, f"{node}-disk"))
+    assert lab.sh("vm", "echo on") == "on"
 
 
 def test_no_room_is_told_before_anything_happens(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ async def check_alike(source: Machine, target: Machine) -> None:
         raise UserError(
             f"machine {source.config.name} has disks that it can write to; only its memory would be saved or moved",
             where=", ".join(one["inserted"].get("node-name") or one.get("qdev", "?") for one in disks),
-            hint="detach them first",
+            hint=f"detach them first: %vm disk detach {source.config.name} DISK",
         )
     here, there = await _plugged(source), await _plugged(target)
     if here != there:
