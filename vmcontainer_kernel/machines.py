@@ -11,11 +11,12 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from .admission import Admission, private_bytes
 from .drives import find_again, release
 from .errors import LabError, MachineError, NodeLost, NotFound, UserError
 from .guests import Guest, identity, rehearse, rehearse_once
@@ -37,6 +38,7 @@ AGENT_WAKE_LIMIT_S = 15.0
 POWER_OFF_GRACE_S = 3.0
 SPARE_REHEARSALS = 3
 USUAL_SHARES = 1024
+_MEASURED = 3  # to walk through the pages of one takes a millisecond
 
 
 def quiet(phase: str, fraction: float) -> None:
@@ -79,6 +81,8 @@ class Machines:
         self._making: dict[str, asyncio.Lock] = {}
         self._images: dict[Origin, GuestImage] = {}
         self.spares = Spares(self._make_spare, self._end_spare)
+        self.admission = Admission()
+        self._admitted: set[str] = set()  # for them there is a place already
 
     def guest(self, name: str) -> Guest:
         """Return a machine by name; raises NotFound with those there are."""
@@ -113,6 +117,25 @@ class Machines:
             self.guests[name] = guest
             return guest
 
+    async def ensure_all(self, names: Sequence[str], wish: Wish = ANY, report: Report = quiet) -> list[Guest]:
+        """Return machines `names`; if those that are not there do not fit here all, none is made (UserError)."""
+        lacking = [name for name in dict.fromkeys(names) if name not in self.guests]
+        place = self.admission.reserve(len(lacking), self._need_bytes())
+        self._admitted.update(lacking)
+        try:
+            made = await asyncio.gather(*(self.ensure(name, wish, report) for name in names), return_exceptions=True)
+        finally:
+            self._admitted.difference_update(lacking)
+            place.release()
+        for one in made:
+            if isinstance(one, BaseException):
+                raise one
+        return [one for one in made if isinstance(one, Guest)]
+
+    def _need_bytes(self) -> int:
+        """Return what one more clone needs, by those that were made last."""
+        return private_bytes([guest.machine for guest in self.guests.values()][-_MEASURED:])
+
     async def boot(self, config: MachineConfig) -> Guest:
         """Start a machine whose guest has no agent of ours; returns when it runs. Raises UserError for a taken name."""
         from .vm import qemu
@@ -125,7 +148,11 @@ class Machines:
                 raise UserError(f"there is a machine {config.name} already", hint=hint)
             qemu.check(config, os.cpu_count() or 1, available_memory()[0])
             started_s = time.monotonic()
-            machine = await Machine.boot(config, await self._host(), self._folder)
+            place = self.admission.reserve(1, config.memory_bytes)
+            try:
+                machine = await Machine.boot(config, await self._host(), self._folder)
+            finally:
+                place.release()
             guest = self.guests[config.name] = Guest(machine, None, started_s)
             return guest
 
@@ -168,18 +195,29 @@ class Machines:
         return config
 
     async def _make(self, name: str, wish: Wish, report: Report) -> Guest:
-        from .vm.template import clone, ensure_template
-
         started_s = time.monotonic()
         config = await self.config(name, wish, report)
         host = await self._host()
         spare = self.spares.take(config)
         if spare:
             return self._adopt_spare(spare, host, name, started_s)
+        place = self.admission.reserve(0 if name in self._admitted else 1, self._need_bytes())
+        try:
+            guest = await self._make_clone(config, host, started_s, report)
+        except BaseException:
+            place.release()
+            raise
+        if guest.waking:
+            guest.waking.add_done_callback(lambda _: place.release())
+        return guest
+
+    async def _make_clone(self, config: MachineConfig, host: Node, started_s: float, report: Report) -> Guest:
+        from .vm.template import clone, ensure_template
+
         report(f"booting a machine once, to save it as a template (usually {config.boots.usually})", 0.0)
         template = await ensure_template(config, host, self._folder, self._settle)
         report("waking a clone of the template", 0.9)
-        machine = await clone(template, name, host, self._folder, started_s)
+        machine = await clone(template, config.name, host, self._folder, started_s)
         return self.adopt(machine, started_s)
 
     def _adopt_spare(self, guest: Guest, host: Node, name: str, started_s: float) -> Guest:

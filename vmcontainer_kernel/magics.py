@@ -158,6 +158,7 @@ def vm_line(line: str) -> Any:
     """Look at machines and change them: %vm VERB [NAME].
 
     ls                      the machines there are
+    start NAME…             make machines, all or none, and run nothing in them yet
     stop | rm NAME          power off and remove (a machine's disk is gone with it)
     pause | resume NAME     stop the virtual CPUs; let them run on
     update NAME [OPTIONS]   other memory, processors, weight, cap while it runs

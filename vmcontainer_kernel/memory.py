@@ -1,11 +1,11 @@
-"""How much memory and how many processors may be used here, by the kernel's account and by this process's groups."""
+"""How much memory, how many processors and threads may be used here, as the kernel and this process's groups say."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["available_cpus", "available_memory"]
+__all__ = ["available_cpus", "available_memory", "available_threads"]
 
 _NO_LIMIT_BYTES = 2**60  # memory cgroups of version 1 show "no limit" as the highest page-aligned number
 
@@ -43,6 +43,23 @@ def _inactive_bytes(folder: Path) -> int:
     rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     # Version 1 counts the groups below under a name of its own; version 2 always counts them.
     return int(rows.get("total_inactive_file", rows.get("inactive_file", 0)))
+
+
+def available_threads(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many more threads there may be here, by the kernel's own bound and those of control groups.
+
+    Sources: proc_sys_kernel(5), threads-max; proc_loadavg(5); cgroup-v1/pids.rst.
+    """
+    running = int((proc / "loadavg").read_text().split()[3].partition("/")[2])
+    candidates = [int((proc / "sys" / "kernel" / "threads-max").read_text()) - running]
+    for line in (proc / "self" / "cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        roots = (cgroup, cgroup / "unified") if controllers == "" else (cgroup / "pids",)
+        if controllers == "" or "pids" in controllers.split(","):
+            for folder in (folder for root in roots for folder in _with(root, path, "pids.max")):
+                most = (folder / "pids.max").read_text().strip()
+                candidates += [] if most == "max" else [int(most) - int((folder / "pids.current").read_text())]
+    return max(0, min(candidates))
 
 
 def available_cpus(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> float:

@@ -55,12 +55,16 @@ class Request:
         self.done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._on_data, self._on_event = on_data, on_event
         self._owed_bytes = {Kind.STDOUT: 0, Kind.STDERR: 0}
+        self._credit_bytes = {Kind.STDOUT: WINDOW, Kind.STDERR: WINDOW}
         self._stdin_credit_bytes = WINDOW
         self._stdin_room = asyncio.Event()
 
     def take(self, frame: Frame) -> None:
         """Handle a frame of this request."""
         if frame.kind in (Kind.STDOUT, Kind.STDERR):
+            self._credit_bytes[frame.kind] -= len(frame.payload)
+            if self._credit_bytes[frame.kind] < 0:
+                raise ProtocolError(f"request {self.number} sent more than its credit of {WINDOW} bytes")
             if self._on_data:
                 self._on_data(frame.kind, frame.payload)
             else:
@@ -90,6 +94,7 @@ class Request:
         self._owed_bytes[stream] += count
         if self._owed_bytes[stream] >= CREDIT_AFTER:
             self.node.write(encode_credit(self.number, stream, self._owed_bytes[stream]))
+            self._credit_bytes[stream] += self._owed_bytes[stream]
             self._owed_bytes[stream] = 0
 
     async def feed(self, data: bytes) -> None:

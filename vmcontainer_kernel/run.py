@@ -26,6 +26,7 @@ __all__ = ["STDERR", "STDOUT", "Captured", "Run"]
 
 STDOUT, STDERR = Kind.STDOUT, Kind.STDERR
 _KILL_GRACE_S = 2.0
+_MOST_EVENTS = 1000
 _CREDIT_AFTER = CREDIT_AFTER // 2  # with what `Request` holds back, well below the window
 _END = None
 
@@ -114,8 +115,9 @@ class Run:
             self._request.consumed(stream, len(data))
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """Keep an event: ``started`` with the steps' times, ``limit`` when one struck."""
-        self.events.append(event)
+        """Keep an event: ``started`` with the steps' times, ``limit`` when one struck; a guest may send any number."""
+        if len(self.events) < _MOST_EVENTS:
+            self.events.append(event)
 
     # -- called by the reader
 

@@ -5,9 +5,11 @@ import os
 import pytest
 
 from tests.unit.bpf_machine import disassemble, run
+from vmcontainer_kernel.admission import Admission, private_bytes
 from vmcontainer_kernel.agent import cage
 from vmcontainer_kernel.container.seccomp.syscalls import ABIS, MACHINES, numbers
 from vmcontainer_kernel.errors import UserError
+from vmcontainer_kernel.memory import available_threads
 from vmcontainer_kernel.vm import qemu, resources
 from vmcontainer_kernel.vm.accelerator import Accelerator
 from vmcontainer_kernel.vm.config import MIB, DirectKernel, Drive, MachineConfig, Wiring
@@ -86,11 +88,51 @@ def test_a_cage_bounds_all_that_the_machine_was_given():
 
 
 def test_how_many_fit_is_told_with_what_bounds_it():
-    room = resources.Room(1000 * MIB, "the kernel's estimate")
+    room = resources.Room(1000 * MIB, "the kernel's estimate", 1000)
     assert resources.fitting(room, 100 * MIB, 8)[0] == 10
-    count, why = resources.fitting(resources.Room(1000 * MIB, "", threads=17), 100 * MIB, 8)
-    assert (count, "17 processes" in why) == (2, True)
-    assert resources.fitting(resources.Room(-5, "a group"), 100 * MIB, 8)[0] == 0
+    count, why = resources.fitting(resources.Room(1000 * MIB, "", 17), 100 * MIB, 8)
+    assert (count, "17 threads" in why) == (2, True)
+    assert resources.fitting(resources.Room(-5, "a group", 100), 100 * MIB, 8)[0] == 0
+
+
+def test_what_is_being_made_counts_too():
+    admission = Admission(lambda: ((1128 * MIB, "the kernel's estimate"), 1000))
+    first = admission.reserve(6, 100 * MIB)
+    with pytest.raises(UserError, match="50 more machines do not fit here: 4 would") as refusal:
+        admission.reserve(50, 100 * MIB)
+    assert "the kernel's estimate" in refusal.value.hint
+    admission.reserve(4, 100 * MIB)
+    with pytest.raises(UserError, match="one more machine does not fit here: 0 would"):
+        admission.reserve(1, 100 * MIB)
+    first.release()
+    first.release()
+    assert admission.reserve(6, 100 * MIB)
+
+
+def test_threads_that_are_left_are_those_of_the_tightest_group(tmp_path):
+    proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "sys/kernel").mkdir(parents=True)
+    (proc / "loadavg").write_text("0.1 0.1 0.1 1/300 4711\n")
+    (proc / "sys/kernel/threads-max").write_text("1000\n")
+    (proc / "self/cgroup").write_text("5:pids:/a/b\n0::/\n")
+    for name, most, now in (("a", "100", "40"), ("a/b", "max", "30")):
+        (cgroup / "pids" / name).mkdir(parents=True)
+        (cgroup / "pids" / name / "pids.max").write_text(most)
+        (cgroup / "pids" / name / "pids.current").write_text(now)
+    assert available_threads(proc, cgroup) == 60
+    (proc / "self/cgroup").write_text("0::/\n")
+    assert available_threads(proc, cgroup) == 700
+
+
+def test_a_clone_needs_what_others_have_for_themselves(tmp_path):
+    class One:
+        pid = 7
+
+    assert private_bytes([One], tmp_path) == 64 * MIB
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/smaps_rollup").write_text("head\nRss: 1 kB\nPrivate_Dirty: 102400 kB\n")
+    assert private_bytes([One], tmp_path) == 100 * MIB
 
 
 def test_no_file_of_a_machine_is_named_by_its_path(tmp_path):

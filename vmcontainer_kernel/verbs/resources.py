@@ -9,6 +9,7 @@ from ..arguments import parse_number, parse_size
 from ..display import Table, size_text
 from ..errors import UserError
 from ..guests import Guest
+from ..machines import Wish
 from ..resizing import Change, resize
 from ..session import Session
 from .words import NAME, Verb, Words, option, words
@@ -16,6 +17,12 @@ from .words import NAME, Verb, Words, option, words
 __all__ = ["VERBS"]
 
 _STATS_S = 0.5
+
+
+def _start(session: Session, given: Words, language: str) -> None:
+    memory_bytes = None if given.memory is None else parse_size(given.memory)
+    wish = Wish(memory_bytes, _whole(given.cpus, "--cpus", 1), max_cpus=_whole(given.max_cpus, "--max-cpus", 1))
+    session.wait(session.machines.ensure_all(given.names, wish))
 
 
 def _update(session: Session, given: Words, language: str) -> Table:
@@ -106,6 +113,14 @@ def _share(before: float | None, now: float | None, seconds: float) -> str | Non
 
 
 VERBS: dict[str, Verb] = {
+    "start": Verb(
+        _start,
+        "make machines, all that are named or none, and run nothing in them yet",
+        words("names", "their names"),
+        option("-m", "--memory", metavar="SIZE", help="memory of each"),
+        option("--cpus", metavar="N", help="virtual CPUs of each"),
+        option("--max-cpus", metavar="N", help="how many each may get later"),
+    ),
     "update": Verb(
         _update,
         "change memory, processors, weight and cap while it runs",

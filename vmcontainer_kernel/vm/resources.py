@@ -181,16 +181,19 @@ def processor(slots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 @dataclass(frozen=True)
 class Room:
-    """What is left here for machines: memory in bytes, and who says so; processes and threads (None: no limit)."""
+    """What is left here for machines: memory in bytes, and who says so; threads."""
 
     memory_bytes: int
     source: str
-    threads: int | None = None
+    threads: int
 
 
 def fitting(room: Room, each_bytes: int, each_threads: int) -> tuple[int, str]:
     """Return how many machines of a kind fit, and what bounds their number."""
     by_memory = max(0, room.memory_bytes // each_bytes)
-    if room.threads is not None and room.threads // each_threads < by_memory:
-        return max(0, room.threads // each_threads), f"{room.threads} processes and threads are left"
-    return by_memory, f"{room.memory_bytes // MIB} MiB are free ({room.source}), a machine needs {each_bytes // MIB}"
+    if room.threads // each_threads < by_memory:
+        return max(0, room.threads // each_threads), f"{room.threads} threads are left"
+    return (
+        by_memory,
+        f"{max(0, room.memory_bytes // MIB)} MiB are free ({room.source}), a machine needs {each_bytes // MIB}",
+    )
