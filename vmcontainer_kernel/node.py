@@ -214,11 +214,10 @@ class Node:
         started: asyncio.Future[dict[str, Any]] = self._loop.create_future()
 
         def note(event: dict[str, Any]) -> None:
-            if event.get("event") == "started" and not started.done():
+            if not started.done():
                 started.set_result(event)
 
-        arguments = {"argv": list(argv), "log": str(log), **({"cage": cage} if cage else {})}
-        request = self.start("spawn", arguments, on_event=note, fds=fds)
+        request = self.start("spawn", {"argv": list(argv), "log": str(log), "cage": cage}, on_event=note, fds=fds)
         try:
             await asyncio.wait((started, request.done), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -226,7 +225,8 @@ class Node:
             raise
         if not started.done():
             await request.done  # raises why it did not start
-        return Spawned(self, request, int(started.result()["pid"]), tuple(started.result().get("warnings") or ()))
+        event = started.result()
+        return Spawned(self, request, int(event["pid"]), tuple(event.get("warnings") or ()))
 
     async def signal(self, request: Request, number: int) -> bool:
         """Send a signal to a request's process group; False if it had ended."""
@@ -300,10 +300,8 @@ class Node:
         self._loop.remove_writer(self._stream)
 
     def _send(self, data: memoryview, fds: list[int]) -> int:
-        if not fds:
-            return self._stream.send(data)
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-        return self._stream.sendmsg([data], ancillary)
+        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        return self._stream.sendmsg([data], passed)
 
     def _read(self) -> None:
         try:

@@ -6,6 +6,7 @@ resize ──▶ bound of QEMU's group ──▶ module, processors, balloon (QM
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 
 from .errors import NodeError, UserError
@@ -14,6 +15,8 @@ from .memory import available_memory
 from .node import Node
 
 __all__ = ["Change", "Seen", "resize"]
+
+_ANSWER_LIMIT_S = 60.0
 
 _SCRIPT = """
 tries=0
@@ -96,12 +99,19 @@ async def _output(node: Node, argv: list[str]) -> str:
     parts: list[bytes] = []
 
     def keep(stream: int, data: bytes) -> None:
-        parts.append(data[:4096])
+        if len(parts) < 4:
+            parts.append(data[:4096])
         request.consumed(stream, len(data))
 
     request = node.start("exec", {"argv": argv}, on_data=keep)
-    await request.done
-    return b"".join(parts[:4]).decode(errors="replace")
+    try:
+        await asyncio.wait_for(asyncio.shield(request.done), _ANSWER_LIMIT_S)
+    except TimeoutError:
+        node.kill(request)
+        raise NodeError(
+            f"machine {node.name} does not tell what it has", hint="it may be busy: look at its console with %vm logs"
+        ) from None
+    return b"".join(parts).decode(errors="replace")
 
 
 def _lacking(after: Seen, change: Change) -> list[str]:
