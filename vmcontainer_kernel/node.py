@@ -347,9 +347,8 @@ class Node:
         self.close(keep_stream=True)
 
     def close(self, *, keep_stream: bool = False, error: LabError | None = None) -> None:
-        """Close the stream; whatever was under way is lost, and the agent of a host ends all it started.
-
-        `error` is what its requests are told, if more is known than that the stream ended.
+        """Close the stream; what was under way is lost (`error` tells why, if more is known than that it ended);
+        the agent of a host ends all it started.
         """
         if self.lost.is_set():
             return
