@@ -6,7 +6,7 @@ from vmcontainer_kernel.vm import timeline
 from vmcontainer_kernel.vm.timeline import Mark, console_marks, document, rows
 
 BOOT = [
-    (101.5, b"[    1.500000] vmcontainer: init\r"),
+    (101.5, b"[    1.500000] vmcontainer: init\r\r"),  # as Xen passes it on
     (102.0, b"[    2.000000] vmcontainer: root\r"),
     (103.4, b"[    2.750000] vmcontainer: main\r"),
     (103.4, b"[    3.000000] vmcontainer: ready\r"),

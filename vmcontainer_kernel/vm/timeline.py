@@ -44,7 +44,7 @@ UNITS: Final = {
     "phases[].begin_ms": ["ms", "level"],
     "phases[].ms": ["ms", "level"],
 }
-_LINE: Final = re.compile(rb"^\[ *(\d{1,6}\.\d{6})\] vmcontainer: (init|root|domains|main|ready)\r?$")
+_LINE: Final = re.compile(rb"^\[ *(\d{1,6}\.\d{6})\] vmcontainer: (init|root|domains|main|ready)\r*$")
 
 
 @dataclass(frozen=True)
