@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from vmcontainer_kernel.errors import HostError, MachineError, UserError
-from vmcontainer_kernel.vm import accelerator, kvm, observe, qemu, template
+from vmcontainer_kernel.vm import accelerator, kvm, qemu, template
 from vmcontainer_kernel.vm.accelerator import Accelerator, Probe
 from vmcontainer_kernel.vm.config import PLATFORMS, Drive, Firmware, MachineConfig, Multiboot, Wiring
 from vmcontainer_kernel.vm.console import FILE_LIMIT_BYTES, Console, last_words
 from vmcontainer_kernel.vm.disks.disk import Disk
 from vmcontainer_kernel.vm.guest import GuestImage
-from vmcontainer_kernel.vm.observe import Facts, ProcTexts
 
 GUEST = GuestImage(Path("/g"), "0" * 16, Path("/g/vmlinuz"), Path("/g/initrd"), Path("/g/a,b.squashfs"), "6.1").boot
 TCG = Accelerator("tcg", "no /dev/kvm")
@@ -273,121 +272,6 @@ def test_a_probe_that_hangs_is_a_reason_and_bounded(monkeypatch):
     probe = accelerator._probe()
     assert "not answered" in probe.failure
     assert accelerator.verdict(probe)[0] == "tcg"
-
-
-FACTS = Facts("vm", 1.5, "tcg", "no /dev/kvm", "7.2.22", 12, ("qemu-system-x86_64",), 256 << 20)
-ANSWERS = {
-    "query-status": {"running": True, "status": "running"},
-    "query-cpus-fast": [{"cpu-index": 0, "thread-id": 14}, {"cpu-index": 1, "thread-id": 15}],
-    "query-balloon": {"actual": 200 << 20},
-    "query-blockstats": [
-        {
-            "node-name": "root",
-            "qdev": "/machine/peripheral/disk/virtio-backend",
-            "stats": {"rd_bytes": 10, "wr_bytes": 0, "rd_operations": 2, "wr_operations": 0},
-        }
-    ],
-    "guest-stats": {"stat-total-memory": 200, "stat-available-memory": 150},
-}
-STAT = "14 (CPU 0/TCG) x) S 1 1 1 0 -1 0 0 0 0 0 130 20 0 0 20 0 4 0 100"
-SMAPS = """5500-7ff0 ---p 00000000 00:00 0  [rollup]
-Rss: 40 kB
-Private_Clean: 4 kB
-Private_Dirty: 30 kB
-Shared_Clean: 6 kB
-"""
-
-
-def view(proc=None, answers=None):
-    proc = proc or ProcTexts(SMAPS, {14: STAT})
-    return observe.document(FACTS, answers or ANSWERS, proc, [], 100.0)
-
-
-def test_the_view_is_json_with_a_unit_for_each_number():
-    document = view()
-    assert json.loads(json.dumps(document)) == document
-    assert (document["kind"], document["version"], document["status"]) == ("hypervisor", 1, "running")
-    for path in document["units"]:
-        value = document
-        for part in path.split("."):
-            value = value[part.removesuffix("[]")]
-            value = value[0] if part.endswith("[]") else value
-        assert isinstance(value, int | float), path
-
-
-def test_a_virtual_cpu_is_a_thread():
-    first, second = view()["vcpus"]
-    assert first == {"index": 0, "thread_id": 14, "cpu_s": 1.5, "state": "S"}
-    assert second["cpu_s"] is None
-
-
-def test_memory_is_seen_from_outside_and_inside():
-    assert view()["memory"] == {
-        "given_bytes": 256 << 20,
-        "balloon_bytes": 200 << 20,
-        "guest_used_bytes": 50,
-        "resident_bytes": 40 << 10,
-        "private_bytes": 34 << 10,
-        "shared_bytes": 6 << 10,
-    }
-    assert "missing" not in view()
-
-
-def test_what_cannot_be_told_is_null_with_a_reason():
-    document = view(ProcTexts(None, {}), ANSWERS | {"guest-stats": {"stat-total-memory": (1 << 64) - 1}})
-    assert document["memory"]["resident_bytes"] is None
-    assert document["memory"]["guest_used_bytes"] is None
-    assert set(document["missing"]) == {
-        f"memory.{name}_bytes" for name in ("guest_used", "resident", "private", "shared")
-    }
-
-
-def test_a_machine_that_is_gone_still_has_a_view():
-    document = observe.gone_document(FACTS, 100.0)
-    assert document["status"] == "gone"
-    assert set(document) >= set(view()) - {"missing"}
-
-
-def test_the_disk_is_named_as_we_named_it():
-    assert view()["blocks"][0]["device"] == "disk"
-
-
-def test_devices_are_joined_with_their_addresses():
-    peripheral = [
-        {"name": "type", "type": "string"},
-        {"name": "disk", "type": "child<virtio-blk-pci>"},
-        {"name": "agent", "type": "child<virtserialport>"},
-    ]
-    bridge = {"bus": 0, "slot": 1, "function": 0, "qdev_id": "", "class_info": {"desc": "Bridge"}}
-    inner = {"bus": 1, "slot": 2, "function": 3, "qdev_id": "disk", "class_info": {"desc": "SCSI controller"}}
-    pci = [{"bus": 0, "devices": [bridge | {"pci_bridge": {"devices": [inner]}}]}]
-    disk, agent = observe.device_list(peripheral, pci)
-    assert (disk["id"], disk["type"], disk["bus"], disk["address"]) == ("disk", "virtio-blk-pci", "pci", "01:02.3")
-    assert (agent["bus"], agent["address"]) == ("virtio-serial", None)
-
-
-def test_proc_is_read_below_its_root(tmp_path):
-    (tmp_path / "7/task/8").mkdir(parents=True)
-    (tmp_path / "7/task/8/stat").write_text(STAT)
-    assert observe.read_proc(tmp_path, 7) == ProcTexts(None, {8: STAT})
-    assert observe.read_proc(tmp_path, 99) == ProcTexts(None, {})
-
-
-@pytest.mark.parametrize(
-    ("events", "status", "words"),
-    [
-        (["GUEST_PANICKED action=poweroff", "SHUTDOWN guest=True reason=guest-panic"], 0, "panicked"),
-        (["SHUTDOWN guest=True reason=guest-shutdown"], 0, "powered off"),
-        (["SHUTDOWN guest=False reason=host-qmp-quit"], 0, "stopped"),
-        ([], -9, "signal 9"),
-        ([], -6, "signal 6"),
-        ([], 1, "status 1"),
-    ],
-)
-def test_why_a_machine_is_gone(events, status, words):
-    seen = [(0.0, *(one.split(" ", 1))) for one in events]
-    assert words in observe.why_gone(seen, status)
-    assert ("OOM" in observe.why_gone(seen, status, {"oom_kills": 1})) == (status == -9)
 
 
 def test_a_damaged_template_is_found_out(tmp_path):

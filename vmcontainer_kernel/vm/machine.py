@@ -23,11 +23,15 @@ from typing import Any, TypeVar
 
 from ..container.network.proxy import bind
 from ..errors import LabError, MachineError
-from . import observe, qemu, resources
+from . import qemu, resources
 from .config import MachineConfig, Wiring
 from .console import Console
 from .handing import hand, opened
 from .launcher import Launcher, Spawned
+from .observe.document import Facts
+from .observe.ends import event_detail, why_gone
+from .observe.observer import Observer
+from .observe.poller import Poller
 from .qemu import FIRST_FD, NETDEV, SLOT
 from .qmp import Monitor
 from .timeline import Times
@@ -37,7 +41,6 @@ __all__ = ["Launcher", "Machine", "Spawned"]
 T = TypeVar("T")
 START_LIMIT_S = 10.0
 KILL_LIMIT_S = 2.0
-REST_AFTER_S = 6.0
 _INTERRUPTS = 1 << 9  # IF of the x86 flags
 
 
@@ -46,7 +49,8 @@ class Machine:
 
     `stream` is our end of the agent's byte stream (non-blocking, to be taken over by a node), where the guest has an
     agent, `times` when each step of its start was done, `events` QMP's last events as (time, name, detail), `gone` is
-    set once QEMU has ended, `reason` then tells why, `exit_status` is QEMU's own.
+    set once QEMU has ended, `reason` then tells why, `exit_status` is QEMU's own;
+    `observer` looks at it, `poller` does so again and again.
     """
 
     def __init__(
@@ -70,11 +74,9 @@ class Machine:
         self._far: socket.socket | None = None
         self._console: Console
         self._waiting: list[tuple[str, dict[str, str], asyncio.Future[None]]] = []
-        self._devices: list[dict[str, Any]] | None = None
-        self._statistics = observe.BalloonStatistics()
-        self._resting: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None]
-        self._background: asyncio.Task[None]
+        self.observer = Observer(self._ask, self._facts, self.gone)
+        self.poller = Poller(self.observer.next)
 
     @classmethod
     async def boot(cls, config: MachineConfig, launcher: Launcher, run_dir: Path) -> Machine:
@@ -194,29 +196,16 @@ class Machine:
         if not await self._ended(KILL_LIMIT_S):
             raise self.error(f"QEMU process {self.pid} does not end, not even by SIGKILL")
 
-    async def view(self, proc: Path = Path("/proc")) -> dict[str, Any]:
-        """Return the hypervisor view (docs/architecture.md, "Views"); `proc` is where proc(5) is mounted."""
-        if self.gone.is_set():
-            return observe.gone_document(self._facts(), time.time())
-        if self._devices is None:
-            self._devices = await observe.devices(self.execute)
-        answers = await observe.ask(self.execute)
-        answers["guest-stats"] = await self._statistics.read(self.execute)
-        self._rest_later()
-        return observe.document(self._facts(), answers, observe.read_proc(proc, self.pid), self._devices, time.time())
+    async def view(self) -> dict[str, Any]:
+        """Return the hypervisor view (docs/architecture.md, "Views"); `observer` has its dear parts too."""
+        return await self.observer.view()
 
-    def _rest_later(self) -> None:
-        """Let the balloon's polling end when no view was asked for in a while."""
-        if self._resting is not None:
-            self._resting.cancel()
-        self._resting = asyncio.get_running_loop().call_later(REST_AFTER_S, self._rest)
+    async def _ask(self, command: str, **arguments: Any) -> Any:
+        # Not `execute`: a question that QEMU does not know is no sign of its end.
+        return await self.monitor.execute(command, **arguments)
 
-    def _rest(self) -> None:
-        if self._monitor is not None and not self.gone.is_set():
-            self._background = asyncio.create_task(self._statistics.rest(self._monitor.execute))
-
-    def _facts(self) -> observe.Facts:
-        return observe.Facts(
+    def _facts(self) -> Facts:
+        return Facts(
             machine=self.config.name,
             uptime_s=time.monotonic() - self._clock_s,
             accelerator=self.config.accelerator.name,
@@ -312,9 +301,7 @@ class Machine:
         return self.gone.is_set()
 
     def _on_event(self, name: str, data: Mapping[str, Any], seconds: float) -> None:
-        self.events.append((seconds, name, observe.event_detail(data)))
-        if name in ("DEVICE_DELETED", "MEM_UNPLUG_ERROR"):
-            self._devices = None
+        self.events.append((seconds, name, event_detail(data)))
         for waiter in [one for one in self._waiting if one[0] == name and one[1].items() <= data.items()]:
             self._waiting.remove(waiter)
             if not waiter[2].done():
@@ -328,7 +315,7 @@ class Machine:
             await asyncio.sleep(0.02)
             self._console.drain()
             panicked = "Kernel panic" in self.console_tail(1)
-            self.reason = observe.why_gone(self.events, status, self._spawned.struck, panicked=panicked)
+            self.reason = why_gone(self.events, status, self._spawned.struck, panicked=panicked)
         except LabError as error:
             self.reason = f"whoever started QEMU is gone: {error.message}"
         finally:
@@ -339,8 +326,7 @@ class Machine:
                 with contextlib.suppress(OSError):
                     self._far.shutdown(socket.SHUT_RDWR)
                 self._far.close()
-        if self._resting is not None:
-            self._resting.cancel()
+        self.observer.close()
         if self._monitor is not None:
             await self._monitor.close()
 
