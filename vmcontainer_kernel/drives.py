@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from .vm.disks.live import Attachment, Drives
     from .vm.machine import Launcher, Machine
 
-__all__ = ["Wanted", "attach", "detach", "drives_of", "find_again", "parse_wanted", "release", "run_program"]
+__all__ = [
+    "Wanted",
+    "attach",
+    "detach",
+    "drives_of",
+    "find_again",
+    "in_guest",
+    "parse_wanted",
+    "release",
+    "run_program",
+]
 
 STUCK_S: Final = 300.0
 POLL_S: Final = 0.05
@@ -119,7 +129,7 @@ async def _require_running(machine: Machine) -> None:
 async def _found_in_guest(node: Node, found: Attachment, wanted: Wanted) -> str:
     options = "ro" if wanted.read_only else "rw"
     words = (str(found.number), found.link, wanted.folder, options)
-    status, output = await _in_guest(node, _FIND, *words)
+    status, output = await in_guest(node, _FIND, *words)
     device = output.partition("\n")[0]
     if status and wanted.folder and device.startswith("/dev/"):
         raise UserError(
@@ -138,7 +148,7 @@ async def detach(machine: Machine, node: Node, name: str) -> None:
     await _require_running(machine)
     drives = drives_of(machine)
     found = drives.find(name)
-    status, output = await _in_guest(node, _FORGET, str(found.number), found.link)
+    status, output = await in_guest(node, _FORGET, str(found.number), found.link)
     if status:
         hint = "end what uses its files (a cell with --bg, a shell in its folder), then try again"
         raise UserError(f"disk {name} is at use in the guest", hint=hint, where=output.strip())
@@ -156,20 +166,23 @@ async def release(machine: Machine, node: Node) -> None:
     for found in list(drives_of(machine).attachments.values()) if machine in _known else []:
         with contextlib.suppress(LabError, TimeoutError):
             async with asyncio.timeout(RELEASE_LIMIT_S):
-                await _in_guest(node, _FORGET, str(found.number), found.link)
+                await in_guest(node, _FORGET, str(found.number), found.link)
 
 
-async def _in_guest(node: Node, script: str, *words: str) -> tuple[int, str]:
-    parts: list[bytes] = []
+async def in_guest(node: Node, script: str, *words: str) -> tuple[int, str]:
+    """Run a shell script of ours in a guest, `words` being its arguments; return its status and what it wrote, as far
+    as that is not more than 1 MiB.
+    """
+    parts = bytearray()
 
     def keep(stream: int, data: bytes) -> None:
-        parts.append(data)
+        parts.extend(data[: max(0, LOG_BYTES - len(parts))])
         request.consumed(stream, len(data))
 
     argv = ["/bin/sh", "-c", script, "sh", *words]
     request = node.start("exec", {"argv": argv, "env": {"PATH": GUEST_PATH}}, on_data=keep)
     answer: dict[str, Any] = await request.done
-    return int(answer.get("status") or answer.get("signal") or 0), b"".join(parts).decode(errors="replace")
+    return int(answer.get("status") or answer.get("signal") or 0), parts.decode(errors="replace")
 
 
 async def run_program(

@@ -1,6 +1,6 @@
 """Live views: a widget, and a task on the session's loop that gives it a new document while somebody looks.
 
-every 0.5 s, if the page says `watched`:  fetch ─▶ widget.document = …       one message an update
+every 0.5 s, if the page says `watched`:  a machine's poller, or a node's view ─▶ widget.document = …     one message
 a pressed button ─▶ on_action ─▶ the session, on its loop; the callback never waits
 """
 
@@ -16,8 +16,6 @@ from .session import Session
 __all__ = ["Rendered", "kernel_view", "machine_view"]
 
 PERIOD_S = 0.5
-
-Fetch = Callable[[], Coroutine[Any, Any, dict[str, Any]]]
 
 
 class Rendered:
@@ -54,8 +52,16 @@ def machine_view(session: Session, name: str, language: str) -> Any:
     def pressed(action: str) -> None:
         asyncio.run_coroutine_threadsafe(act(action), session.loop)
 
+    async def follow() -> None:
+        # Whoever else looks at this machine shares its poller; a machine that was moved is another one.
+        machine = machines.guest(name).machine
+        async with machine.poller.follow() as follower:
+            while widget.comm is not None and widget.watched and machines.guest(name).machine is machine:
+                await follower.next()
+                widget.document = follower.document
+
     widget.on_action(pressed)
-    _follow(session, widget, fetch)
+    _while_watched(session, widget, follow)
     return widget
 
 
@@ -67,20 +73,25 @@ def kernel_view(session: Session, node_name: str, language: str) -> Any:
         return await (await session.node(node_name)).view()
 
     widget = KernelView(document=session.wait(fetch()), language=language)
-    _follow(session, widget, fetch)
+
+    async def follow() -> None:
+        widget.document = await fetch()
+
+    _while_watched(session, widget, follow)
     return widget
 
 
-def _follow(session: Session, widget: Any, fetch: Fetch) -> None:
-    async def follow() -> None:
+def _while_watched(session: Session, widget: Any, follow: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Have a widget follow what it shows whenever the page says that it is looked at; its first error ends that."""
+
+    async def look() -> None:
         while widget.comm is not None:
             await asyncio.sleep(PERIOD_S)
-            if not widget.watched:
-                continue
             try:
-                widget.document = await fetch()
+                if widget.watched:
+                    await follow()
             except LabError as error:
                 widget.failure = str(error)
                 return
 
-    asyncio.run_coroutine_threadsafe(follow(), session.loop)
+    asyncio.run_coroutine_threadsafe(look(), session.loop)

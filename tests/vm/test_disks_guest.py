@@ -35,7 +35,7 @@ class Notebook:
     def cell(self, machine, text):
         """Run a cell that must succeed; return what it writes."""
         guest = self.session.wait(self.session.machines.ensure(machine))
-        status, output = self.session.wait(drives._in_guest(guest.node, text))
+        status, output = self.session.wait(drives.in_guest(guest.node, text))
         assert status == 0, output
         return output.strip()
 

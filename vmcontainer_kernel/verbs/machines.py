@@ -9,7 +9,7 @@ from ..cells import DEFAULT_MACHINE
 from ..display import Table, size_text
 from ..errors import LabError
 from ..session import Session
-from . import disks, resources, states
+from . import disks, inspecting, resources, states
 from .words import NAME, Action, Verb, Words, word
 
 if TYPE_CHECKING:
@@ -49,10 +49,6 @@ def _logs(session: Session, words: Words, language: str) -> None:
     print(session.machines.guest(words.name).machine.console_tail(200))
 
 
-def _inspect(session: Session, words: Words, language: str) -> dict[str, Any]:
-    return session.wait(session.machines.guest(words.name).machine.view())
-
-
 def _timeline(session: Session, words: Words, language: str) -> Table:
     from ..vm import timeline
 
@@ -80,7 +76,11 @@ VERBS: dict[str, Verb] = {
     **resources.VERBS,
     "reset": Verb(_do("reset"), "press the reset button", NAME),
     "logs": Verb(_logs, "the guest's console", NAME),
-    "inspect": Verb(_inspect, "everything the hypervisor tells, as a JSON document", NAME),
+    "inspect": Verb(
+        inspecting.inspect,
+        "everything the hypervisor tells, as a JSON document; or a part as a table",
+        *inspecting.ARGUMENTS,
+    ),
     "disk": Verb(
         disks.run, "disks: ls create inspect rm attach detach limit flatten commit import export", *disks.ARGUMENTS
     ),
