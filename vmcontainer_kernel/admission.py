@@ -73,7 +73,7 @@ def private_bytes(machines: Iterable[Machine], proc: Path = Path("/proc")) -> in
 
     The shared part of a mapping is counted once, with the template's file (smaps_rollup of proc(5)).
     """
-    from .vm.observe import parse_smaps_rollup
+    from .vm.observe.proc import parse_smaps_rollup
 
     found = [USUAL_BYTES]
     for machine in machines:
