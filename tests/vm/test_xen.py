@@ -29,7 +29,11 @@ class Dom0:
 
     def __init__(self) -> None:
         self.session = Session()
-        self.guest: Guest = self.session.wait(self.session.machines.ensure("xen", XEN), FIRST_LIMIT_S)
+        self.session.wait(self.session.machines.ensure("xen", XEN), FIRST_LIMIT_S)
+
+    @property
+    def guest(self) -> Guest:
+        return self.session.machines.guest("xen")
 
     def run(self, script: str) -> Result:
         return self.session.wait(self._run(script), LIMIT_S)
@@ -126,6 +130,15 @@ def test_the_hypervisor_below_sees_one_process_whatever_runs_in_it(dom0: Dom0) -
     assert len(view["vcpus"]) == 1
     assert "xen" in view["qemu"]["command"]
     assert view["memory"]["given_bytes"] == dom0.guest.machine.config.memory_bytes
+
+
+def test_it_moves_to_another_qemu_with_its_domains(dom0: Dom0) -> None:
+    boot_id = "xl-exec pv1 cat /proc/sys/kernel/random/boot_id"
+    before, pid = dom0.out(boot_id), dom0.guest.machine.pid
+    dom0.session.wait(dom0.session.states.migrate("xen"), LIMIT_S)
+    assert dom0.guest.machine.pid != pid
+    assert set(dom0.domains()) == {"Domain-0", "pv1"}
+    assert dom0.out(boot_id) == before
 
 
 def test_it_powers_off_as_a_whole(dom0: Dom0) -> None:
