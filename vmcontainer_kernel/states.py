@@ -121,7 +121,7 @@ class States:
         async with self._machines.changing(name), cache.held(shelf.lock):
             guest = self._running(name)
             if shelf.place(name).exists():
-                hint = f"%vm rm {name} removes both; or resume the other one in a notebook that has no machine {name}"
+                hint = f"%vm rm {name} ends this one; then %vm resume {name}, or once more %vm rm {name}, for the other"
                 raise UserError(f"a machine {name} is suspended already", hint=hint)
             shelf.check_room(guest.machine.config.memory_bytes)
             async with contextlib.AsyncExitStack() as still:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -231,6 +232,21 @@ def test_what_is_damaged_or_foreign_is_refused_and_the_machine_stays(lab: Lab, s
         lab.wait(lab.states.clone("new", "vm:a"))
     assert "10.0.2 (another)" in caught.value.where
     assert lab.sh("vm", "cat /root/file") == "now"
+
+
+def test_a_machine_without_our_agent_is_saved_and_moved_as_well(lab: Lab) -> None:
+    lab.sh("vm", "true")
+    config = dataclasses.replace(lab.session.machines.guest("vm").machine.config, name="bare", agent=False)
+    lab.wait(lab.session.machines.boot(config))
+    lab.wait(lab.states.snapshot("bare", "early"))
+    pid = lab.session.machines.guest("bare").machine.pid
+    assert lab.wait(lab.states.migrate("bare")).from_pid == pid
+    lab.wait(lab.states.suspend("bare"))
+    lab.wait(lab.states.resume("bare"))
+    machine, deadline_s = lab.session.machines.guest("bare").machine, time.monotonic() + 60
+    while "vmcontainer: init" not in machine.console_tail():  # it boots on: its kernel had begun
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
 
 
 async def unplugged(machine: Machine, device: str) -> None:

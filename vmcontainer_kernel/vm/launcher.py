@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Launcher", "Spawned"]
+__all__ = ["Launcher", "Spawned", "log_tail"]
 
 
 class Spawned(Protocol):
@@ -36,3 +36,12 @@ class Launcher(Protocol):
 
         `cage` is how it is to be held (`resources.cage`).
         """
+
+
+def log_tail(path: Path, lines: int = 5) -> str:
+    """Return the last lines that QEMU wrote."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])

@@ -27,7 +27,7 @@ from . import qemu, resources
 from .config import MachineConfig, Wiring
 from .console import Console
 from .handing import hand, opened
-from .launcher import Launcher, Spawned
+from .launcher import Launcher, Spawned, log_tail
 from .observe.document import Facts
 from .observe.ends import event_detail, why_gone
 from .observe.observer import Observer
@@ -275,7 +275,8 @@ class Machine:
 
     def take_stream(self, other: Machine) -> None:
         """Become the one whose end ends the agent's stream; `other` was until now, and let it go on here."""
-        self.stream, self._far, other._far = other.stream, other._far, None
+        if other._far is not None:
+            self.stream, self._far, other._far = other.stream, other._far, None
         self.started_s, self._clock_s = other.started_s, other._clock_s
         self._console.prepend(other._console)
 
@@ -395,12 +396,3 @@ async def _connect(
             raise machine.error(f"QEMU could not start machine {machine.config.name}", hint) from error
         raise
     machine.mark("qmp")
-
-
-def log_tail(path: Path, lines: int = 5) -> str:
-    """Return the last lines that QEMU wrote."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])

@@ -8,9 +8,9 @@ What is sent to the agent while neither runs would be lost, so `hold` is called 
 
 QEMU's own way is to send what was written to again and again while the guest runs, until little is left. That must not
 be under emulation: which pages are written to is noted by a slower way of writing, and the emulated TLB has to forget
-its pages whenever the notes are read and cleared. QEMU 7.2 and 8.2 do not see to it (ram_addr.h of include/exec,
-cpu_physical_memory_sync_dirty_bitmap), later ones not for a page that is still to be sent. Some pages then arrive as
-they were a moment before, and guests die of it. So here the notes are cleared once, before the guest runs on with an
+its pages whenever the notes are read and cleared. QEMU 7.2 does not see to it (cpu_physical_memory_sync_dirty_bitmap in
+include/exec/ram_addr.h), later ones, by their source, not for a page that is still to be sent. Some pages then arrive
+as they were a moment before, and guests die of it. So here the notes are cleared once, before the guest runs on with an
 empty TLB, and read when it stands still: memory is sent in one live round, and the rest after it.
 """
 

@@ -43,6 +43,8 @@ class Shelf:
 
     def __init__(self, root: Path | None = None) -> None:
         self._root = root or cache_dir("states")
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._root.chmod(0o700)  # memory holds secrets
         for name in ("snapshots", "suspended", "making"):
             (self._root / name).mkdir(parents=True, exist_ok=True)
 
