@@ -101,6 +101,30 @@ def test_machines_without_our_agent(notebook: Notebook) -> None:
     assert notebook.value("%vm ls") == "no machines"
 
 
+def test_a_system_without_our_agent_is_moved_suspended_and_branched(notebook: Notebook) -> None:
+    """What it shows on its screen goes with it; it answers the keyboard wherever it is."""
+    name = f"ipxe{notebook.pid}"  # suspended machines and snapshots are known to all notebooks
+    notebook.ok(f"%vm boot {name} --system ipxe", FIRST_LIMIT_S)
+    notebook.ok(f"%vm screen {name} --until Ctrl-B")
+    notebook.ok(f"%vm key {name} ctrl-b")
+    notebook.ok(f"%vm screen {name} --until iPXE>")
+    notebook.ok(f"%vm migrate {name}")
+    notebook.ok(f"%vm type {name} --enter 'echo moved on ${{platform}}'")
+    notebook.ok(f"%vm screen {name} --until 'moved on pcbios'")
+    notebook.ok(f"%vm suspend {name}")
+    assert notebook.value("%vm ls") == "no machines"
+    notebook.ok(f"%vm resume {name}")
+    notebook.ok(f"%vm snapshot {name} here")
+    try:
+        notebook.ok(f"%vm clone --from {name}:here branch")
+        notebook.ok("%vm type branch --enter 'echo branch of ${platform}'")
+        screen = notebook.value("%vm screen branch --until 'branch of pcbios'")
+        assert "moved on pcbios" in screen
+        assert "branch of" not in notebook.value(f"%vm screen {name}")
+    finally:
+        notebook.ok(f"%vm snapshot rm {name}:here")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

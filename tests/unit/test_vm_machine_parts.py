@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import itertools
 import json
+import platform
 import socket
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from vmcontainer_kernel.errors import HostError, MachineError, UserError
 from vmcontainer_kernel.vm import accelerator, kvm, qemu, template
 from vmcontainer_kernel.vm.accelerator import Accelerator, Probe
-from vmcontainer_kernel.vm.config import PLATFORMS, Drive, Firmware, MachineConfig, Multiboot, Wiring
+from vmcontainer_kernel.vm.config import PLATFORMS, Drive, Firmware, MachineConfig, Multiboot, Wiring, accelerator_for
 from vmcontainer_kernel.vm.console import FILE_LIMIT_BYTES, Console, last_words
 from vmcontainer_kernel.vm.disks.disk import Disk
 from vmcontainer_kernel.vm.guest import GuestImage
@@ -104,6 +105,12 @@ def test_an_architecture_brings_its_program_board_cpu_and_console():
     assert options(command, "-machine") == ["virt,memory-backend=ram"]
     assert options(command, "-cpu") == ["cortex-a57"]
     assert options(command, "-append")[0].startswith("console=ttyAMA0 ")
+
+
+def test_another_processor_is_emulated_whatever_kvm_can_do():
+    assert accelerator_for(platform.machine(), Accelerator("kvm", "fast")).name == "kvm"
+    other = accelerator_for("s390x", Accelerator("kvm", "fast"))
+    assert other.name == "tcg" and "s390x" in other.reason
 
 
 def test_a_machine_without_our_agent_has_no_port_and_no_descriptor_for_one():

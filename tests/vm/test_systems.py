@@ -151,7 +151,7 @@ EXIT = b"\xb0\x20\xe6\xf4"
 
 
 def test_a_boot_sector_speaks_and_ends_its_machine(launcher, tmp_path):
-    config = systems.boot_sector("own", sector("Hello from 0x7c00", EXIT), tmp_path / "sector", choose())
+    config = systems.boot_sector("own", sector("Hello from 0x7c00", EXIT), tmp_path, choose())
 
     async def use():
         async with running(config, launcher, tmp_path) as machine:
@@ -163,7 +163,7 @@ def test_a_boot_sector_speaks_and_ends_its_machine(launcher, tmp_path):
 
 
 def test_a_boot_sector_that_hangs_is_stopped_and_one_that_is_none_refused(launcher, tmp_path):
-    config = systems.boot_sector("own", sector("I stay", b"\xfa"), tmp_path / "sector", choose())
+    config = systems.boot_sector("own", sector("I stay", b"\xfa"), tmp_path, choose())
 
     async def use():
         async with running(config, launcher, tmp_path) as machine:
@@ -173,4 +173,4 @@ def test_a_boot_sector_that_hangs_is_stopped_and_one_that_is_none_refused(launch
     asyncio.run(use())
     for wrong in (b"", bytes(512), sector("x", EXIT) + b"\0"):
         with pytest.raises(UserError, match="boot sector"):
-            systems.boot_sector("own", wrong, tmp_path / "sector", choose())
+            systems.boot_sector("own", wrong, tmp_path, choose())

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import html
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..cells import Printer
 from ..display import Progress, Table, size_text
 from ..errors import TimeLimit, UserError
 from ..guests import Guest
+from ..paths import cache_dir
 from ..session import Session
 from .words import NAME, Verb, Words, flag, option, word, words
 
@@ -171,9 +171,7 @@ async def _boot_sector(session: Session, name: str, code: bytes) -> Guest:
     if former and former.machine.config.label == systems.SECTOR:
         await session.machines.remove(name)
     engine = await asyncio.to_thread(accelerator.choose)
-    with tempfile.TemporaryDirectory(prefix="vmcontainer-sector-") as folder:
-        # QEMU has it open by then, so the file is not needed for longer.
-        return await session.machines.boot(systems.boot_sector(name, code, Path(folder, "sector"), engine))
+    return await session.machines.boot(systems.boot_sector(name, code, cache_dir("sectors"), engine))
 
 
 # -- looking and touching

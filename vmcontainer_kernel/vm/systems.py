@@ -8,6 +8,8 @@ Nothing of it is fetched before it is first asked for.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from ..errors import MachineError, NotFound, UserError
 from ..paths import cache_dir
 from . import packages as distribution
 from .accelerator import Accelerator
-from .cache import locked, made
+from .cache import KEYS, locked, made, used
 from .config import MIB, PLATFORMS, Boot, DirectKernel, Drive, Firmware, MachineConfig, accelerator_for
 from .disks.disk import Disk
 from .guest import find_guest
@@ -46,6 +48,7 @@ __all__ = [
 Report = Callable[[str, float], None]
 SECTOR: Final = "boot sector"  # the label of such a machine
 SECTOR_BYTES: Final = 512
+SECTORS_KEPT: Final = 100
 DISK_BYTES: Final = 1440 << 10
 SECTOR_END: Final = b"\x55\xaa"  # what a BIOS looks for at the end of a boot sector
 
@@ -271,8 +274,10 @@ def boot_config(
     )
 
 
-def boot_sector(name: str, code: bytes, file: Path, accelerator: Accelerator) -> MachineConfig:
-    """Write a boot sector to `file` and return the machine that starts it: SeaBIOS loads it to 0x7c00.
+def boot_sector(name: str, code: bytes, folder: Path, accelerator: Accelerator) -> MachineConfig:
+    """Write a boot sector to a file in `folder` and return the machine that starts it: SeaBIOS loads it to 0x7c00.
+
+    The file stays, under the digest of its contents: the machine may be saved and woken again.
 
     Port 0xf4 ends the machine (``isa-debug-exit``), and so does a reset: a sector that goes wrong would start over
     for ever. Raises UserError for what is no boot sector.
@@ -280,8 +285,20 @@ def boot_sector(name: str, code: bytes, file: Path, accelerator: Accelerator) ->
     if len(code) != SECTOR_BYTES or not code.endswith(SECTOR_END):
         hint = "512 bytes that end with 55 aa"
         raise UserError(f"{len(code)} bytes that end with {code[-2:].hex(' ')} are no boot sector", hint=hint)
-    # SeaBIOS finds no geometry for a disk of one sector, and does not read it.
-    file.write_bytes(code.ljust(DISK_BYTES, b"\0"))
-    drive = Drive(Disk("sector", file, "raw", DISK_BYTES, read_only=True))
+    drive = Drive(Disk("sector", _sector_file(code, folder), "raw", DISK_BYTES, read_only=True))
     config = boot_config(name, Firmware(), "x86_64", accelerator, (drive,))
     return replace(config, memory_bytes=96 * MIB, network=False, reboots=False, debug_exit=True, label=SECTOR)
+
+
+def _sector_file(code: bytes, folder: Path) -> Path:
+    file = folder / hashlib.sha256(code).hexdigest()[:16]
+    if file.exists():
+        used(file)
+        return file
+    for old in sorted(folder.glob(KEYS), key=lambda one: one.stat().st_mtime, reverse=True)[SECTORS_KEPT:]:
+        old.unlink(missing_ok=True)
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    unfinished.write_bytes(code)
+    # SeaBIOS finds no geometry for a disk of one sector, and does not read it. The rest is a hole in the file.
+    os.truncate(unfinished, DISK_BYTES)
+    return unfinished.rename(file)
