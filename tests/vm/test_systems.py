@@ -18,7 +18,7 @@ from vmcontainer_kernel.vm.config import Drive, Firmware
 from vmcontainer_kernel.vm.console import readable
 from vmcontainer_kernel.vm.disks.disk import Disk
 from vmcontainer_kernel.vm.machine import Machine
-from vmcontainer_kernel.vm.screen import Screen
+from vmcontainer_kernel.vm.screen import Screen, press_power
 
 LIMIT_S = 60.0
 
@@ -105,7 +105,7 @@ def test_uefi_has_a_shell_on_its_serial_port(launcher, tmp_path, name):
             await said(machine, "Shell>")
             await machine.console.type(b"echo 1:$0 by serial\r" if name == "uefi" else b"mode\r")
             await said(machine, "by serial\n" if name == "uefi" else "Col")
-            await machine.power_button()
+            await press_power(machine)
 
     asyncio.run(use())
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..arguments import parse_number, parse_size
 from ..cells import Printer
 from ..display import Progress, Table, size_text
-from ..errors import TimeLimit, UserError
+from ..errors import MachineError, TimeLimit, UserError
 from ..guests import Guest
 from ..paths import cache_dir
 from ..session import Session
@@ -23,12 +23,14 @@ from .words import NAME, Verb, Words, flag, option, word, words
 if TYPE_CHECKING:
     from ..vm.config import Drive, MachineConfig
     from ..vm.console import Console
+    from ..vm.machine import Machine
     from ..vm.screen import Picture, Screen
 
 __all__ = ["VERBS", "ScreenImage", "sector_cell"]
 
 POLL_S = 0.05
 POWER_LIMIT_S = 20.0
+END_LIMIT_S = 5.0
 
 
 class ScreenImage:
@@ -149,10 +151,10 @@ def sector_cell(session: Session, name: str, code: bytes, timeout_s: float) -> N
     """
     guest = session.wait(_boot_sector(session, name, code))
     machine = guest.machine
-    shown = _follow(session, machine.console, timeout_s, lambda seen: session.wait(machine.stands_still()))
+    shown = _follow(session, machine.console, timeout_s, lambda seen: session.wait(_is_done(machine)))
     if shown and not shown.endswith("\n"):
         print()
-    halted = session.wait(machine.stands_still())
+    halted = session.wait(_is_done(machine))
     if not machine.gone.is_set():
         state = "has halted" if halted else "runs on"
         print(f"[lab] machine {name} {state}: %vm screen {name}, %vm rm {name}")
@@ -162,6 +164,25 @@ def sector_cell(session: Session, name: str, code: bytes, timeout_s: float) -> N
     # isa-debug-exit of QEMU: the status is twice the value that was written, plus one
     ended = f"ended itself with {status >> 1:#x}" if status & 1 else f"has ended: {machine.reason}"
     print(f"[lab] machine {name} {ended}")
+
+
+async def _is_done(machine: Machine) -> bool:
+    """Whether it is gone, or halted for good."""
+    from ..vm.screen import stands_still
+
+    failure: MachineError | None = None
+    if not machine.console.ended:
+        try:
+            return await stands_still(machine)
+        except MachineError as error:
+            failure = error
+    # QEMU is ending: how, its supervisor tells in a moment.
+    try:
+        await asyncio.wait_for(machine.gone.wait(), END_LIMIT_S)
+    except TimeoutError:
+        if failure:
+            raise failure from None
+    return True
 
 
 async def _boot_sector(session: Session, name: str, code: bytes) -> Guest:
@@ -277,10 +298,12 @@ def _follow(session: Session, console: Console, limit_s: float, enough: Callable
 
 
 def _power(session: Session, given: Words, language: str) -> None:
+    from ..vm.screen import press_power
+
     machine = session.machines.guest(given.name).machine
 
     async def press() -> bool:
-        await machine.power_button()
+        await press_power(machine)
         try:
             await asyncio.wait_for(machine.gone.wait(), POWER_LIMIT_S)
         except TimeoutError:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import shutil
 import socket
 import time
@@ -41,7 +40,6 @@ __all__ = ["Launcher", "Machine", "Spawned"]
 T = TypeVar("T")
 START_LIMIT_S = 10.0
 KILL_LIMIT_S = 2.0
-_INTERRUPTS = 1 << 9  # IF of the x86 flags
 
 
 class Machine:
@@ -125,23 +123,6 @@ class Machine:
         reset = self.expect("RESET")
         await self.execute("system_reset")
         await self.within(reset, START_LIMIT_S, "reset")
-
-    async def stands_still(self) -> bool:
-        """Whether it is gone, or its only processor waits for an interrupt that it does not let in (HLT after CLI)."""
-        if self._console.ended:  # QEMU is ending
-            await self._ended(KILL_LIMIT_S)
-        try:
-            told = str(await self.execute("human-monitor-command", command_line="info registers"))
-        except MachineError:
-            if self.gone.is_set():
-                return True
-            raise
-        flags = re.search(r"(?:EFL|RFL)=([0-9a-f]+).*HLT=1", told)
-        return flags is not None and not int(flags[1], 16) & _INTERRUPTS
-
-    async def power_button(self) -> None:
-        """Press the power button: a guest that listens to ACPI ends itself (QMP ``system_powerdown``)."""
-        await self.execute("system_powerdown")
 
     async def status(self) -> str:
         """Return ``running``, ``paused`` …: the RunState of QMP, or ``gone``."""

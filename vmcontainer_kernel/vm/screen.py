@@ -1,4 +1,4 @@
-"""A machine's screen, keyboard and pointer, from the hypervisor's side: nothing in the guest takes part.
+"""A machine's screen, keyboard, pointer and power button, from the hypervisor's side: nothing in the guest takes part.
 
     screendump ──PNG──▶ a memory file that QEMU was given (add-fd) ──▶ Picture      xp 0xb8000 ──▶ its letters
     "ls\\n" ──keys──▶ send-key l, s, ret                                              click ──▶ input-send-event
@@ -18,13 +18,14 @@ from typing import Any, Final, Protocol
 
 from ..errors import MachineError, UserError
 
-__all__ = ["Picture", "Screen", "chord", "keys", "letters", "png_size"]
+__all__ = ["Picture", "Screen", "chord", "keys", "letters", "png_size", "press_power", "stands_still"]
 
 PICTURE_LIMIT_BYTES: Final = 8 << 20
 TEXT_ADDRESS: Final = 0xB8000  # of the VGA's text page, colour modes
 COLUMNS, ROWS = 80, 25
 TEXT_MODE: Final = (720, 400)  # what QEMU makes of 80 by 25 letters of 9 by 16 points
 HOLD_MS: Final = 20
+INTERRUPTS: Final = 1 << 9  # IF of the x86 flags
 SCALE: Final = 0x7FFF  # a pointer's axis, QMP's InputMoveEvent
 TYPE_LIMIT: Final = 2000
 
@@ -126,6 +127,18 @@ def chord(words: str) -> tuple[str, ...]:
     if not all(re.fullmatch(r"[a-z0-9_]{1,24}", name) for name in names):
         raise UserError(f"{words!r} is no key", hint="as in ctrl-alt-delete, f2, enter, a")
     return tuple(names)
+
+
+async def press_power(machine: Runs) -> None:
+    """Press the power button: a guest that listens to ACPI ends itself (QMP ``system_powerdown``)."""
+    await machine.execute("system_powerdown")
+
+
+async def stands_still(machine: Runs) -> bool:
+    """Whether a PC's only processor waits for an interrupt that it does not let in (HLT after CLI)."""
+    told = str(await machine.execute("human-monitor-command", command_line="info registers"))
+    flags = re.search(r"(?:EFL|RFL)=([0-9a-f]+).*HLT=1", told)
+    return flags is not None and not int(flags[1], 16) & INTERRUPTS
 
 
 class Screen:
