@@ -24,7 +24,7 @@ PHASES: Final[Mapping[str, tuple[str, str]]] = {
     "begun": ("request: machine described, template found", NOTEBOOK),
     "spawn": ("QEMU's process begun by the supervisor", NOTEBOOK),
     "qmp": ("QEMU makes its devices and answers", QMP),
-    "kernel": ("firmware, until the kernel begins", CONSOLE),
+    "kernel": ("firmware, and the kernel until its clock runs", CONSOLE),
     "init": ("kernel, until its first program", CONSOLE),
     "root": ("RAM disk: modules, root disk, mounts", CONSOLE),
     "domains": ("a hypervisor's tools and second domain start", CONSOLE),
