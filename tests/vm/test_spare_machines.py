@@ -117,6 +117,8 @@ def test_a_spare_is_nobodys_until_it_is_somebodys(session):
     listed, pids = seen(session)
     assert pid in pids
     assert str(pid) in listed
+    held = session.wait(session.wait(session.host()).call("machine.stats"))["machines"]
+    assert {machine["name"]: machine["pid"] for machine in held}["b"] == pid
 
     assert_told(first.machine.timeline(), "clone", ["begun", "spawn", "qmp", "restored", "agent"])
     assert_told(second.machine.timeline(), "spare", ["begun", "agent"])
