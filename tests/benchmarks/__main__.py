@@ -21,6 +21,7 @@ from tests.benchmarks.measure import Notebook, Row, Series
 from tests.benchmarks.peers import every
 from vmcontainer_kernel.session import current
 from vmcontainer_kernel.vm import accelerator, qemu
+from vmcontainer_kernel.vm.config import PLATFORMS
 
 READING_S = 0.5  # nobody reads a cell's output faster; meanwhile a container is made ahead
 LOAD = """
@@ -64,7 +65,9 @@ def container_rows(notebook: Notebook, rounds: int) -> list[Row]:
 def computer() -> str:
     """Describe this computer in a line."""
     chosen = accelerator.choose()
-    version = subprocess.run([str(qemu.program_path()), "--version"], check=True, capture_output=True, text=True)
+    version = subprocess.run(
+        [str(qemu.program_path(PLATFORMS["x86_64"])), "--version"], check=True, capture_output=True, text=True
+    )
     numbers = ".".join(str(part) for part in qemu.version_of(version.stdout))
     loads = " ".join(f"{load:.1f}" for load in os.getloadavg())
     return (

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.benchmarks.measure import Notebook, Row, Series
+from vmcontainer_kernel.machines import ANY, Wish, quiet
 from vmcontainer_kernel.node import Node
 from vmcontainer_kernel.session import Session, current
 from vmcontainer_kernel.spares import SETTING
+from vmcontainer_kernel.vm.config import PLATFORMS
 from vmcontainer_kernel.vm.machine import Machine
+from vmcontainer_kernel.vm.packages import Origin
 
 IDLE_S = 20.0
 NEXT_CELLS = 15
@@ -32,6 +36,8 @@ def rows(notebook: Notebook, session: Session, rounds: int) -> Iterator[Row]:
     session.prepare()
     yield from clone_rows(notebook, session, rounds)
     yield from boot_rows(session, 2)
+    if shutil.which(PLATFORMS["arm64"].program):
+        yield from boot_rows(session, 2, Wish(origin=Origin("arm64")), "arm64, cold boot", goal=2500)
     yield from many_rows(session)
     yield idle_row("idle machine (% of a core)", session, machine_of(notebook, session, "idle"))
     session.wait(session.machines.remove("idle"))
@@ -56,14 +62,14 @@ def clone_rows(notebook: Notebook, session: Session, rounds: int) -> list[Row]:
     return [Row("%%vm, a new machine, by clone", first, goal=245), *parts, *last]
 
 
-def boot_rows(session: Session, rounds: int) -> list[Row]:
+def boot_rows(
+    session: Session, rounds: int, wish: Wish = ANY, title: str = "cold boot to the agent's answer", goal: int = 4000
+) -> list[Row]:
     """Time a machine from its kernel to the agent's first answer, without a template; and its phases."""
     phases: dict[str, Series] = {}
 
     async def boot(name: str) -> float:
-        from vmcontainer_kernel.machines import ANY, quiet
-
-        config = await session.machines.config(name, ANY, quiet)
+        config = await session.machines.config(name, wish, quiet)
         host = await session.host()
         begin_s = time.perf_counter()
         machine = await Machine.boot(config, host, session.machines._folder)
@@ -83,7 +89,7 @@ def boot_rows(session: Session, rounds: int) -> list[Row]:
     for number in range(rounds):
         series.take(lambda number=number: session.wait(boot(f"cold{number}")))  # type: ignore[misc]
     parts = [Row(f"  of that: {text}", series) for text, series in phases.items()]
-    return [Row("cold boot to the agent's answer", series, goal=4000), *parts]
+    return [Row(title, series, goal=goal), *parts]
 
 
 def many_rows(session: Session) -> list[Row]:
