@@ -83,6 +83,7 @@ class Machines:
         self.spares = Spares(self._make_spare, self._end_spare)
         self.admission = Admission()
         self._admitted: set[str] = set()  # for them there is a place already
+        self._warned: set[str] = set()
 
     def guest(self, name: str) -> Guest:
         """Return a machine by name; raises NotFound with those there are."""
@@ -93,6 +94,13 @@ class Machines:
             raise NotFound(
                 f"there is no machine {name}", hint=f"there are: {names}. A cell that starts with %%vm {name} makes it"
             ) from None
+
+    def warnings(self) -> list[str]:
+        """Return what holds machines less tightly here than it should, each once."""
+        found = dict.fromkeys(line for guest in self.guests.values() for line in guest.machine.warnings)
+        fresh = [line for line in found if line not in self._warned]
+        self._warned.update(fresh)
+        return fresh
 
     def find(self, name: str) -> Machine | None:
         """Return a machine, if there is one of this name."""

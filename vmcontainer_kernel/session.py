@@ -147,7 +147,7 @@ class Session:
         """
         host = self._host.node if self._host and node_name == "host" else None
         lacking: list[str] = host.facts.pop("losses", []) if host else []
-        told, self._untold = self._untold, []
+        told, self._untold = [*self._untold, *self.machines.warnings()], []
         return [f"containers here: {'; '.join(lacking)} (%lab doctor says more)"] * bool(lacking) + told
 
     def note_container(self, node: Node, name: str, options: dict[str, Any]) -> None:

@@ -1,6 +1,9 @@
 """What a machine may use, and how it grows: records in, documents and plans out."""
 
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -170,6 +173,33 @@ def test_a_file_that_is_gone_is_named(tmp_path):
 @pytest.mark.parametrize(("shares", "nice"), [(None, 0), (1024, 0), (4096, 0), (819, 1), (512, 3), (2, 19)])
 def test_a_weight_becomes_a_nice_value(shares, nice):
     assert cage.niceness(shares) == nice
+
+
+CAGED = """
+import json, os, resource
+from vmcontainer_kernel.agent.cage import Cage, Identity, enter, find_identity, keep_the_file, read_resources
+limits = read_resources({"memory_bytes": 256 << 20, "cpu_shares": 512, "pids": 100})
+enter(Cage("x", limits, find_identity([], []), True, keep_the_file()), None)
+file = os.memfd_create("ram")
+os.write(file, b"x" * 8192)
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+hole = libc.fallocate(file, 3, ctypes.c_long(0), ctypes.c_long(4096))
+status = dict(row.split(":", 1) for row in open("/proc/self/status"))
+print(json.dumps([os.getuid(), os.getgroups(), os.nice(0), resource.getrlimit(resource.RLIMIT_DATA)[0],
+    resource.getrlimit(resource.RLIMIT_CORE)[0], int(status["NoNewPrivs"]), int(status["CapEff"], 16), hole,
+    os.pread(file, 1, 0).decode()]))
+"""
+
+
+def test_without_a_group_a_process_is_bounded_by_itself():
+    done = subprocess.run([sys.executable, "-c", CAGED], check=True, capture_output=True, text=True)
+    uid, groups, nice, data, core, no_new_privs, capabilities, hole, first = json.loads(done.stdout)
+    assert (nice, data, core, no_new_privs) == (os.nice(0) + 3, (256 + 1024) * MIB, 0, 1)
+    assert (hole, first) == (0, "x"), "the page is to stay, and QEMU is to think that it is gone"
+    if os.geteuid() == 0:
+        assert uid in range(61184, 65520)
+        assert (groups, capabilities) == ([], 0)
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,10 @@ PROTOCOL: Final = 1
 PORT_NAME: Final = "org.vmcontainer.agent"  # the virtio-serial port in a guest
 MAX_CHUNK: Final = 64 * 1024  # payload of one stream frame; a pipe's capacity, pipe(7)
 MAX_CONTROL: Final = 4 * 1024 * 1024  # payload of one control frame; a view of some thousand processes fits
-WINDOW: Final = 256 * 1024  # bytes of one stream that may be under way unacknowledged
-CREDIT_AFTER: Final = 64 * 1024  # consumed bytes after which the receiver says so
+# Bytes of one stream that may be under way unacknowledged: an emulated guest needs 10 ms for an answer, and what it may
+# send meanwhile bounds its speed.
+WINDOW: Final = 2 * 1024 * 1024
+CREDIT_AFTER: Final = 512 * 1024  # consumed bytes after which the receiver says so
 
 _HEADER: Final = struct.Struct(">IBI")
 _CREDIT: Final = struct.Struct(">BI")
