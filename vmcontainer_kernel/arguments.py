@@ -158,6 +158,19 @@ VM = (
     argument("--cpu-quota", metavar="US", help="CPU time of a new machine in each 100000 us, as 50000 for half a CPU"),
     argument("--arch", metavar="ARCH", default="", help="processor of a new machine: x86_64 (default), arm64"),
     argument("--system", metavar="NAME", default="", help="what a new machine boots: %%vm systems lists it"),
+    argument(
+        "--network",
+        "--net",
+        metavar="NAME",
+        default="",
+        help="none; user: with a way out; NAME: a network of this notebook's machines, made if there is none",
+    ),
+    _many(
+        "-p",
+        "--publish",
+        metavar="[[IP:]PORT:]PORT",
+        help="a port of this computer, and the machine's that it leads to",
+    ),
     _many("--disk", metavar="NAME[:FOLDER][:ro]", help="attach a disk (%%vm disk), and mount it in FOLDER"),
 )
 

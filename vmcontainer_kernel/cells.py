@@ -15,8 +15,10 @@ from typing import Any, TextIO
 from .drives import attach, parse_wanted
 from .errors import CommandFailed, LabError, NodeLost, TimeLimit, UserError
 from .giving import give_image
+from .lans import MODES
 from .node import Node, Request
 from .options import container_options, process_options, vm_wish
+from .ports import deliver
 from .run import STDERR, STDOUT, Captured, Run, dropped_marker
 from .session import Session
 
@@ -97,6 +99,9 @@ def vm_start(session: Session, options: argparse.Namespace, text: str, progress:
 
     async def start(run: Run) -> Request:
         guest = await session.machines.ensure(options.name or DEFAULT_MACHINE, wish, progress)
+        await deliver(guest.machine, guest.published, options.publish)
+        if options.network not in ("", *MODES):
+            await session.lans.join(guest.machine.config.name, options.network)
         for wanted in disks:
             await attach(guest.machine, guest.node, wanted)
         progress("", 1.0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import UserError
 from .node import Node
+from .ports import Delivery
 
 if TYPE_CHECKING:
     from .vm.machine import Machine
@@ -29,6 +31,8 @@ class Guest:
     paused: bool = False
     waking: asyncio.Task[None] | None = None
     cabled: bool = False  # it has cards in networks of the host's containers
+    published: list[Delivery] = field(default_factory=list)
+    again: list[Callable[[], Awaitable[None]]] = field(default_factory=list)  # what a guest must do after a reset
     heard: bool = False  # a cell has run in it
     snapshot: str = ""  # the one that its memory comes from
 

@@ -47,7 +47,10 @@ def quiet(phase: str, fraction: float) -> None:
 
 @dataclass(frozen=True)
 class Wish:
-    """What a cell says of its machine; None is whatever it has, or the default of a new one."""
+    """What a cell says of its machine; None is whatever it has, or the default of a new one.
+
+    `network` is ``none``, ``user`` (with a way out), or empty.
+    """
 
     memory_bytes: int | None = None
     cpus: int | None = None
@@ -55,6 +58,7 @@ class Wish:
     max_cpus: int | None = None
     cpu_shares: int | None = None
     cpu_quota_us: int | None = None
+    network: str = ""
 
     def differs_from(self, config: MachineConfig) -> bool:
         """Tell whether a machine is not what is wished for."""
@@ -62,6 +66,8 @@ class Wish:
             (self.memory_bytes, config.total_bytes),
             (self.cpus, config.total_cpus),
             (self.origin and self.origin.label, config.label),
+            (self.network == "none" or None, not config.network),
+            (self.network == "user" or None, config.network and not config.restricted),
         )
         return any(wished not in (None, there) for wished, there in pairs)
 
@@ -197,6 +203,8 @@ class Machines:
             max_cpus=wish.max_cpus or config.max_cpus,
             cpu_shares=wish.cpu_shares,
             cpu_quota_us=wish.cpu_quota_us,
+            network=wish.network != "none",
+            restricted=wish.network != "user",
             boots=image.recipe.boots,
         )
         qemu.check(config, os.cpu_count() or 1, available_memory()[0])
@@ -336,6 +344,8 @@ class Machines:
         await guest.machine.within(guest.node.connect(limit_s), limit_s, "answer after the reset")
         await guest.node.call("renew", **identity(guest.machine))
         await find_again(guest.machine, guest.node)
+        for once_more in guest.again:
+            await once_more()
 
     async def remove(self, name: str) -> None:
         """Ask the guest to power off, then end QEMU; the name is free again."""

@@ -387,6 +387,11 @@ class Spawned:
         self.struck: dict[str, int] = {}
         self._node, self._request = node, request
 
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return not self._request.done.done()
+
     async def wait(self) -> int:
         """Return its exit status; ``-N`` for signal N."""
         answer = await asyncio.shield(self._request.done)

@@ -194,6 +194,7 @@ def vm_wish(options: argparse.Namespace) -> Wish:
         _whole(options.max_cpus, "--max-cpus"),
         _whole(options.cpu_shares, "--cpu-shares", 2),
         _whole(options.cpu_quota, "--cpu-quota", 1000),
+        options.network if options.network in ("none", "user") else "",
     )
 
 

@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .container.publish import read_publish
-from .errors import LabError
+from .errors import LabError, UserError
 
 if TYPE_CHECKING:
     from .vm.machine import Machine
 
-__all__ = ["Delivery", "Ports"]
+__all__ = ["Delivery", "Ports", "deliver"]
 
 Keep = Callable[[str], None]
 _FIRST_PORT = 20_000  # below the ports that Linux gives to whoever asks for any: ip(7), ip_local_port_range
@@ -32,6 +32,22 @@ class Delivery(NamedTuple):
     host_ip: str
     host_port: int
     guest_port: int
+
+
+async def deliver(machine: Machine, open_already: list[Delivery], wanted: Sequence[str]) -> None:
+    """Publish ports of a machine itself, in the words of ``docker run --publish``; those `open_already` grow by them.
+
+    Raises SpecError for what makes no sense, UserError for a port that is taken and for a machine without a network.
+    """
+    if wanted and not machine.config.network:
+        raise UserError(f"machine {machine.config.name} has no network", hint="make one without --network none")
+    for one in [read_publish(text, "--publish") for text in wanted]:
+        there = [(made.protocol, made.host_ip, made.guest_port, made.host_port) for made in open_already]
+        same = (one.protocol, one.host_ip, one.container_port)
+        if any(same == made[:3] and one.host_port in (0, made[3]) for made in there):
+            continue
+        port = await machine.publish(one.protocol, one.host_ip, one.host_port, one.container_port)
+        open_already.append(Delivery(one.protocol, one.host_ip, port, one.container_port))
 
 
 class Ports:
@@ -83,13 +99,13 @@ class Ports:
         if (node, container) in self._open:
             answer.add_done_callback(end)
 
-    async def reopen(self, node: str) -> None:
-        """Publish again what was, after a machine got another QEMU."""
+    async def reopen(self, node: str, own: Sequence[Delivery]) -> None:
+        """Publish again what was, after a machine got another QEMU; `own` are the machine's own ports."""
         machine = self._machine_of(node)
-        for (where, _), made in self._open.items():
-            for one in made if machine and where == node else ():
-                assert machine
-                await machine.publish(one.protocol, one.host_ip, one.host_port, one.guest_port)
+        of_containers = [one for (where, _), made in self._open.items() if where == node for one in made]
+        for one in [*own, *of_containers] if machine else ():
+            assert machine
+            await machine.publish(one.protocol, one.host_ip, one.host_port, one.guest_port)
 
     async def _withdraw(self, node: str, made: Sequence[Delivery]) -> None:
         machine = self._machine_of(node)

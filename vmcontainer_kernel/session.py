@@ -21,6 +21,7 @@ from .errors import UserError
 from .giving import ensure_default_image, give_image
 from .guests import Guest
 from .host_agent import HostAgent
+from .lans import Lans
 from .machines import ANY, Machines, Report, Wish, quiet
 from .node import Node, Request
 from .paths import cache_dir, run_dir
@@ -46,6 +47,7 @@ class Session:
         self._untold: list[str] = []
         self.machines = Machines(self.host, run_dir() / self.id, self._forget_containers)
         self.ports = Ports(self.machines.find)
+        self.lans = Lans(self.machines, self.host, run_dir() / self.id)
         self.states = States(
             self.machines, self.host, run_dir() / self.id, self.ports, self._containers_of, self._restored
         )
@@ -180,6 +182,7 @@ class Session:
 
     async def _close(self) -> None:
         self.machines.close()
+        self.lans.close()
         if self._host:
             await self._host.close()
 

@@ -168,7 +168,7 @@ class States:
             if moved.gone.is_set() or guest.lost:
                 raise moved.error(f"machine {name} was moved, but does not run on")
             _tell_time(guest)
-            await self._ports.reopen(name)
+            await self._ports.reopen(name, guest.published)
             return how
 
     async def remove(self, title: str) -> None:

@@ -9,7 +9,7 @@ from ..cells import DEFAULT_MACHINE
 from ..display import Table, size_text
 from ..errors import LabError
 from ..session import Session
-from . import disks, inspecting, resources, states
+from . import disks, inspecting, lans, resources, states
 from .words import NAME, Action, Verb, Words, word
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ VERBS: dict[str, Verb] = {
         disks.run, "disks: ls create inspect rm attach detach limit flatten commit import export", *disks.ARGUMENTS
     ),
     "timeline": Verb(_timeline, "what its start consisted of, from the cell to the first byte", NAME),
+    "network": Verb(lans.run, "networks of machines: network; network connect NETWORK MACHINE", *lans.ARGUMENTS),
     "view": Verb(_view, "a live picture, with buttons", word("name", "a machine", needed=False)),
     **states.VERBS,
 }

@@ -145,14 +145,15 @@ class Machine:
         """End what `publish` began."""
         await self._forward(f"hostfwd_remove {NETDEV} {protocol}:{host_ip}:{host_port}")
 
-    async def plug_card(self, descriptor: int, mac: str) -> None:
-        """Give the machine a second card, whose cable is a tap device's descriptor; the caller closes its own copy.
+    async def plug_card(self, descriptor: int, mac: str, kind: str = "tap") -> None:
+        """Give the machine a second card, whose cable is the descriptor of a tap device, or of a stream ``socket`` with
+        each frame's length before it; the caller closes its own copy.
 
         The guest finds it within a second or so, as its next ``ethN``, without an address.
         """
         name = f"card-{mac.replace(':', '')}"
         await self.monitor.give(descriptor, name)
-        await self.execute("netdev_add", type="tap", id=name, fd=name)
+        await self.execute("netdev_add", type=kind, id=name, fd=name)
         card = {"netdev": name, "mac": mac, "romfile": "", "bus": SLOT}
         await self.execute("device_add", driver="virtio-net-pci", id=f"{name}-card", **card)
 

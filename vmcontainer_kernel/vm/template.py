@@ -207,7 +207,8 @@ def key_of(config: MachineConfig, qemu_identity: str) -> str:
     """Return the key of a template: a digest of all that its saved state depends on."""
     parts = {
         "qemu": qemu_identity,
-        "command": qemu.argv(config.named("", ""), Wiring(ram=Path("ram"), save=True)),
+        # Whether the network has a way out is no part of the state.
+        "command": qemu.argv(replace(config, name="", mac="", restricted=True), Wiring(ram=Path("ram"), save=True)),
         "boot": config.boot.key,
         "cpu": host_cpu(config),
     }
