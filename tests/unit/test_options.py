@@ -98,7 +98,7 @@ def test_an_unknown_option_says_where_the_right_ones_are() -> None:
     assert caught.value.hint == "%%vm? lists the options"
 
 
-@pytest.mark.parametrize("line", ["--image busybox", "--pids-limit 3", "--network none", "--on vm", "--without pid"])
+@pytest.mark.parametrize("line", ["--image busybox", "--pids-limit 3", "--network-alias a", "--on vm", "--without pid"])
 def test_options_of_containers_are_none_of_machines(line: str) -> None:
     container(line)
     with pytest.raises(UserError):
