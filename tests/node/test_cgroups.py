@@ -95,6 +95,12 @@ def test_the_kernel_has_taken_each_limit(groups: Cgroups) -> None:
     assert not any(Path(path).exists() for path in group.directories)
 
 
+def test_the_folders_above_weigh_as_a_busy_process_for_each_processor(groups: Cgroups) -> None:
+    mine = Path(groups.create("c", Resources()).paths["cpu"])
+    weights = [(folder / "cpu.shares").read_text().strip() for folder in (mine, mine.parent, mine.parent.parent)]
+    assert weights == ["1024", *[str(1024 * (os.cpu_count() or 1))] * 2]
+
+
 def test_only_the_trees_that_are_needed_get_a_group(groups: Cgroups) -> None:
     assert set(groups.create("c", Resources()).paths) == {"memory", "pids", "cpu", "cpuacct", "freezer"}
     more = Resources(cpu=Cpu(cpus="0"), devices=(DeviceRule(False),))

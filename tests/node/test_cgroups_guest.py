@@ -94,8 +94,10 @@ def test_the_kernel_has_taken_each_limit(guest_engine: GuestEngine) -> None:
                  "io.weight io.max hugetlb.2MB.max hugetlb.2MB.rsvd.max memory.high cgroup.max.depth")
         found |= {name: text(group, name) for name in names.split()}
         found["kind"] = groups.kind
+        found["above"] = open(f"{group.directories[0]}/../cpu.weight").read().strip()
         """,
     )
+    assert found.pop("above") == "100"  # a busy process for each processor; the guest has one
     high = str(60_000_000 // 4096 * 4096)
     assert found == {
         "memory.max": str(64 << 20), "memory.low": str(32 << 20), "memory.swap.max": str(32 << 20), "cpu.weight": "59",

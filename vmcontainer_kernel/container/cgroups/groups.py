@@ -32,6 +32,7 @@ _NO_RESOURCES = Resources()
 _ENABLED = ("memory", "pids", "cpu", "io")  # in version 2's groups; the others when a limit needs them
 _NOT_ENABLED = ("cpuacct", "freezer", "devices")  # every version 2 group has them
 _REST = "vmcontainer.rest"
+_TOP = "vmcontainer"
 
 
 class Cgroups:
@@ -41,7 +42,7 @@ class Cgroups:
         self.places = places
         self.versions = {name: place.version for name, place in places.items()}
         self.session = session
-        self.base = f"vmcontainer/{session}"
+        self.base = f"{_TOP}/{session}"
         self._prepared: set[tuple[str, str]] = set()
         self._moved: dict[str, str] = {}
 
@@ -178,6 +179,8 @@ class Cgroups:
                 made.append(folder)
                 if controller == "cpuset" and place.version == 1:
                     _fill_cpuset(folder)
+            if folder.startswith(f"{place.root}{place.parent}/{_TOP}"):
+                _weigh(folder)
             if place.version == 2 and len(folder) >= len(place.root + place.parent):
                 self._enable(folder, names)
         self._prepared.add((controller, parent))
@@ -258,7 +261,7 @@ class Cgroups:
             group.remove()
         for place in self.roots:
             top = f"{place.root}{place.parent}"
-            for path in (f"{top}/{self.base}", f"{top}/vmcontainer"):
+            for path in (f"{top}/{self.base}", f"{top}/{_TOP}"):
                 with suppress(OSError):  # another session's groups are still there
                     os.rmdir(path)
         for folder, rest in self._moved.items():
@@ -266,6 +269,16 @@ class Cgroups:
                 _move_back(folder, rest)
         self._moved.clear()
         self._prepared.clear()
+
+
+def _weigh(folder: str) -> None:
+    """Give a folder of many groups the weight of one busy process for each processor. To the scheduler a group is one
+    (sched-design-CFS.rst): twenty machines would get together what any single program beside them gets.
+    """
+    busy = os.cpu_count() or 1
+    for name, usual, most in (("cpu.shares", 1024, 262_144), ("cpu.weight", 100, 10_000)):
+        with suppress(FileNotFoundError):  # of the other version, or of another controller's tree
+            write(f"{folder}/{name}", str(min(usual * busy, most)))
 
 
 def _fill_cpuset(path: str) -> None:
