@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tests.benchmarks.measure import Notebook, Row, Series
 from vmcontainer_kernel.machines import ANY, Wish, quiet
-from vmcontainer_kernel.node import Node
+from vmcontainer_kernel.node import Node, Request
+from vmcontainer_kernel.run import Captured, Run
 from vmcontainer_kernel.session import Session, current
 from vmcontainer_kernel.spares import SETTING
 from vmcontainer_kernel.vm.config import PLATFORMS
@@ -25,6 +26,7 @@ from vmcontainer_kernel.vm.packages import Origin
 IDLE_S = 20.0
 NEXT_CELLS = 15
 MANY = 20
+FLOOD_BYTES = 100_000_000
 SPARE_LIMIT_S = 60.0
 READING_S = 0.5  # nobody reads a cell's output faster
 COMMAND = ("/bin/sh", "-c", "echo hi")
@@ -39,6 +41,7 @@ def rows(notebook: Notebook, session: Session, rounds: int) -> Iterator[Row]:
     if shutil.which(PLATFORMS["arm64"].program):
         yield from boot_rows(session, 2, Wish(origin=Origin("arm64")), "arm64, cold boot", goal=2500)
     yield from many_rows(session)
+    yield flood_row(session)
     yield idle_row("idle machine (% of a core)", session, machine_of(notebook, session, "idle"))
     session.wait(session.machines.remove("idle"))
     os.environ[SETTING] = "1"
@@ -118,6 +121,27 @@ def many_rows(session: Session) -> list[Row]:
         Row("  private memory of each (MB)", private, goal=40),
         Row("  with its share of what is common (PSS, MB)", shares),
     ]
+
+
+def flood_row(session: Session) -> Row:
+    """Time 100 MB of a guest's output until all of it is kept, as ``--out`` keeps it."""
+    session.wait(session.machines.ensure("flood"))
+    series = Series()
+    for _ in range(3):
+        kept, begin_s = Captured(FLOOD_BYTES), time.perf_counter()
+        for chunk in session.run("flood", lambda run: flood(session, run)).chunks():
+            kept.add(chunk[1] if chunk else b"")
+        assert kept.kept_bytes == FLOOD_BYTES
+        assert not kept.dropped_bytes
+        series.times_ms.append((time.perf_counter() - begin_s) * 1e3)
+    session.wait(session.machines.remove("flood"))
+    return Row("100 MB of a guest's output, all kept", series, goal=1000)
+
+
+async def flood(session: Session, run: Run) -> Request:
+    guest = await session.machines.ensure("flood")
+    argv = ["/bin/sh", "-c", f"dd if=/dev/zero bs=100000 count={FLOOD_BYTES // 100_000} 2>&-"]
+    return await session.start_on(guest.node, "exec", {"argv": argv}, run)
 
 
 def memory_kib(pid: int) -> dict[str, int]:
