@@ -171,6 +171,7 @@ VM = (
         metavar="[[IP:]PORT:]PORT",
         help="a port of this computer, and the machine's that it leads to",
     ),
+    _many("-v", "--volume", metavar="FOLDER:PLACE[:ro]", help="copy a folder in before, and its changes back after"),
     _many("--disk", metavar="NAME[:FOLDER][:ro]", help="attach a disk (%%vm disk), and mount it in FOLDER"),
 )
 

@@ -21,6 +21,7 @@ from .options import container_options, process_options, vm_wish
 from .ports import deliver
 from .run import STDERR, STDOUT, Captured, Run, dropped_marker
 from .session import Session
+from .sharing import Lent, lend, parse_lent, take_back
 
 __all__ = [
     "Background",
@@ -96,6 +97,9 @@ class Printer:
 def vm_start(session: Session, options: argparse.Namespace, text: str, progress: Callable[[str, float], None]) -> Start:
     """Return what runs `text` in a machine, made first if there is none."""
     wish, disks = vm_wish(options), [parse_wanted(text) for text in options.disk]
+    options.lent = [parse_lent(text) for text in options.volume]
+    if options.lent and options.bg:
+        raise UserError("--volume copies back when the cell ends: it goes not with --bg", hint="%vm cp, when you like")
 
     async def start(run: Run) -> Request:
         guest = await session.machines.ensure(options.name or DEFAULT_MACHINE, wish, progress)
@@ -104,6 +108,8 @@ def vm_start(session: Session, options: argparse.Namespace, text: str, progress:
             await session.lans.join(guest.machine.config.name, options.network)
         for wanted in disks:
             await attach(guest.machine, guest.node, wanted)
+        for lent in options.lent:
+            await lend(guest.node, lent)
         progress("", 1.0)
         arguments = {"argv": ["/bin/sh", "-c", text], **process_options(options)}
         arguments["cwd"] = arguments.pop("workdir", "")
@@ -199,6 +205,7 @@ def run_cell(
         better: LabError = session.wait(session.machines.explain_loss(run.node_name, error))
         raise better from None
     finally:
+        _take_back(session, run, getattr(options, "lent", ()))
         tell(session, run.node_name, run.events)
         for stream, name in ((STDOUT, options.out), (STDERR, options.err)):
             sink = sinks[stream]
@@ -208,6 +215,17 @@ def run_cell(
                 variables[name] = sink.text()
     variables["_exit_code"] = answer["status"]
     finish(run, answer, raise_error=not options.no_raise_error)
+
+
+def _take_back(session: Session, run: Run, lent: Sequence[Lent]) -> None:
+    """Write here what a cell changed in the folders lent to it; where that fails, the cell's own error is told too."""
+    for one in lent:
+        try:
+            guest = session.machines.guest(run.node_name)
+            if one.sent:
+                session.wait(take_back(guest.node, one))
+        except (LabError, OSError) as error:
+            print(f"[{run.node_name}] {one.place} was not copied back to {one.folder}: {error}", file=sys.stderr)
 
 
 def watch(run: Run, sinks: dict[int, Printer]) -> dict[str, Any]:

@@ -172,6 +172,7 @@ def vm_line(line: str) -> Any:
     logs NAME               the guest's console
     inspect NAME            everything the hypervisor tells, as a JSON document
     inspect NAME registers | memory | devices | queues | interrupts | jit      a part of it as a table
+    cp NAME:/PATH HERE      copy a file or folder out of a machine; cp HERE NAME:/PATH into one
     network | network connect LAB NAME     machines in private networks (%%vm NAME --network LAB), by name
     view NAME               the same as a live picture, with buttons
     timeline NAME           what its start consisted of, from the cell to the first byte

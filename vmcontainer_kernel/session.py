@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
 import os
 import secrets
@@ -68,6 +69,20 @@ class Session:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result(timeout_s)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def wait_showing(self, coroutine: Coroutine[Any, Any, T], show: Callable[[], None]) -> T:
+        """Run a coroutine on the loop, wait here, and `show` ten times a second how far it is."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            while True:
+                with contextlib.suppress(concurrent.futures.TimeoutError):
+                    return future.result(0.1)
+                if future.done():
+                    return future.result()
+                show()
         except BaseException:
             future.cancel()
             raise

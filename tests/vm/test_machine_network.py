@@ -18,7 +18,7 @@ from vmcontainer_kernel.verbs import VERBS
 from vmcontainer_kernel.verbs.words import choose
 from vmcontainer_kernel.vm.guest import ensure_guest
 
-pytestmark = pytest.mark.needs("qemu", "guest-image")
+pytestmark = pytest.mark.needs("qemu")
 SERVER = "busybox nc -ll -p 80 -e echo hello from $(hostname) > /dev/null 2>&1 &"
 
 

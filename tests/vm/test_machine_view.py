@@ -16,7 +16,7 @@ from vmcontainer_kernel.verbs import inspecting
 from vmcontainer_kernel.vm.observe.delta import apply
 from vmcontainer_kernel.vm.observe.parts import PARTS
 
-pytestmark = pytest.mark.needs("qemu", "guest-image")
+pytestmark = pytest.mark.needs("qemu")
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 

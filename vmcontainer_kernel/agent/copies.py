@@ -12,6 +12,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 from ..container import linux
 from ..container.container import Container
@@ -24,10 +25,10 @@ from ..container.step import Scene
 from ..errors import ContainerError, LabError, UserError, to_json
 from .jobs import Job, Stdio
 from .kept import Keeper
-from .protocol import get_str
+from .protocol import get_bool, get_str
 from .server import Call, Server
 
-__all__ = ["CopyVerbs", "begin"]
+__all__ = ["CopyVerbs", "GuestCopyVerbs", "begin"]
 
 Action = Callable[[Container], None]
 
@@ -41,32 +42,13 @@ class CopyVerbs:
 
     def copy_out(self, call: Call) -> None:
         """Send a file or folder as an archive (tar); what is left out is told on STDERR."""
-        from ..container import transfer
-
-        path = get_str(call.arguments, "path")
-
-        def pack(root_fd: int) -> None:
-            with open(1, "wb", closefd=False) as out:
-                left_out = transfer.pack(root_fd, path, out)
-            if left_out:
-                os.write(2, f"[not copied, as they are no files: {' '.join(left_out[:20])}]\n".encode())
-
-        steward = self._runtime.store.steward
-        self._start(call, lambda container: pack(_root(container, steward)), stdin=False)
+        path, steward = get_str(call.arguments, "path"), self._runtime.store.steward
+        self._start(call, lambda container: _pack(_root(container, steward), path), stdin=False)
 
     def copy_in(self, call: Call) -> None:
         """Write an archive (tar) that comes as STDIN to a place in the container."""
-        from ..container import transfer
-
-        path = get_str(call.arguments, "path")
-
-        def unpack(root_fd: int) -> None:
-            folder_fd, name = transfer.arrival(root_fd, path)
-            with open(0, "rb", closefd=False) as source:
-                transfer.unpack(folder_fd, source, name)
-
-        steward = self._runtime.store.steward
-        self._start(call, lambda container: unpack(_root(container, steward)), stdin=True)
+        path, steward = get_str(call.arguments, "path"), self._runtime.store.steward
+        self._start(call, lambda container: _unpack(_root(container, steward), path, exact=False), stdin=True)
 
     def _start(self, call: Call, action: Action, *, stdin: bool) -> None:
         container = self._keeper.get(get_str(call.arguments, "name")).container
@@ -74,6 +56,52 @@ class CopyVerbs:
             _refuse_mounted(container, get_str(call.arguments, "path"))
             self._runtime.renew(container)
         begin(self._server, call.request, lambda: action(container), stdin=stdin)
+
+
+class GuestCopyVerbs:
+    """The verbs ``copy_out`` and ``copy_in`` of a guest, for its own files; the host's are the notebook's already."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        server.verbs |= {"copy_out": self.copy_out, "copy_in": self.copy_in}
+
+    def copy_out(self, call: Call) -> None:
+        """Send a file or folder as an archive: path."""
+        path = get_str(call.arguments, "path")
+        begin(self._server, call.request, lambda: _pack(_own_root(), path), stdin=False)
+
+    def copy_in(self, call: Call) -> None:
+        """Write an archive that comes as STDIN to a place: path; `exact`: that is the copy's own name, also if there is
+        a folder of this name, and the folders above it are made.
+        """
+        path, exact = get_str(call.arguments, "path"), get_bool(call.arguments, "exact", False)
+        begin(self._server, call.request, lambda: _unpack(_own_root(), path, exact=exact), stdin=True)
+
+
+def _pack(root_fd: int, path: str) -> None:
+    from ..container import transfer
+
+    with open(1, "wb", closefd=False) as out:
+        left_out = transfer.pack(root_fd, path, out)
+    if left_out:
+        os.write(2, f"[not copied, as they are no files: {' '.join(left_out[:20])}]\n".encode())
+
+
+def _unpack(root_fd: int, path: str, *, exact: bool) -> None:
+    from ..container import transfer
+
+    if exact:
+        parent, name = os.path.split("/" + path.strip("/"))
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        folder_fd = transfer.open_in_root(root_fd, parent, os.O_RDONLY | os.O_DIRECTORY)
+    else:
+        folder_fd, name = transfer.arrival(root_fd, path)
+    with open(0, "rb", closefd=False) as source:
+        transfer.unpack(folder_fd, source, name)
+
+
+def _own_root() -> int:
+    return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _refuse_mounted(container: Container, path: str) -> None:

@@ -13,6 +13,7 @@ from ..container.images import Store
 from ..container.runtime import Runtime
 from ..container.volumes import Volumes
 from .containers import ContainerVerbs
+from .copies import GuestCopyVerbs
 from .server import Server
 
 __all__ = ["guest_engine"]
@@ -29,4 +30,5 @@ def guest_engine(server: Server) -> Runtime:
     store = Store(GUEST_IMAGES)
     runtime = Runtime(Path(GUEST_RUN), store, session=_SESSION, cgroups=cgroups, volumes=volumes, guest=True)
     ContainerVerbs(server, runtime)
+    GuestCopyVerbs(server)
     return runtime

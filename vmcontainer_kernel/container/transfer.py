@@ -39,7 +39,7 @@ def open_in_root(root_fd: int, path: str, flags: int) -> int:
         return linux.openat2(root_fd, path, flags, linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise NotFound(f"there is no {path} in the container", hint="paths begin at the container's /") from None
+            raise NotFound(f"there is no {path} there", hint="paths begin at /") from None
         if error.errno == errno.ELOOP:
             raise UserError(f"{path} goes through a link of /proc, or through too many links") from None
         raise ContainerError(f"{path} cannot be opened: {error.strerror}", where="copy") from error
@@ -160,7 +160,7 @@ def arrival(root_fd: int, path: str) -> tuple[int, str]:
         if is_folder:
             return open_in_root(root_fd, path, os.O_RDONLY | os.O_DIRECTORY), ""
     if path.endswith("/"):
-        raise UserError(f"{path} is no folder in the container", hint="leave the last / out to name a new file")
+        raise UserError(f"{path} is no folder there", hint="leave the last / out to name a new file")
     parent, name = os.path.split(path.rstrip("/"))
     if name in ("", ".", ".."):
         raise UserError(f"{path} cannot be the name of a copy")

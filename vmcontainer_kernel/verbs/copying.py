@@ -1,6 +1,6 @@
-"""``%container cp``: archives between a container and this computer's files.
+"""``%container cp`` and ``%vm cp``: archives between a container or a machine and this computer's files.
 
-What comes out of a container is no more trusted than the container: it is written by the same rules on both sides.
+What comes out is no more trusted than the container: it is written by the same rules on both sides.
 """
 
 from __future__ import annotations
@@ -8,28 +8,67 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from ..agent.protocol import Kind
+from ..cells import FindNode
 from ..container import transfer
+from ..display import Progress, size_text
 from ..errors import NotFound, UserError
 from ..session import Session
-from .nodes import FindNode
+from ..sharing import fetch, pack, send
+from .words import Words
 
-__all__ = ["copy_in", "copy_out"]
-
-_CHUNK_BYTES = 1 << 20
+__all__ = ["Far", "between", "copy_in", "copy_out"]
 
 
-def copy_out(session: Session, find: FindNode, name: str, path: str, target: str) -> None:
-    """Copy a file or folder of a container to `target` here, a folder or the copy's new name."""
+@dataclass(frozen=True)
+class Far:
+    """The other side: its node, and the container in it, unless the node itself is meant."""
+
+    find: FindNode
+    container: str = ""
+
+    def verb(self, word: str) -> str:
+        """Return the agent's verb."""
+        return f"container.{word}" if self.container else word
+
+    def arguments(self, path: str) -> dict[str, Any]:
+        """Return the verb's arguments."""
+        return {"path": path or "/"} | ({"name": self.container} if self.container else {})
+
+
+def between(given: Words, magic: str, kind: str, far: Callable[[str], Far], session: Session) -> None:
+    """Carry out ``cp SOURCE TARGET``; one of them is ``NAME:/PATH``."""
+    from_name, from_colon, from_path = given.source.partition(":")
+    to_name, to_colon, to_path = given.target.partition(":")
+    if bool(from_colon) == bool(to_colon):
+        raise UserError(
+            f"{magic} cp copies between a {kind} and this computer",
+            hint=f"as in: {magic} cp web:/etc/hosts . (or: {magic} cp notes.txt web:/tmp)",
+        )
+    if from_colon:
+        copy_out(session, far(from_name), from_path, given.target)
+    else:
+        copy_in(session, given.source, far(to_name), to_path)
+
+
+def copy_out(session: Session, far: Far, path: str, target: str) -> None:
+    """Copy a file or folder of the other side to `target` here, a folder or the copy's new name."""
     here = Path(target).expanduser()
     into = here if here.is_dir() else here.parent
     if not into.is_dir():
         raise NotFound(f"there is no folder {into} here", hint="make it first")
+
+    async def come(archive: IO[bytes], told: Callable[[int], None]) -> None:
+        left_out = await fetch(await far.find(), far.verb("copy_out"), far.arguments(path), archive, told)
+        if left_out:
+            print(left_out, end="", file=sys.stderr)
+
     with tempfile.TemporaryFile() as archive:
-        session.wait(_fetch(find, name, path, archive))
+        _shown(session, lambda told: come(archive, told))
         archive.seek(0)
         folder_fd = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -38,44 +77,30 @@ def copy_out(session: Session, find: FindNode, name: str, path: str, target: str
             os.close(folder_fd)
 
 
-async def _fetch(find: FindNode, name: str, path: str, archive: IO[bytes]) -> None:
-    left_out = b""
-
-    def keep(stream: int, data: bytes) -> None:
-        nonlocal left_out
-        if stream == Kind.STDOUT:
-            archive.write(data)
-        else:
-            left_out += data
-        request.consumed(stream, len(data))
-
-    request = (await find()).start("container.copy_out", {"name": name, "path": path or "/"}, on_data=keep)
-    await request.done
-    if left_out:
-        print(left_out.decode(errors="replace"), end="", file=sys.stderr)
-
-
-def copy_in(session: Session, find: FindNode, source: str, name: str, path: str) -> None:
-    """Copy a file or folder from here to `path` in a container, a folder or the copy's new name."""
+def copy_in(session: Session, source: str, far: Far, path: str) -> None:
+    """Copy a file or folder from here to `path` on the other side, a folder or the copy's new name."""
     here = Path(source).expanduser().resolve()
     if not here.exists():
         raise NotFound(f"there is no {source} here", hint="paths begin at the notebook's folder")
     if not (here.is_file() or here.is_dir()):
         raise UserError(f"{source} is no file or folder", hint="devices, pipes and sockets are not copied")
 
-    async def send(archive: IO[bytes]) -> None:
-        request = (await find()).start("container.copy_in", {"name": name, "path": path or "/", "stdin": True})
-        while (chunk := archive.read(_CHUNK_BYTES)) and not request.done.done():
-            await request.feed(chunk)
-        if not request.done.done():
-            request.end_input()
-        await request.done
+    async def go(archive: IO[bytes], told: Callable[[int], None]) -> None:
+        await send(await far.find(), far.verb("copy_in"), far.arguments(path), archive, told)
 
     with tempfile.TemporaryFile() as archive:
-        folder_fd = os.open(here.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            transfer.pack(folder_fd, here.name or "/", archive)
-        finally:
-            os.close(folder_fd)
-        archive.seek(0)
-        session.wait(send(archive))
+        pack(here, archive)
+        size = os.fstat(archive.fileno()).st_size
+        _shown(session, lambda told: go(archive, told), size)
+
+
+def _shown(session: Session, copy: Callable[[Callable[[int], None]], Coroutine[Any, Any, None]], size: int = 0) -> None:
+    """Wait for a copy, and show how far it is if that takes its time; `size` 0 is unknown."""
+    progress = Progress()
+
+    def told(count: int) -> None:
+        tenth = count * 10 // size / 10 if size else 0.0
+        of = f"{size_text(tenth * size)} of {size_text(size)}" if size else size_text(count >> 24 << 24)
+        progress.report(f"copied {of}", tenth)
+
+    session.wait_showing(copy(told), progress.show)

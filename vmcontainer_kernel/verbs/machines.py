@@ -49,6 +49,12 @@ def _logs(session: Session, words: Words, language: str) -> None:
     print(session.machines.guest(words.name).machine.console_tail(200))
 
 
+def _cp(session: Session, words: Words, language: str) -> None:
+    from .copying import Far, between
+
+    between(words, "%vm", "machine", lambda name: Far(lambda: session.node(name)), session)
+
+
 def _timeline(session: Session, words: Words, language: str) -> Table:
     from ..vm import timeline
 
@@ -85,6 +91,12 @@ VERBS: dict[str, Verb] = {
         disks.run, "disks: ls create inspect rm attach detach limit flatten commit import export", *disks.ARGUMENTS
     ),
     "timeline": Verb(_timeline, "what its start consisted of, from the cell to the first byte", NAME),
+    "cp": Verb(
+        _cp,
+        "copy files and folders: cp NAME:/PATH HERE, or cp HERE NAME:/PATH",
+        word("source", "NAME:/PATH or a path here"),
+        word("target", "the other one"),
+    ),
     "network": Verb(lans.run, "networks of machines: network; network connect NETWORK MACHINE", *lans.ARGUMENTS),
     "view": Verb(_view, "a live picture, with buttons", word("name", "a machine", needed=False)),
     **states.VERBS,

@@ -116,20 +116,9 @@ def follow(
 
 def copy(session: Session, given: Words, language: str) -> None:
     """Carry out ``%container cp SOURCE TARGET``; one of them is ``NAME:/PATH``."""
-    from .copying import copy_in, copy_out
+    from .copying import Far, between
 
-    find = finder(session, given)
-    from_name, from_colon, from_path = given.source.partition(":")
-    to_name, to_colon, to_path = given.target.partition(":")
-    if bool(from_colon) == bool(to_colon):
-        raise UserError(
-            "%container cp copies between a container and this computer",
-            hint="as in: %container cp web:/etc/hosts . (or: %container cp notes.txt web:/tmp)",
-        )
-    if from_colon:
-        copy_out(session, find, from_name, from_path, given.target)
-    else:
-        copy_in(session, find, given.source, to_name, to_path)
+    between(given, "%container", "container", lambda name: Far(finder(session, given), name), session)
 
 
 def variables() -> dict[str, Any]:
