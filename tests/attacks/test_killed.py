@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.node.test_agent import Bench
-from vmcontainer_kernel import node
+from vmcontainer_kernel import host_agent
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import ContainerError, NodeLost
@@ -128,7 +128,7 @@ class Yard:
 @pytest.fixture
 def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
     yard = Yard(tmp_path)
-    monkeypatch.setattr(node, "_AGENT", yard.code)
+    monkeypatch.setattr(host_agent, "_AGENT", yard.code)
     yield yard
     assert yard.running() == []
     assert yard.groups() == []
