@@ -146,6 +146,18 @@ def test_registers_of_a_guest_that_stands_still_do_not_change(bench):
         bench.wait(bench.session.machines.resume("seen"))
 
 
+def test_its_snapshots_are_told(bench):
+    states = bench.session.states
+    title, _ = bench.wait(states.snapshot("seen", "looked-at"))
+    try:
+        shown = bench.wait(inspecting._document(bench.session, "seen", []))
+        assert shown["snapshot"] == title
+        assert [one["name"] for one in shown["snapshots"]] == ["seen:looked-at"]
+        assert shown["snapshots"][0]["size_bytes"] > 0
+    finally:
+        bench.wait(states.remove(title))
+
+
 def test_tables(bench):
     for name in inspecting.TABLES:
         document = bench.wait(inspecting._document(bench.session, "seen", [name] if name in PARTS else []))

@@ -35,7 +35,17 @@ async def _document(session: Session, name: str, parts: Sequence[str]) -> Json:
     pci = next((one.pci for one in found if one.pci is not None), None)
     interrupts = next((one.interrupts for one in found if one.interrupts is not None), None)
     reason = next((one.reason for one in found if one.pci is None and one.interrupts is None), "")
-    return await guest.machine.observer.view(parts, Inside(pci, interrupts, reason))
+    view = await guest.machine.observer.view(parts, Inside(pci, interrupts, reason))
+    units = {**view["units"], "snapshots[].size_bytes": ["bytes", "level"]}
+    return view | {"snapshot": guest.snapshot or None, "snapshots": _snapshots(name), "units": units}
+
+
+def _snapshots(name: str) -> list[Json]:
+    """Return the snapshots that were made of a machine, oldest first."""
+    from ..vm.state.shelf import Shelf
+
+    made = [one for one in Shelf().snapshots() if one.title.partition(":")[0] == name]
+    return [{"name": one.title, "of": one.parent, "made_s": one.made_s, "size_bytes": one.size_bytes} for one in made]
 
 
 def _part(document: Json, part: str) -> Json:

@@ -1,7 +1,8 @@
 """Asks QEMU and proc(5) for the view of one machine: all of it, a part of it, or its next piece in turn.
 
-    each turn   disks, threads; the status, if there was an event
-    in turns    balloon, migration, devices | translation or exits | memory on the host | network | nothing | …
+    each turn    threads; the status, if there was an event
+    every other  disks
+    in between   balloon, migration, devices | translation or exits | memory on the host | translation or exits
 
 A command costs QEMU and us about half a millisecond each, ``x-query-jit`` and reading ``smaps_rollup`` two: so at two
 turns a second, to look at a machine costs less than 1 % of a processor, QEMU's part included.
@@ -68,23 +69,26 @@ class Observer:
             await self._ask_for_all()
         else:
             happened = self._facts().events[-1:]
-            await ask(self._execute, _TRAFFIC if happened == self._happened else _STATUS + _TRAFFIC, self._answers)
+            await ask(self._execute, [] if happened == self._happened else _STATUS, self._answers)
             self._happened = happened
             await self._pieces()[self._turn % TURNS]()
         self._turn += 1
         return await self._finished(parts, _NOBODY)
 
     async def _ask_for_all(self) -> None:
-        await ask(self._execute, _TRAFFIC, self._answers)
-        for piece in (self._slow, self._engine, self._memory, self._network):
+        for piece in (self._disks, self._slow, self._engine, self._memory, self._network):
             await piece()
 
     def _pieces(self) -> tuple[Callable[[], Awaitable[None]], ...]:
-        often = (self._engine, self._memory, self._network)
-        return (self._slow, *often, self._nothing, *often)
+        first = (self._slow, self._disks, self._engine, self._disks)
+        return (*first, self._memory, self._disks, self._engine, self._traffic)
 
-    async def _nothing(self) -> None:
-        """Leave a turn out."""
+    async def _disks(self) -> None:
+        await ask(self._execute, _TRAFFIC, self._answers)
+
+    async def _traffic(self) -> None:
+        await self._disks()
+        await self._network()
 
     async def _slow(self) -> None:
         self._rest_later()
