@@ -101,14 +101,9 @@ class Lans:
         """
         async with self._changing:
             guest = self._machines.guest(name)
-            for lan in self.all():
-                for member in lan.members:
-                    if member.guest is guest and lan.name == network:
-                        return member
-                    if member.guest is guest:
-                        raise _no_slot(name, lan.name)
-            if guest.cabled:
-                raise _no_slot(name, "of containers")
+            if member := self._member(guest, network):
+                return member
+            self.check_slot(guest)
             if not guest.machine.config.network:
                 raise UserError(f"machine {name} was made with --network none", hint="use another machine")
             if guest.paused:
@@ -117,6 +112,20 @@ class Lans:
             member = await self._plug(guest, lan)
             guest.again.append(lambda: self._tell(member, lan))
             return member
+
+    def _member(self, guest: Guest, network: str) -> Member | None:
+        found = (one for lan in self.all() if lan.name == network for one in lan.members)
+        return next((one for one in found if one.guest is guest), None)
+
+    def check_slot(self, guest: Guest) -> None:
+        """Raise UserError if a machine has a second card already."""
+        there = [lan.name for lan in self.all() if self._member(guest, lan.name)]
+        if there or guest.cabled:
+            raise UserError(
+                f"machine {guest.machine.config.name} is in a network already, and has one slot for a card",
+                where=there[0] if there else "a network of containers",
+                hint="put the others into that network, or use another machine",
+            )
 
     async def _lan(self, name: str) -> Lan:
         found = self._lans.get(name)
@@ -176,10 +185,3 @@ class Lans:
 async def _put(node: Node, hosts: bytes) -> None:
     with contextlib.suppress(LabError):  # it has ended meanwhile
         await node.put(hosts, "/etc/hosts")
-
-
-def _no_slot(machine: str, network: str) -> UserError:
-    return UserError(
-        f"machine {machine} is in a network already ({network}), and has one slot for a card",
-        hint="put the others into that network, or use another machine",
-    )

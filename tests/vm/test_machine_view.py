@@ -1,5 +1,6 @@
 """The hypervisor view of a real machine, laid beside what the host's kernel and the guest say of the same things."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -178,6 +179,19 @@ def test_two_who_look_share_one_poller_and_are_told_little(bench):
             return sizes
 
     assert max(bench.wait(look())) < 2000
+
+
+def test_who_looks_away_in_the_middle_leaves_no_trace(bench, caplog):
+    async def look_away():
+        for number in range(8):
+            task = asyncio.create_task(bench.machine.observer.view(PARTS))
+            await asyncio.sleep(0.003 * number)
+            task.cancel()
+            await asyncio.wait([task])
+        return await bench.machine.observer.view(PARTS)
+
+    assert bench.wait(look_away())["status"] == "running"
+    assert "Unknown ID" not in caplog.text
 
 
 def test_a_machine_that_ends_while_it_is_followed(bench):

@@ -51,6 +51,7 @@ async def _plug(session: Session, network: str, name: str) -> dict[str, Any]:
     guest, host = session.machines.guest(name), await session.host()
     if any(one["name"] == name for one in (await host.call("container.list"))["containers"]):
         raise UserError(f"there is a container {name} too, and in a network a name means one", hint="remove it first")
+    session.lans.check_slot(guest)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         made = host.start("network.connect", {"network": network, "machine": name}, fds=[theirs.fileno()])

@@ -183,8 +183,9 @@ class Machine:
         return await self.observer.view()
 
     async def _ask(self, command: str, **arguments: Any) -> Any:
-        # Not `execute`: a question that QEMU does not know is no sign of its end.
-        return await self.monitor.execute(command, **arguments)
+        # Not `execute`: a question that QEMU does not know is no sign of its end. Shielded, as who looks may look away:
+        # qemu.qmp warns, on the notebook's page, of answers that nobody waits for.
+        return await asyncio.shield(self.monitor.execute(command, **arguments))
 
     def _facts(self) -> Facts:
         return Facts(
