@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.test_agent import Bench
-from vmcontainer_kernel import node
+from vmcontainer_kernel import host_agent
 from vmcontainer_kernel.container import linux, sealing
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
@@ -110,7 +110,7 @@ def test_a_container_cannot_write_the_agents_program(
     """``#!/proc/self/exe`` runs the node's Python in the container: the link leads to what the process that enters is
     still running. Neither closed descriptors nor dumpable 0 prevent that; only that the file cannot be written.
     """
-    monkeypatch.setattr(node, "open_sealed", lambda _: open_program(str(theft.program)))
+    monkeypatch.setattr(host_agent, "open_sealed", lambda _: open_program(str(theft.program)))
     build_busybox(Store(tmp_path / "images"))
     theft.script("/attack")
     libraries = [f"{path}:{path}:ro" for path in ("/usr", "/lib", "/lib64", sys.base_prefix) if Path(path).is_dir()]

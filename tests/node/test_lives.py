@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.node.test_agent import Bench
-from vmcontainer_kernel.agent.protocol import MAX_CHUNK, WINDOW, Kind
+from vmcontainer_kernel.agent.protocol import CREDIT_AFTER, MAX_CHUNK, WINDOW, Kind
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import ContainerError, LabError, NotFound, SpecError, UserError
@@ -382,7 +382,7 @@ def test_a_follower_that_reads_nothing_holds_nobody_up(bench: Bench) -> None:
             await asyncio.sleep(0.02)
         reading = True
         for stream in (Kind.STDOUT, Kind.STDOUT, Kind.STDOUT, Kind.STDOUT):
-            request.consumed(stream, 64 << 10)
+            request.consumed(stream, CREDIT_AFTER)
         while "not kept" not in told:
             await asyncio.sleep(0.01)
         await bench.node.call("container.detach", request=request.number)
