@@ -46,9 +46,10 @@ SOURCE_LANGUAGE = "en"
 KERNEL = {"display_name": "VM & Container Lab", "language": "python", "name": "vmcontainer"}
 CELL_TIMEOUT_S = 120
 MACHINES = """
+from vmcontainer_kernel.machines import Wish
 from vmcontainer_kernel.session import current
 for name, memory_bytes in (("vm", None), ("big", 512 << 20)):
-    current().wait(current().machines.ensure(name, memory_bytes=memory_bytes))
+    current().wait(current().machines.ensure(name, Wish(memory_bytes)))
 current().close()
 """
 QUIET = {"VMCONTAINER_PATIENCE_S": "600"}  # on a busy computer a clone may take long enough for a progress line

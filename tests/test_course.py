@@ -214,6 +214,8 @@ def test_what_is_left_behind_is_noticed(tmp_path):
     (tmp_path / "file").touch()
     environment = {**os.environ, "VMCONTAINER_RUN": str(tmp_path)}
     with subprocess.Popen(["sleep", "60"], env=environment) as sleeper:
+        while not _read(Path(f"/proc/{sleeper.pid}/environ")):  # execve(2) closes files before it writes this
+            time.sleep(0.01)
         left = _left_behind(tmp_path, _orphaned_cgroups())
         sleeper.kill()
     assert [line.partition(" ")[0] for line in left] == ["process", "file"]
