@@ -1,6 +1,7 @@
 """A launcher for tests: `subprocess` with the descriptors where the machine wants them."""
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
@@ -37,7 +38,7 @@ class LocalLauncher:
 
     async def spawn(self, argv, *, fds=(), log, cage=None):
         # Numbers from 64 up cannot collide with the ones they are moved to.
-        high = [os.dup2(fd, 64 + index) for index, fd in enumerate(fds)]
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in fds]
         try:
             shift = [sys.executable, "-S", "-c", _SHIFT.format(first=FIRST_FD), str(len(high)), *map(str, high)]
             with open(log, "wb") as output:

@@ -171,6 +171,13 @@ class Cgroups:
             return
         wanted = (controller,) if place.version == 1 or controller not in ALWAYS else _ENABLED
         names = tuple(name for name in wanted if self.places.get(name) == place and name not in _NOT_ENABLED)
+        try:
+            self._make_above(controller, place, parent, names, made)
+        except FileNotFoundError:  # a session that ended has just removed the uppermost folder, as nothing was in it
+            self._make_above(controller, place, parent, names, made)
+        self._prepared.add((controller, parent))
+
+    def _make_above(self, controller: str, place: Place, parent: str, names: tuple[str, ...], made: list[str]) -> None:
         folder = place.root
         for part in ("", *parent[len(place.root) :].strip("/").split("/")):
             folder = f"{folder}/{part}" if part else folder
@@ -183,7 +190,6 @@ class Cgroups:
                 _weigh(folder)
             if place.version == 2 and len(folder) >= len(place.root + place.parent):
                 self._enable(folder, names)
-        self._prepared.add((controller, parent))
 
     def _enable(self, folder: str, names: tuple[str, ...]) -> None:
         """Let the groups below use controllers (cgroup-v2.rst, "Enabling and Disabling")."""
