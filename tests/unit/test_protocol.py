@@ -112,7 +112,13 @@ def test_what_came_before_a_damaged_header_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "length"), [(Kind.STDOUT, protocol.MAX_CHUNK), (Kind.CALL, protocol.MAX_CONTROL), (Kind.CREDIT, 5)]
+    ("kind", "length"),
+    [
+        (Kind.STDOUT, protocol.MAX_OUTPUT),
+        (Kind.STDIN, protocol.MAX_CHUNK),
+        (Kind.CALL, protocol.MAX_CONTROL),
+        (Kind.CREDIT, 5),
+    ],
 )
 def test_a_length_beyond_the_limit_is_refused_on_both_sides(kind: int, length: int) -> None:
     with pytest.raises(ProtocolError):

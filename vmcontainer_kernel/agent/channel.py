@@ -21,6 +21,7 @@ __all__ = ["Channel"]
 # Below malloc's mmap threshold (mallopt(3), 128 KiB): a larger buffer would be mapped and unmapped for each read.
 _READ_SIZE = 64 * 1024
 _MAX_FDS = 64
+_PART_BYTES = 32 * 1024  # of one write to a virtio-serial port (drivers/char/virtio_console.c); writev(2) makes many
 
 
 class Channel:
@@ -31,7 +32,7 @@ class Channel:
         self.fd = fd
         self._socket = _socket_of(fd) if passes_fds else None
         self._decoder = Decoder()
-        self._queue: list[memoryview] = []
+        self._queue: list[list[memoryview]] = []
         self._half_sent = False
         self.fds: list[int] = []  # received, not yet claimed by a CALL
 
@@ -62,16 +63,17 @@ class Channel:
 
     def write(self, data: bytes) -> None:
         """Write as much as goes now and queue the rest."""
-        self._queue.append(memoryview(data))
+        whole = memoryview(data)
+        self._queue.append([whole[at : at + _PART_BYTES] for at in range(0, len(data), _PART_BYTES)])
         if len(self._queue) == 1:
             self.flush()
 
     def flush(self) -> None:
         """Write queued bytes until the descriptor would block; a peer that is gone swallows them."""
         while self._queue:
-            head = self._queue[0]
+            parts = self._queue[0]
             try:
-                count = os.write(self.fd, head)
+                count = os.writev(self.fd, parts)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -79,9 +81,12 @@ class Channel:
                     raise
                 self._queue.clear()
                 return
-            self._half_sent = count < len(head)
-            if self._half_sent:
-                self._queue[0] = head[count:]
+            while parts and count >= len(parts[0]):
+                count -= len(parts[0])
+                del parts[0]
+            self._half_sent = bool(parts)
+            if parts:
+                parts[0] = parts[0][count:]
             else:
                 del self._queue[0]
 

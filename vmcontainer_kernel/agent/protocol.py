@@ -30,6 +30,7 @@ __all__ = [
     "CREDIT_AFTER",
     "MAX_CHUNK",
     "MAX_CONTROL",
+    "MAX_OUTPUT",
     "PORT_NAME",
     "PROTOCOL",
     "WINDOW",
@@ -52,7 +53,8 @@ __all__ = [
 
 PROTOCOL: Final = 1
 PORT_NAME: Final = "org.vmcontainer.agent"  # the virtio-serial port in a guest
-MAX_CHUNK: Final = 64 * 1024  # payload of one stream frame; a pipe's capacity, pipe(7)
+MAX_CHUNK: Final = 64 * 1024  # payload of one frame to a program; a pipe's capacity, pipe(7)
+MAX_OUTPUT: Final = 512 * 1024  # payload of one frame from a program
 MAX_CONTROL: Final = 4 * 1024 * 1024  # payload of one control frame; a view of some thousand processes fits
 # Bytes of one stream that may be under way unacknowledged: an emulated guest needs 10 ms for an answer, and what it may
 # send meanwhile bounds its speed.
@@ -84,8 +86,8 @@ _LIMIT: Final = {
     Kind.ERROR: MAX_CONTROL,
     Kind.EVENT: MAX_CONTROL,
     Kind.STDIN: MAX_CHUNK,
-    Kind.STDOUT: MAX_CHUNK,
-    Kind.STDERR: MAX_CHUNK,
+    Kind.STDOUT: MAX_OUTPUT,
+    Kind.STDERR: MAX_OUTPUT,
     Kind.CREDIT: _CREDIT.size,
 }
 

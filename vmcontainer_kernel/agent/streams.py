@@ -7,8 +7,9 @@ import os
 import struct
 import termios
 
+from ..container.light import suppress
 from ..errors import ProtocolError
-from .protocol import CREDIT_AFTER, MAX_CHUNK, WINDOW, Kind, encode, encode_credit
+from .protocol import CREDIT_AFTER, MAX_CHUNK, MAX_OUTPUT, WINDOW, Kind, encode, encode_credit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ else:
     Protocol = object
 
 __all__ = ["Input", "Output", "Sink"]
+
+
+_LARGE_PIPE_BYTES = 1 << 20  # what anybody may ask for (pipe(7), /proc/sys/fs/pipe-max-size)
 
 
 class Sink(Protocol):
@@ -42,6 +46,7 @@ class Output:
         self.open = True
         self._send = send
         self._log = log
+        self._most_bytes = MAX_CHUNK
         self._tail_bytes: int | None = None
         self._ended = self._hung_up = False
 
@@ -57,7 +62,7 @@ class Output:
 
     def pump(self) -> None:
         """Read once and send; at the end of the stream send an empty frame and close."""
-        limit = min(MAX_CHUNK, self.credit_bytes)
+        limit = min(self._most_bytes, self.credit_bytes)
         if self._tail_bytes is not None:
             limit = min(limit, self._tail_bytes)
         data = self._read(limit) if limit else b""
@@ -65,6 +70,8 @@ class Output:
             if data is not None:
                 self.close()
             return
+        if len(data) == MAX_CHUNK == self._most_bytes:
+            self._widen()
         if self._log:
             self._log.add(self.kind, data)
         if self._tail_bytes is not None:
@@ -74,6 +81,14 @@ class Output:
             self._send(encode(self.kind, self.request, data))
         if self._tail_bytes == 0:
             self.close()
+
+    def _widen(self) -> None:
+        """Give a program that fills its pipe a larger one, and read more at once: in an emulated guest each of our own
+        steps costs more than the bytes it carries. Not before: a larger buffer costs those who write little.
+        """
+        self._most_bytes = MAX_OUTPUT
+        with suppress(OSError):  # no pipe, or its user has too much in pipes
+            fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, _LARGE_PIPE_BYTES)
 
     def _read(self, limit: int) -> bytes | None:
         """Read once; return nothing at the end, None if there is nothing now."""
