@@ -17,6 +17,7 @@ from tests.benchmarks.peers import COMMAND
 from tests.engines.engine import ENGINES, Engine
 
 LIMITS = ("--memory", "256m", "--cpus", "1", "--pids-limit", "200")
+DOCKER = "docker run, with runc"  # the row that others are compared with
 PROGRAMS = {"docker": "dockerd", "podman": "podman"}
 
 

@@ -32,11 +32,11 @@ READING_S = 0.5  # nobody reads a cell's output faster
 COMMAND = ("/bin/sh", "-c", "echo hi")
 
 
-def rows(notebook: Notebook, session: Session, rounds: int) -> Iterator[Row]:
-    """Measure everything of machines."""
+def rows(notebook: Notebook, session: Session, rounds: int, docker: Series | None = None) -> Iterator[Row]:
+    """Measure everything of machines; `docker`: times of ``docker run`` in this run, to compare with."""
     os.environ[SETTING] = "0"
     session.prepare()
-    yield from clone_rows(notebook, session, rounds)
+    yield from clone_rows(notebook, session, rounds, docker)
     yield from boot_rows(session, 2)
     if shutil.which(PLATFORMS["arm64"].program):
         yield from boot_rows(session, 2, Wish(origin=Origin("arm64")), "arm64, cold boot", goal=2500)
@@ -49,7 +49,7 @@ def rows(notebook: Notebook, session: Session, rounds: int) -> Iterator[Row]:
     yield from spare_rows(notebook, session, rounds)
 
 
-def clone_rows(notebook: Notebook, session: Session, rounds: int) -> list[Row]:
+def clone_rows(notebook: Notebook, session: Session, rounds: int, docker: Series | None) -> list[Row]:
     """Time new machines, their phases since QEMU was started, and the cells that follow."""
     first, second, later = Series(), Series(), Series()
     phases: dict[str, Series] = {}
@@ -63,7 +63,8 @@ def clone_rows(notebook: Notebook, session: Session, rounds: int) -> list[Row]:
         session.wait(session.machines.remove("bench"))
     parts = [Row(f"  of that: {text}", series) for text, series in phases.items()]
     last = [Row("%%vm, second cell", second), Row("%%vm, later cells", later, goal=25)]
-    return [Row("%%vm, a new machine, by clone", first, goal=245), *parts, *last]
+    beside, goal = (("docker run", docker), 0.7) if docker else (None, 245)
+    return [Row("%%vm, a new machine, by clone", first, beside, goal), *parts, *last]
 
 
 def boot_rows(
