@@ -491,7 +491,8 @@ def test_a_second_press_kills_what_ignores_the_first(notebook: Notebook, where: 
 
 def test_impatient_presses_leave_nothing_running(notebook: Notebook) -> None:
     cell = notebook.start("%%container\ntrap '' INT TERM; echo ready; while :; do sleep 0.05; done").until("ready")
-    for pause_s in (0.0, 0.001, 0.003, 0.01, 0.0, 0.1):
+    # All within milliseconds: a press after the cell's end meets ipykernel, which then may never reply.
+    for pause_s in (0.0, 0.001, 0.002, 0.0):
         notebook.interrupt()
         time.sleep(pause_s)
     cell.finish(5)
