@@ -9,14 +9,16 @@ import argparse
 import keyword
 import re
 import shlex
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from IPython.core import magic_arguments as ipython
 
 from . import arguments as words
 from .arguments import parse_duration, parse_number, parse_size
 from .errors import UserError
-from .machines import Wish
+
+if TYPE_CHECKING:
+    from .machines import Wish
 
 __all__ = [
     "asm_arguments",
@@ -182,6 +184,8 @@ def _variable(text: str) -> tuple[str, str]:
 
 def vm_wish(options: argparse.Namespace) -> Wish:
     """Return what is asked of a machine."""
+    from .machines import Wish
+
     origin = None
     if options.arch or options.system:
         from .vm.systems import origin_of

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,3 +134,14 @@ def test_a_clone_that_does_not_wake_answers_for_what_was_asked_of_it():
     assert "did not answer" in str(error)
     assert guest_.machine.stopped
     assert not session.machines.guests
+
+
+def test_the_extension_loads_what_reads_a_cell_and_no_more():
+    code = """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+InteractiveShell.instance().run_line_magic("load_ext", "vmcontainer_kernel")
+print(*sorted(name.partition(".")[2] for name in sys.modules if name.startswith("vmcontainer_kernel.")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["arguments", "completion", "errors", "magics", "options"]
