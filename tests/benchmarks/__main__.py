@@ -89,8 +89,8 @@ def main(rounds: int) -> None:
             lambda: container_rows(notebook, rounds * 3),
             lambda: engine.rows(rounds * 3),
             lambda: engines.rows(rounds),
-            lambda: layers.rows(3),
             lambda: machines.rows(notebook, session, rounds, seen.get(engines.DOCKER)),
+            lambda: layers.rows(3),  # last: the disk is busy for a while after it
         ):
             for row in rows():
                 seen[row.what] = row.series
