@@ -41,9 +41,11 @@ def made(place: Path, beside: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def try_lock(path: Path) -> int | None:
-    """Take a lock file and return its descriptor, or None if another has it; closing releases it (flock(2))."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def try_lock(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int | None:
+    """Take a lock file, or with other `flags` a folder, and return its descriptor, or None if another has it; closing
+    releases it (flock(2)).
+    """
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -26,7 +26,7 @@ from typing import Any, Final
 from ...container.checks import check_name
 from ...errors import HostError, LabError, NotFound, UserError
 from ...paths import cache_dir
-from ..cache import locked, reported_when_full
+from ..cache import locked, reported_when_full, try_lock
 from .disk import Disk, Layer
 from .headers import identify
 from .source import open_source
@@ -263,14 +263,8 @@ def used_bytes(path: Path) -> int:
 
 
 def _hold(folder: Path) -> int | None:
-    """Lock a folder (flock(2)), under whatever name it goes; None if somebody else has it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    """Lock a folder, under whatever name it goes; None if somebody else has it."""
+    return try_lock(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _lock(kind: int, start: int = 100, length: int = 200) -> bytes:
