@@ -93,7 +93,7 @@ def _local(name: str) -> str:
 
 
 def write_ovf(name: str, file: str, file_bytes: int, size_bytes: int, *, memory_mib: int, cpus: int) -> bytes:
-    """Describe a machine with one disk, which VirtualBox, VMware and others can make of it."""
+    """Describe a machine with one disk, as DSP0243 has it and with the system type that VMware's machines name."""
     label, href = quoteattr(name), quoteattr(file)
     items = "".join(
         _item(**one)
