@@ -230,7 +230,8 @@ _WALLS = (
         "--without",
         metavar="KIND,…",
         default="",
-        help="leave out pid uts ipc net cgroup caps no-new-privs mask seccomp devices",
+        help="leave out pid uts ipc net cgroup caps no-new-privs mask masked-paths readonly-paths seccomp devices; "
+        "in a machine also root",
     ),
     _flag("--privileged", help="all capabilities, all devices, nothing masked: root of the node, nearly"),
     _many("--cap-add", metavar="CAP", help="a capability more"),

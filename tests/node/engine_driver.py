@@ -172,7 +172,7 @@ class Driver:
         return [container.name for container in self.runtime.list()]
 
     def explain(self, name: str, options: dict[str, Any]) -> Any:
-        return [*self.runtime.explain(name, Options.from_json(options))]
+        return list(self.runtime.explain(name, Options.from_json(options))["steps"])
 
     def descriptors(self) -> Any:
         return sorted(path.name for path in Path("/proc/self/fd").iterdir())

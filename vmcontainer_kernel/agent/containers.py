@@ -228,9 +228,9 @@ class ContainerVerbs:
         return document
 
     def explain(self, call: Call) -> dict[str, Any]:
-        """Return the steps that ``container.run`` would take, in order, without taking them."""
+        """Return the configuration that ``container.run`` would write, and the steps it would take, in order."""
         options = Options.from_json(get_map(call.arguments, "options"))
-        return {"steps": list(self._runtime.explain(get_str(call.arguments, "name", "") or "c0", options))}
+        return self._runtime.explain(get_str(call.arguments, "name", "") or "c0", options)
 
     # -- what the loop tells
 

@@ -31,8 +31,12 @@ def check_name(name: str, whose: str = "container") -> None:
         )
 
 
-def check_options(options: Options, user: User, footing: Footing, *, grouped: bool, running: bool = False) -> None:
-    """Refuse what this node cannot keep, before anything is done; `running`: limits of a process that runs."""
+def check_options(
+    options: Options, user: User, footing: Footing, *, grouped: bool, running: bool = False, guest: bool = False
+) -> None:
+    """Refuse what this node cannot keep, before anything is done; `running`: limits of a process that runs. `guest`:
+    the node is a machine's, whose files are nobody's but that machine's.
+    """
     total_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     cpus = os.cpu_count() or 1
     if (options.memory_bytes or 0) > total_bytes:
@@ -50,6 +54,12 @@ def check_options(options: Options, user: User, footing: Footing, *, grouped: bo
     check_user(user, options.user, footing)
     if (options.hostname or options.domainname) and ("uts" in options.without or options.uts):
         raise UserError("a host name of its own needs a UTS namespace of its own", where="hostname")
+    if "root" in options.without and not guest:
+        raise UserError(
+            "without root a container would write to this computer's own files",
+            hint="in a machine it writes to that machine's: --on vm",
+            where="without",
+        )
     if "user" in options.without or (options.userns == "host" and footing.ids):
         why = (
             "an ordinary user can make the other namespaces only inside one"

@@ -81,7 +81,7 @@ def make_config(
     config: dict[str, Any] = {
         "ociVersion": "1.2.0",
         "process": _process(options, defaults, name, user or User(), home),
-        "root": {"path": "rootfs", "readonly": options.read_only},
+        "root": {"path": "/" if "root" in options.without else "rootfs", "readonly": options.read_only},
         "hostname": "" if "uts" in left_out or "uts" in around.joined else (options.hostname or name),
         "mounts": _mounts(options, around, kinds, footing, cgroup=bool(cgroups_path)),
         "linux": _linux(options, around, kinds, cgroups_path, guarded=bool(cgroups_path) and not footing.ids),
@@ -159,6 +159,7 @@ def _linux(
     opens none that was made inside.
     """
     unmasked = "mask" in options.without or options.security.unmasked or options.privileged
+    left_open = {"masked-paths", "readonly-paths"} if unmasked else {*options.without}
     linux: dict[str, Any] = {
         "namespaces": [
             {"type": kind, "path": around.joined[kind]} if kind in around.joined else {"type": kind}
@@ -166,8 +167,8 @@ def _linux(
         ],
         "resources": limits.resources(options, around.devices),
         "cgroupsPath": cgroups_path,
-        "maskedPaths": [] if unmasked else list(MASKED_PATHS),
-        "readonlyPaths": [] if unmasked else list(READONLY_PATHS),
+        "maskedPaths": [] if "masked-paths" in left_open else list(MASKED_PATHS),
+        "readonlyPaths": [] if "readonly-paths" in left_open else list(READONLY_PATHS),
     }
     if guarded and not options.privileged and "devices" not in options.without:
         linux["resources"]["devices"] = limits.device_rules(options, around.devices)

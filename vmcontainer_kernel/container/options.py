@@ -31,7 +31,9 @@ __all__ = ["NAMESPACES", "PROTECTIONS", "ExecOptions", "Options"]
 NAMESPACES = {"pid": "pid", "uts": "uts", "ipc": "ipc", "net": "network", "cgroup": "cgroup", "user": "user"}
 """``--without`` word → type of the OCI specification."""
 
-PROTECTIONS = ("caps", "no-new-privs", "mask", "seccomp", "devices")
+PROTECTIONS = ("caps", "no-new-privs", "mask", "masked-paths", "readonly-paths", "seccomp", "devices", "root")
+"""``mask`` is both kinds of paths; ``root``, the container's own files, can be left out in a guest only."""
+
 NO_VARIABLES: dict[str, str] = {}
 _HIGHEST_BYTES = 2**50
 

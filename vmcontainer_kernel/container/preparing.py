@@ -50,10 +50,12 @@ class Preparer:
         networks: Networks,
         find: Callable[[str], Container],
         footing: Footing,
+        *,
+        guest: bool,
     ) -> None:
         self._run_dir, self._store, self._session = run_dir, store, session
         self._cgroups, self._volumes, self._networks, self._find = cgroups, volumes, networks, find
-        self._footing, self._steward = footing, store.steward
+        self._footing, self._steward, self._guest = footing, store.steward, guest
         self._filter: tuple[dict[str, Any], Seccomp | None] | None = None
 
     def prepare(self, name: str, options: Options) -> Container:
@@ -63,7 +65,7 @@ class Preparer:
         check_name(name)
         image = self._store.resolve(options.image)
         user, home = self._user(image, options)
-        check_options(options, user, self._footing, grouped=self._cgroups is not None)
+        check_options(options, user, self._footing, grouped=self._cgroups is not None, guest=self._guest)
         if not options.network.startswith("container:"):
             self._networks.check(options.network, aliases=options.network_alias, publish=options.publish)
         bundle = self._run_dir / "containers" / name
@@ -92,7 +94,8 @@ class Preparer:
             warnings += (_OWN_SHM,)
         group = self._cgroups.group(name, spec.linux.resources) if self._cgroups else None
         container = Container(name, f"{self._session}-{name}", image, config, spec, bundle, home, group)
-        container.layers, container.options, container.warnings = self._store.layer_paths(image), options, warnings
+        container.layers = [] if "root" in options.without else self._store.layer_paths(image)
+        container.options, container.warnings = options, warnings
         return container
 
     def _parse(self, config: dict[str, Any]) -> Spec:
@@ -105,8 +108,8 @@ class Preparer:
         spec = parse({**config, "linux": {**config["linux"], "seccomp": None}})
         return spec.replace(linux=spec.linux.replace(seccomp=self._filter[1]))
 
-    def explain(self, name: str, options: Options) -> list[dict[str, Any]]:
-        """Return what would be done to make and start it, in order: step, call, why, source."""
+    def explain(self, name: str, options: Options) -> dict[str, Any]:
+        """Return its ``config``, and as ``steps`` what would be done to make and start it: step, call, why, source."""
         container = self.prepare(name, options)
         clone = namespaces.clone_step(container.spec)
         steps = [step.describe() for step in (*before_clone(container.spec), clone)]
@@ -116,7 +119,7 @@ class Preparer:
             at = next(number for number, step in enumerate(steps) if step["step"] == "network")
             publish, aliases = options.publish, options.network_alias
             steps[at:at] = self._networks.explain(name, options.network, aliases=aliases, publish=publish)
-        return steps
+        return {"config": container.config, "steps": steps}
 
     def _name_mounts(self, name: str, options: Options) -> list[dict[str, Any]]:
         return names.mounts(self._run_dir / "network" / name) if options.named else []
@@ -164,7 +167,8 @@ class Preparer:
 
     def write_bundle(self, container: Container) -> None:
         """Write what a start needs on the disk; nothing is left if that fails."""
-        container.layers = self._store.rootfs_layers(container.image)
+        if "root" not in container.options.without:
+            container.layers = self._store.rootfs_layers(container.image)
         self._steward.remove_tree(container.bundle)  # of an earlier run that was killed
         try:
             for folder in ("rootfs", "upper", "work"):

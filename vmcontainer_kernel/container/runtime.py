@@ -71,7 +71,9 @@ class Runtime:
         self._containers: dict[str, Container] = {}
         self.networks = Networks(self.run_dir, session=session, guest=guest)
         self.starter = Starter(cgroups, self.networks)
-        self._preparer = Preparer(self.run_dir, store, session, cgroups, volumes, self.networks, self.get, self.footing)
+        self._preparer = Preparer(
+            self.run_dir, store, session, cgroups, volumes, self.networks, self.get, self.footing, guest=guest
+        )
         self.spares = Spares(self._preparer, self.starter)
         if self.footing.ids:
             linux.prctl(linux.PR_SET_DUMPABLE, 1)  # after a change of ids our children's uid_map would be root's
@@ -125,8 +127,8 @@ class Runtime:
         self._containers[name] = container
         return container
 
-    def explain(self, name: str, options: Options) -> Sequence[dict[str, Any]]:
-        """Return what `create` and `start` would do, in order: step, call, why, source."""
+    def explain(self, name: str, options: Options) -> dict[str, Any]:
+        """Return what `create` and `start` would do: the ``config``, and ``steps``: step, call, why, source."""
         return self._preparer.explain(name, options)
 
     # -- running
