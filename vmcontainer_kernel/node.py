@@ -50,12 +50,15 @@ OnEvent = Callable[[dict[str, Any]], None]
 class Request:
     """One CALL under way. `done` is its answer; NodeLost if the stream ended first."""
 
-    def __init__(self, node: Node, number: int, on_data: OnData | None, on_event: OnEvent | None) -> None:
+    def __init__(
+        self, node: Node, number: int, on_data: OnData | None, on_event: OnEvent | None, window_bytes: int = WINDOW
+    ) -> None:
         self.node, self.number = node, number
+        self._window_bytes = window_bytes
         self.done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._on_data, self._on_event = on_data, on_event
         self._owed_bytes = {Kind.STDOUT: 0, Kind.STDERR: 0}
-        self._credit_bytes = {Kind.STDOUT: WINDOW, Kind.STDERR: WINDOW}
+        self._credit_bytes = {Kind.STDOUT: window_bytes, Kind.STDERR: window_bytes}
         self._stdin_credit_bytes = WINDOW
         self._stdin_room = asyncio.Event()
 
@@ -64,7 +67,7 @@ class Request:
         if frame.kind in (Kind.STDOUT, Kind.STDERR):
             self._credit_bytes[frame.kind] -= len(frame.payload)
             if self._credit_bytes[frame.kind] < 0:
-                raise ProtocolError(f"request {self.number} sent more than its credit of {WINDOW} bytes")
+                raise ProtocolError(f"request {self.number} sent more than its credit of {self._window_bytes} bytes")
             if self._on_data:
                 self._on_data(frame.kind, frame.payload)
             else:
@@ -92,7 +95,7 @@ class Request:
     def consumed(self, stream: int, count: int) -> None:
         """Say that `count` bytes of a stream were taken; the agent may send so many more."""
         self._owed_bytes[stream] += count
-        if self._owed_bytes[stream] >= CREDIT_AFTER:
+        if self._owed_bytes[stream] >= min(CREDIT_AFTER, self._window_bytes // 4):
             self.node.write(encode_credit(self.number, stream, self._owed_bytes[stream]))
             self._credit_bytes[stream] += self._owed_bytes[stream]
             self._owed_bytes[stream] = 0
@@ -163,19 +166,23 @@ class Node:
         on_event: OnEvent | None = None,
         fds: Sequence[int] = (),
         hello: bool = False,
+        window_bytes: int = WINDOW,
     ) -> Request:
         """Send a CALL. Descriptors are copied before this returns; the caller closes its own.
 
         With `hello` the handshake goes ahead of it, unanswered: a clone that wakes is spared a round trip.
+        `window_bytes` of each stream may come before `consumed` is called.
         """
         if self.lost.is_set():
             raise NodeLost(f"node {self.name} is gone{self._reason}", hint="%lab view shows which nodes there are")
         if hello:
             self._greet()
         self._number += 1
-        request = Request(self, self._number, on_data, on_event)
+        request = Request(self, self._number, on_data, on_event, window_bytes)
         self._requests[self._number] = request
         call = {"verb": verb, **arguments, **({"fds": len(fds)} if fds else {})}
+        if window_bytes != WINDOW:
+            call["window_bytes"] = window_bytes
         self.write(encode_json(Kind.CALL, self._number, call), [os.dup(fd) for fd in fds])
         return request
 

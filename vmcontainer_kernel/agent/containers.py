@@ -16,7 +16,7 @@ from .builds import BuildVerbs
 from .copies import CopyVerbs
 from .health import Checkups
 from .images import ImageVerbs
-from .jobs import Job, Stdio
+from .jobs import Job, Stdio, window_of
 from .kept import Keeper, Kept
 from .limits import Limits
 from .lives import Lives
@@ -155,10 +155,11 @@ class ContainerVerbs:
         self._checkups.begin(kept)
 
     def exec(self, call: Call) -> None:
-        """Run one more process in a running container: name, options, stdin, detach."""
+        """Run one more process in a running container: name, options, stdin, detach, window_bytes."""
         kept = self._keeper.get(get_str(call.arguments, "name"))
         options = ExecOptions.from_json(get_map(call.arguments, "options"))
         detach, name = get_bool(call.arguments, "detach", False), kept.container.name
+        window_bytes = window_of(call.arguments)
         stdio = Stdio.make(tty=options.tty, stdin=get_bool(call.arguments, "stdin", False))
         try:
             launch = self._runtime.exec(kept.container, options, stdio.child, controlling_tty=options.tty)
@@ -168,7 +169,7 @@ class ContainerVerbs:
         finally:
             stdio.close_child()
         send = self._server.send
-        job = Job(call.request, launch, stdio, send, watches=name, detach=detach)
+        job = Job(call.request, launch, stdio, send, watches=name, detach=detach, window_bytes=window_bytes)
         self._server.add(job)
         self._limits.follow(job)
 

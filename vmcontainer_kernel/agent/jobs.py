@@ -10,8 +10,8 @@ import os
 import time
 
 from ..container.reports import Launch, exit_status, read_report
-from ..errors import ContainerError, LabError, to_json
-from .protocol import Kind, encode_json
+from ..errors import ContainerError, LabError, UserError, to_json
+from .protocol import WINDOW, Kind, encode_json, get_int
 from .streams import Input, Output, Sink
 
 TYPE_CHECKING = False
@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-__all__ = ["Job", "Stdio"]
+__all__ = ["Job", "Stdio", "window_of"]
+
+
+def window_of(arguments: Mapping[str, Any]) -> int:
+    """Return how many bytes of each stream a request wants to be sent before it says that it has taken them."""
+    window_bytes = get_int(arguments, "window_bytes", WINDOW)
+    if not 1 <= window_bytes <= WINDOW:
+        raise UserError(f"'window_bytes' must be 1 to {WINDOW}; it is {window_bytes}")
+    return window_bytes
 
 
 class Stdio:
@@ -78,6 +86,7 @@ class Job:
         warnings: tuple[str, ...] = (),
         detach: bool = False,
         unsent: bool = False,
+        window_bytes: int = WINDOW,
         on_end: Callable[[Job], None] | None = None,
     ) -> None:
         self.request, self.pid, self.report_fd = request, launch.pid, launch.report_fd
@@ -88,9 +97,11 @@ class Job:
         self.detach = detach  # REPLY when it runs; its output goes to the log only, as with `unsent`
         self.on_end = on_end  # who else wants to know
         self.outputs = [
-            Output(request, kind, fd, None if detach or unsent else send, log) for kind, fd in stdio.outputs
+            Output(request, kind, fd, None if detach or unsent else send, log, window_bytes)
+            for kind, fd in stdio.outputs
         ]
         self.input = None if stdio.stdin_fd is None else Input(request, stdio.stdin_fd, send, stdio.stdin_end)
+        self.groups: set[int] = set()  # process groups that a closed terminal's programs are in
         self.signalled = False  # somebody asked for its end, perhaps before it had begun
         self.wait_status: int | None = None
         self.events: dict[str, int] = {}

@@ -229,6 +229,12 @@ class Server:
         if stream and stream.open:
             self._step(job, stream, lambda: stream.feed(payload))
 
+    def cut(self, job: Job) -> None:
+        """Read no more of a job's output."""
+        for output in job.outputs:
+            if output.open:
+                self._step(job, output, output.close)
+
     # -- jobs
 
     def add(self, job: Job) -> None:

@@ -39,10 +39,16 @@ class Output:
     """
 
     def __init__(
-        self, request: int, kind: int, fd: int, send: Callable[[bytes], None] | None, log: Sink | None = None
+        self,
+        request: int,
+        kind: int,
+        fd: int,
+        send: Callable[[bytes], None] | None,
+        log: Sink | None = None,
+        credit_bytes: int = WINDOW,
     ) -> None:
         self.request, self.kind, self.fd = request, kind, fd
-        self.credit_bytes = WINDOW
+        self.credit_bytes = credit_bytes
         self.open = True
         self._send = send
         self._log = log

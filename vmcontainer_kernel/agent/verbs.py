@@ -6,7 +6,7 @@ import os
 
 from ..container.csignal import signal
 from ..errors import UserError
-from .jobs import Job, Stdio
+from .jobs import Job, Stdio, window_of
 from .protocol import get_bool, get_int, get_map, get_str, get_strs
 from .server import Call, Server
 from .spawn import Command, start, start_plain
@@ -37,6 +37,8 @@ class NodeVerbs:
         server.verbs |= {
             "exec": self.exec,
             "signal": self.signal,
+            "resize": self.resize,
+            "hangup": self.hangup,
             "put": self.put,
             "get": self.get,
             "view": self.view,
@@ -47,12 +49,12 @@ class NodeVerbs:
         return {**base, **{str(key): str(value) for key, value in extra.items()}}
 
     def exec(self, call: Call) -> None:
-        """Run a program with its streams on this request: argv, env, cwd, user, tty, stdin."""
+        """Run a program with its streams on this request: argv, env, cwd, user, tty, stdin, window_bytes."""
         arguments = call.arguments
         argv = get_strs(arguments, "argv")
         if not argv:
             raise UserError("there is no program to run", hint="write a command into the cell")
-        tty = get_bool(arguments, "tty", False)
+        tty, window_bytes = get_bool(arguments, "tty", False), window_of(arguments)
         command = Command(
             argv,
             self._environment(get_map(arguments, "env", {})),
@@ -69,7 +71,7 @@ class NodeVerbs:
             raise
         finally:
             stdio.close_child()
-        self._server.add(Job(call.request, launch, stdio, self._server.send))
+        self._server.add(Job(call.request, launch, stdio, self._server.send, window_bytes=window_bytes))
 
     def signal(self, call: Call) -> dict[str, Any]:
         """Send a signal to the process group of a running request: request, signal (a number)."""
@@ -89,6 +91,23 @@ class NodeVerbs:
         except ProcessLookupError:  # before its setsid, or already gone
             os.kill(job.pid, number)
         return {"sent": True}
+
+    def resize(self, call: Call) -> dict[str, Any]:
+        """Tell a running request's terminal how large it is: request, rows, columns."""
+        from . import terminals
+
+        size = get_int(call.arguments, "rows"), get_int(call.arguments, "columns")
+        return {"resized": terminals.resize(self._server.jobs.get(get_int(call.arguments, "request")), *size)}
+
+    def hangup(self, call: Call) -> dict[str, Any]:
+        """End what runs in a request's terminal, as when its window is closed: request, force (by SIGKILL)."""
+        from . import terminals
+
+        job, force = self._server.jobs.get(get_int(call.arguments, "request")), get_bool(call.arguments, "force", False)
+        sent = terminals.hang_up(job, force=force)
+        if job and sent and force:  # whoever else has it open, in the background, holds nobody up
+            self._server.cut(job)
+        return {"sent": sent}
 
     def put(self, call: Call) -> None:
         """Write a file from this request's STDIN frames: path, mode."""
