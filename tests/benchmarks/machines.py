@@ -6,17 +6,20 @@ python -m tests.benchmarks.machines [ROUNDS]
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.measure import Notebook, Row, Series
+from tests.benchmarks.measure import FirstWrite, Notebook, Row, Series
+from vmcontainer_kernel.errors import CommandFailed
 from vmcontainer_kernel.machines import ANY, Wish, quiet
-from vmcontainer_kernel.node import Node, Request
-from vmcontainer_kernel.run import Captured, Run
+from vmcontainer_kernel.node import Node
 from vmcontainer_kernel.session import Session, current
 from vmcontainer_kernel.spares import SETTING
 from vmcontainer_kernel.vm.config import PLATFORMS
@@ -27,6 +30,7 @@ IDLE_S = 20.0
 NEXT_CELLS = 15
 MANY = 20
 FLOOD_BYTES = 100_000_000
+FLOOD_S = 1.0
 SPARE_LIMIT_S = 60.0
 READING_S = 0.5  # nobody reads a cell's output faster
 COMMAND = ("/bin/sh", "-c", "echo hi")
@@ -41,7 +45,7 @@ def rows(notebook: Notebook, session: Session, rounds: int, docker: Series | Non
     if shutil.which(PLATFORMS["arm64"].program):
         yield from boot_rows(session, 2, Wish(origin=Origin("arm64")), "arm64, cold boot", goal=2500)
     yield from many_rows(session)
-    yield flood_row(session)
+    yield from flood_rows(notebook)
     yield idle_row("idle machine (% of a core)", session, machine_of(notebook, session, "idle"))
     yield look_row(session, "idle")
     session.wait(session.machines.remove("idle"))
@@ -125,25 +129,35 @@ def many_rows(session: Session) -> list[Row]:
     ]
 
 
-def flood_row(session: Session) -> Row:
-    """Time 100 MB of a guest's output until all of it is kept, as ``--out`` keeps it."""
-    session.wait(session.machines.ensure("flood"))
-    series = Series()
+def flood_rows(notebook: Notebook) -> list[Row]:
+    """Time 100 MB of a guest's output until ``--out`` has kept all of it, and an interrupt of a flood without end."""
+    kept, ended = Series(), Series()
+    notebook.cell_ms("vm", "flood")
     for _ in range(3):
-        kept, begin_s = Captured(FLOOD_BYTES), time.perf_counter()
-        for chunk in session.run("flood", lambda run: flood(session, run)).chunks():
-            kept.add(chunk[1] if chunk else b"")
-        assert kept.kept_bytes == FLOOD_BYTES
-        assert not kept.dropped_bytes
-        series.times_ms.append((time.perf_counter() - begin_s) * 1e3)
-    session.wait(session.machines.remove("flood"))
-    return Row("100 MB of a guest's output, all kept", series, goal=1000)
+        begin_s = time.perf_counter()
+        notebook.run("vm", "flood --out kept", f"dd if=/dev/zero bs=100000 count={FLOOD_BYTES // 100_000} 2>&-")
+        kept.times_ms.append((time.perf_counter() - begin_s) * 1e3)
+        assert notebook.variables.pop("kept") == "\0" * FLOOD_BYTES
+        ended.take(lambda: interrupted_ms(notebook))
+    notebook.line("vm", "rm flood")
+    return [
+        Row("100 MB of a guest's output, into --out", kept, goal=1000),
+        Row("a guest's endless output, interrupted", ended, goal=500),
+    ]
 
 
-async def flood(session: Session, run: Run) -> Request:
-    guest = await session.machines.ensure("flood")
-    argv = ["/bin/sh", "-c", f"dd if=/dev/zero bs=100000 count={FLOOD_BYTES // 100_000} 2>&-"]
-    return await session.start_on(guest.node, "exec", {"argv": argv}, run)
+def interrupted_ms(notebook: Notebook) -> float:
+    """Press the interrupt button of a cell that writes without end; return how long it takes the cell to end."""
+    pressed_s: list[float] = []
+
+    def press() -> None:
+        pressed_s.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Timer(FLOOD_S, press).start()
+    with contextlib.suppress(CommandFailed), contextlib.redirect_stdout(FirstWrite()):
+        notebook.run("vm", "flood", "dd if=/dev/zero bs=100000")
+    return (time.perf_counter() - pressed_s[0]) * 1e3
 
 
 def memory_kib(pid: int) -> dict[str, int]:

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 @dataclass
@@ -75,9 +75,22 @@ class Notebook:
         output = FirstWrite()
         with contextlib.redirect_stdout(output):
             begin_s = time.perf_counter()
-            self._shell.run_cell_magic(magic, line, text)
+            self.run(magic, line, text)
         assert output.at_s is not None, f"%%{magic} {line} showed nothing"
         return (output.at_s - begin_s) * 1e3
+
+    def run(self, magic: str, line: str, text: str) -> None:
+        """Run a cell; raises what it raises."""
+        self._shell.run_cell_magic(magic, line, text)
+
+    def line(self, magic: str, line: str) -> None:
+        """Run a magic of one line."""
+        self._shell.run_line_magic(magic, line)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The notebook's variables."""
+        return self._shell.user_ns
 
 
 def program_ms(argv: Sequence[str]) -> float:

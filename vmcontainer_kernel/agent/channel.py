@@ -7,9 +7,12 @@ credit (`protocol.WINDOW`) and control frames are answers to questions.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import sys
 
-from .protocol import Decoder, Frame
+from ..container.light import suppress
+from .protocol import MAX_OUTPUT, Decoder, Frame, encode_header
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ class Channel:
         self._decoder = Decoder()
         self._queue: list[list[memoryview]] = []
         self._half_sent = False
+        self._pipe: tuple[int, int] | None = None
         self.fds: list[int] = []  # received, not yet claimed by a CALL
 
     def read(self) -> Iterator[Frame] | None:
@@ -63,10 +67,59 @@ class Channel:
 
     def write(self, data: bytes) -> None:
         """Write as much as goes now and queue the rest."""
-        whole = memoryview(data)
-        self._queue.append([whole[at : at + _PART_BYTES] for at in range(0, len(data), _PART_BYTES)])
+        self._queue.append(_parts(data))
         if len(self._queue) == 1:
             self.flush()
+
+    def splice(self, kind: int, request: int, pipe: int, limit: int) -> int:
+        """Write up to `limit` bytes of a non-blocking pipe as a frame; return how many, 0 if it must be read instead.
+
+        A virtio port takes over the pages of a pipe (splice(2), drivers/char/virtio_console.c); to read and to write
+        them costs an emulated guest twice what it cost their program to write them. They go by a pipe of our own: the
+        driver puts as many buffers on its queue as the pipe has, of no length those that it was not asked for, and at
+        one such QEMU gives the device up; a program may write at any time, and may read what it has written.
+        """
+        if self._queue:
+            return 0
+        try:
+            count = os.splice(pipe, self._aside()[1], limit, flags=os.SPLICE_F_NONBLOCK)
+        except OSError:
+            return 0
+        if not count:
+            return 0
+        self.write(encode_header(kind, request, count))
+        left = count
+        with suppress(OSError):
+            while left and not self._queue and (moved := os.splice(self._aside()[0], self.fd, left)):
+                left -= moved
+        if left:
+            self._go_on(self._taken_back(left))
+        return count
+
+    def _go_on(self, data: bytes) -> None:
+        """Write the rest of a frame whose beginning is sent, or waits."""
+        if self._queue:
+            self._queue[-1] += _parts(data)
+        else:
+            self._queue.append(_parts(data))
+            self._half_sent = True
+        self.flush()
+
+    def _aside(self) -> tuple[int, int]:
+        if self._pipe is None:
+            self._pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            fcntl.fcntl(self._pipe[1], fcntl.F_SETPIPE_SZ, MAX_OUTPUT)
+        return self._pipe
+
+    def _taken_back(self, count: int) -> bytes:
+        """Read what the port does not take now."""
+        data = b""
+        with suppress(BlockingIOError):
+            while len(data) < count:
+                data += os.read(self._aside()[0], count - len(data))
+        if len(data) < count:  # the driver lets go of what it finds no memory for to send
+            print(f"agent: {count - len(data)} bytes of output are lost: is there no memory?", file=sys.stderr)
+        return data.ljust(count, b"\0")
 
     def flush(self) -> None:
         """Write queued bytes until the descriptor would block; a peer that is gone swallows them."""
@@ -99,6 +152,11 @@ class Channel:
         """Forget unsent answers: the peer began anew with HELLO. A frame that is half sent goes out whole."""
         while len(self._queue) > (1 if self._half_sent else 0):
             self._queue.pop()
+
+
+def _parts(data: bytes) -> list[memoryview]:
+    whole = memoryview(data)
+    return [whole[at : at + _PART_BYTES] for at in range(0, len(data), _PART_BYTES)]
 
 
 def _socket_of(fd: int) -> socket.socket:

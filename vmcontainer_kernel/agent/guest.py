@@ -87,6 +87,7 @@ class GuestServer(Server):
         super().__init__(channel, {"node": "guest", "release": os.uname().release})
         self._engine: Runtime | None = None
         self.load = self.engine
+        self.splice = channel.splice
 
     def engine(self) -> Runtime:
         """Return the container engine, made when somebody first asks for it."""

@@ -40,6 +40,7 @@ __all__ = [
     "check_hello",
     "encode",
     "encode_credit",
+    "encode_header",
     "encode_json",
     "get_bool",
     "get_int",
@@ -125,6 +126,11 @@ def encode(kind: int, request: int, payload: bytes = b"") -> bytes:
             hint="send less at once; files and streams are sent in chunks",
         )
     return _HEADER.pack(len(payload), kind, request) + payload
+
+
+def encode_header(kind: int, request: int, length: int) -> bytes:
+    """Return the beginning of a frame whose payload of `length` bytes, no more than its kind may hold, follows."""
+    return _HEADER.pack(length, kind, request)
 
 
 def encode_json(kind: int, request: int, document: Mapping[str, Any]) -> bytes:

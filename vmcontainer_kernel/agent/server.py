@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
+    from .streams import Splice
+
 __all__ = ["Call", "Server", "attempt"]
 
 _IDLE_AFTER_S = 0.1
@@ -53,6 +55,7 @@ class Server:
         self.load: Callable[[], object] = _nothing  # adds the verbs that are there only once one is asked for
         self.jobs: dict[int, Job] = {}
         self.transfers: dict[int, Transfer] = {}
+        self.splice: Splice | None = None  # how a channel takes pages of a pipe, if it is one that can
         self.on_reaped: Callable[[int, int], None] = lambda pid, status: None
         self.on_finished: Callable[[Job], None] = lambda job: None
         self.on_idle: Callable[[], None] = lambda: None
@@ -245,6 +248,7 @@ class Server:
         else:
             job.tell_started([])
         for output in job.outputs:
+            output.splice = self.splice
             self._step(job, output, _nothing)
 
     def _read_report(self, job: Job) -> None:

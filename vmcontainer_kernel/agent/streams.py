@@ -14,7 +14,9 @@ from .protocol import CREDIT_AFTER, MAX_CHUNK, MAX_OUTPUT, WINDOW, Kind, encode,
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
+    from typing import Protocol, TypeAlias
+
+    Splice: TypeAlias = Callable[[int, int, int, int], int]
 else:
     Protocol = object
 
@@ -35,7 +37,8 @@ class Output:
     """Sends what can be read from `fd` as frames of `kind`, as far as the receiver's credit goes.
 
     A pipe's `fd` is watched by the server while there is credit; a regular file (which epoll(7) refuses) is pumped
-    whenever credit arrives. Without `send` everything goes to the log alone, and needs no credit.
+    whenever credit arrives. Without `send` everything goes to the log alone, and needs no credit. `splice`, where it is
+    set, sends what need not be read (`Channel.splice`).
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Output:
         self.request, self.kind, self.fd = request, kind, fd
         self.credit_bytes = credit_bytes
         self.open = True
+        self.splice: Splice | None = None
         self._send = send
         self._log = log
         self._most_bytes = MAX_CHUNK
@@ -71,6 +75,8 @@ class Output:
         limit = min(self._most_bytes, self.credit_bytes)
         if self._tail_bytes is not None:
             limit = min(limit, self._tail_bytes)
+        if self._most_bytes == MAX_OUTPUT and self._spliced(limit):
+            return
         data = self._read(limit) if limit else b""
         if not data:
             if data is not None:
@@ -80,13 +86,27 @@ class Output:
             self._widen()
         if self._log:
             self._log.add(self.kind, data)
-        if self._tail_bytes is not None:
-            self._tail_bytes -= len(data)
         if self._send:
             self.credit_bytes -= len(data)
             self._send(encode(self.kind, self.request, data))
-        if self._tail_bytes == 0:
-            self.close()
+        self._shorten(len(data))
+
+    def _shorten(self, count: int) -> None:
+        """Note that so much less is left of a program that has ended."""
+        if self._tail_bytes is not None:
+            self._tail_bytes -= count
+            if not self._tail_bytes:
+                self.close()
+
+    def _spliced(self, limit: int) -> bool:
+        """Have what lies in the pipe sent without reading it; False if it must be read."""
+        if self.splice is None or self._log or not self._send:
+            return False
+        count = self.splice(self.kind, self.request, self.fd, limit)
+        self.credit_bytes -= count
+        if count:
+            self._shorten(count)
+        return count > 0
 
     def _widen(self) -> None:
         """Give a program that fills its pipe a larger one, and read more at once: in an emulated guest each of our own
