@@ -186,6 +186,8 @@ class Notebook:
         self.lab = lab
         self.name = name
         self.frames: list[bytes] = []
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("websocket", lambda ws: ws.on("framereceived", self._frame))
 
     def _frame(self, payload: str | bytes) -> None:

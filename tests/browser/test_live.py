@@ -109,3 +109,41 @@ def check_namespaces(page: Any) -> None:
     assert "its own" in web[1]
     assert "its own" in web[3]
     assert "shared with" in web[8]
+
+
+def test_everything_in_tabs_recorded_and_replayed(notebook: Notebooks) -> None:
+    page = notebook("%load_ext vmcontainer_kernel", "%%vm\nuname -s", "%lab view", "", "%vm rm vm", height=1400)
+    page.run(0)
+    page.run(1)
+    page.run(2)
+    view = page.page.locator(".vmc").first
+    view.get_by_role("tab", name="kernel host").wait_for()
+    view.get_by_text("Linux", exact=False).first.wait_for()
+    view.get_by_role("tab", name="kernel host").press("ArrowRight")
+    assert view.get_by_role("tab", name="machine vm").get_attribute("aria-selected") == "true"
+    wait_for_status(page, "running")
+    page.page.get_by_role("button", name="Record").click()
+    page.page.get_by_role("button", name="Stop and save").wait_for()
+    view.get_by_role("button", name="Pause").click()
+    wait_for_status(page, "paused")
+    assert seen_by_qemu(page)[0] == "paused"
+    page.page.get_by_role("button", name="Stop and save").click()
+    said = page.page.locator(".vmc-footer [role=status]", has_text="%lab replay")
+    said.wait_for()
+    command = said.inner_text().split(": ")[1]
+
+    page.run(4)
+    page.page.evaluate(SET_CELL, [page.name, 3, command])
+    page.run(3)
+    replay = page.page.locator(".jp-OutputArea", has=page.page.locator(".vmc-replay-face"))
+    assert "A recording, taken 20" in replay.locator(".vmc-replay-face").inner_text()
+    replay.get_by_role("slider").press("End")
+    replay.locator(".vmc-status", has_text="paused").wait_for()
+    replay.get_by_role("slider").press("Home")
+    replay.locator(".vmc-tabs").wait_for()
+    assert page.errors == []
+
+
+SET_CELL = """([name, index, text]) => {
+  window.panelOf(name).content.widgets[index].model.sharedModel.setSource(text);
+}"""

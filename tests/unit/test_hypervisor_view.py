@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmcontainer_kernel.delta import apply, difference
 from vmcontainer_kernel.errors import MachineError
 from vmcontainer_kernel.vm.observe import texts
 from vmcontainer_kernel.vm.observe.asking import Answers, Question, ask
-from vmcontainer_kernel.vm.observe.delta import apply, difference
 from vmcontainer_kernel.vm.observe.devices import device_list, pci_list
 from vmcontainer_kernel.vm.observe.document import EVENTS_SHOWN, Facts, ProcTexts, document, gone_document, queue_name
 from vmcontainer_kernel.vm.observe.ends import why_gone

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from vmcontainer_widgets import static_html, static_text
-from vmcontainer_widgets.labels import catalogue
 from vmcontainer_widgets.rows import format_bytes
+from vmcontainer_widgets.words import LABELS, catalogue, words
 
 SAMPLES = Path(__file__).parents[1] / "browser" / "samples"
 VOID = ("rect",)
@@ -148,7 +148,7 @@ def test_foreign_text_stays_text(kind: str) -> None:
 
 
 def test_an_empty_document_says_that_it_waits() -> None:
-    assert static_text({}) == catalogue()["en"]["waiting"]
+    assert static_text({}) == words("en")["waiting"]
     assert "기다리는" in Balanced(static_html({}, language="ko")).text
 
 
@@ -183,8 +183,9 @@ def test_sizes(size: object, text: str) -> None:
     assert format_bytes(size) == text
 
 
-def test_both_languages_have_the_same_words() -> None:
-    english, korean = catalogue()["en"], catalogue()["ko"]
+@pytest.mark.parametrize("name", sorted(file.stem for file in LABELS.glob("*.json")))
+def test_both_languages_have_the_same_words(name: str) -> None:
+    english, korean = catalogue(name)["en"], catalogue(name)["ko"]
     assert english.keys() == korean.keys()
     for key, text in english.items():
         if isinstance(text, dict):

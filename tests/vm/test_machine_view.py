@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from vmcontainer_kernel.delta import apply
 from vmcontainer_kernel.errors import MachineError
 from vmcontainer_kernel.inside import ask_inside
 from vmcontainer_kernel.session import Session
 from vmcontainer_kernel.verbs import inspecting
-from vmcontainer_kernel.vm.observe.delta import apply
 from vmcontainer_kernel.vm.observe.parts import PARTS
 
 pytestmark = pytest.mark.needs("qemu")

@@ -23,11 +23,15 @@ def _doctor(session: Session, words: Words, language: str) -> Any:
 
 
 def _view(session: Session, words: Words, language: str) -> None:
-    from ..live import kernel_view, machine_view
+    from ..live import lab_view
 
-    show(kernel_view(session, "host", language))
-    for name in session.machines.guests:
-        show(machine_view(session, name, language))
+    show(lab_view(session, language))
+
+
+def _replay(session: Session, words: Words, language: str) -> None:
+    from ..live.replay import replay_view
+
+    show(replay_view(words.name, language))
 
 
 def _reset(session: Session, words: Words, language: str) -> None:
@@ -36,6 +40,7 @@ def _reset(session: Session, words: Words, language: str) -> None:
 
 VERBS: dict[str, Verb] = {
     "doctor": Verb(_doctor, "what this computer can do, and why not", word("name", "one check", needed=False)),
-    "view": Verb(_view, "live pictures of the host's kernel and every machine"),
+    "view": Verb(_view, "live pictures of the host's kernel and every machine, one tab each"),
+    "replay": Verb(_replay, "show what a view recorded", word("name", "a file ending in .recording.json")),
     "reset": Verb(_reset, "end and remove everything this notebook started"),
 }

@@ -1,25 +1,23 @@
 """Live views of a virtual machine and of a Linux kernel.
 
-They draw the JSON views of ``docs/architecture.md`` and know nothing else. `HypervisorView` and `KernelView` are
-imported when first asked for, so that `static_html` and `static_text` cost no widget library.
+They draw the JSON views of ``docs/architecture.md`` and know nothing else. Their classes are imported when first asked
+for, so that `static_html` and `static_text` cost no widget library.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
-from .static import static_html, static_text
+from .still import static_html, static_text
 
-if TYPE_CHECKING:
-    from .views import HypervisorView, KernelView
+__all__ = ["static_html", "static_text"]
 
-__all__ = ["HypervisorView", "KernelView", "static_html", "static_text"]
+_MODULES = {"Replay": "replaying", "View": "view", "replay_html": "replaying"}
 
 
 def __getattr__(name: str) -> Any:
     """Import the widget classes late (PEP 562): anywidget takes about 0.2 s."""
-    if name not in ("HypervisorView", "KernelView"):
+    if name not in _MODULES and not (name.endswith("View") and name[0].isupper()):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import views
-
-    return getattr(views, name)
+    return getattr(import_module(f".{_MODULES.get(name, 'views')}", __name__), name)

@@ -13,9 +13,9 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Final
 
+from ...delta import difference
 from ...errors import LabError
 from .asking import Json
-from .delta import difference
 
 __all__ = ["PERIOD_S", "Follower", "Poller"]
 

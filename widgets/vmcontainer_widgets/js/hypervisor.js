@@ -28,14 +28,14 @@ function drawStatus(words) {
 }
 
 // Buttons stay focusable when they do not apply (aria-disabled), so that pressing one with a key loses no focus.
-function drawButtons(words, model) {
+function drawButtons(words, act) {
   const buttons = Object.entries(ACTIONS).map(([name, [d, applies]]) => {
     const node = h("button", { type: "button", class: "vmc-button vmc-" + name }, icon(d), h("span", {}, words[name]));
-    node.addEventListener("click", () => {
-      if (node.getAttribute("aria-disabled") === "true") return;
+    node.addEventListener("click", async () => {
+      if (node.getAttribute("aria-disabled") === "true" || node.getAttribute("aria-busy") === "true") return;
       setAttribute(node, "aria-busy", "true");
-      setTimeout(() => setAttribute(node, "aria-busy", "false"), 1500);
-      model.send({ action: name });
+      await act(name);
+      setAttribute(node, "aria-busy", "false");
     });
     return { node, applies };
   });
@@ -172,8 +172,8 @@ function section(words, name, part, className = "") {
   return { node, update };
 }
 
-function drawHead(words, model) {
-  const status = drawStatus(words), buttons = drawButtons(words, model);
+function drawHead(words, act) {
+  const status = drawStatus(words), buttons = drawButtons(words, act);
   const name = foreign(), uptime = h("span", { class: "vmc-soft vmc-figures" });
   const title = h("div", { class: "vmc-title", role: "heading", "aria-level": 3 }, h("span", { class: "vmc-soft" }, words.machine), " ", name);
   const accelerator = h("span", { class: "vmc-strong" }), reason = foreign();
@@ -191,8 +191,8 @@ function drawHead(words, model) {
   return { node, update };
 }
 
-function drawHypervisor(body, words, say, model, history, root) {
-  const head = drawHead(words, model), vcpus = drawVcpus(words, history), memory = drawMemory(words);
+function draw({ body, root, words, say, act, history }) {
+  const head = drawHead(words, act), vcpus = drawVcpus(words, history), memory = drawMemory(words);
   const devices = section(words, "devices", drawDevices(words), "vmc-span"), blocks = section(words, "blocks", drawBlocks(words));
   const events = section(words, "events", drawEvents(words)), caption = h("div", { class: "vmc-box-caption" });
   const command = foreign("vmc-mono");
@@ -217,5 +217,3 @@ function drawHypervisor(body, words, say, model, history, root) {
     spokenStatus = status;
   };
 }
-
-export default { initialize, render: (context) => mount(context, drawHypervisor) };

@@ -274,10 +274,9 @@ function speaker(words, say) {
   };
 }
 
-function drawKernel(body, words, say, model, history, root) {
-  let latest = null;
+function draw({ body, root, words, say, again, history }) {
   const head = drawKernelHead(words), speak = speaker(words, say), namespaces = drawNamespaces(words);
-  const processes = drawProcesses(words, () => latest && show(latest)), containers = drawContainers(words, history), isolation = drawIsolation(words);
+  const processes = drawProcesses(words, again), containers = drawContainers(words, history), isolation = drawIsolation(words);
   body.append(head.node, heading(words.cgroups), containers.node, heading(words.processes), processes.node, heading(words.namespaces), namespaces.node, heading(words.isolation), isolation.node);
   const show = (view) => {
     const all = namespaceRows(objects(view.processes).filter((process) => process.role !== "process" || process.container));
@@ -291,11 +290,8 @@ function drawKernel(body, words, say, model, history, root) {
     speak(objects(view.containers));
   };
   return (view) => {
-    latest = view;
     history.begin(view.time_s);
     show(view);
     history.fresh = false;
   };
 }
-
-export default { initialize, render: (context) => mount(context, drawKernel) };

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .labels import words
-from .rows import (
+from ..rows import (
     NAMESPACES,
     Document,
     Words,
@@ -36,6 +35,7 @@ from .rows import (
     vcpu_rows,
     visible,
 )
+from ..words import words
 
 __all__ = ["static_html", "static_text"]
 
@@ -44,18 +44,22 @@ def static_text(document: Document, *, full: bool = False, language: str = "en")
     """The view as text: by default only what is the same in every run, with `full` every number it holds."""
     forms: dict[str, tuple[_Text, _Text]]
     forms = {"hypervisor": (_hypervisor_text, _hypervisor_numbers), "kernel": (_kernel_text, _kernel_numbers)}
-    w, kind = words(language), str(document.get("kind"))
+    kind = str(document.get("kind"))
     if kind not in forms:
-        return str(w["waiting"])
-    short, numbers = forms[kind]
+        return str(words(language)["waiting"])
+    (short, numbers), w = forms[kind], words(language, kind)
     return "\n".join(short(document, w) + (numbers(document, w) if full else []))
 
 
 def static_html(document: Document, *, language: str = "en") -> str:
     """The view as one HTML element: tables, and SVG pictures of what they say; nothing in it runs."""
     forms = {"hypervisor": _hypervisor_html, "kernel": _kernel_html}
-    draw, w = forms.get(str(document.get("kind"))), words(language)
-    body = draw(document, w) if draw else [f"<p>{escape(w['waiting'])}</p>"]
+    kind = str(document.get("kind"))
+    body = (
+        forms[kind](document, words(language, kind))
+        if kind in forms
+        else [f"<p>{escape(words(language)['waiting'])}</p>"]
+    )
     return f'<div lang="{escape(language)}">' + "\n".join(filter(None, body)) + "</div>"
 
 

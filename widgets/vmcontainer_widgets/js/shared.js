@@ -1,8 +1,5 @@
-// What both views use. Python puts this file before each view's own (views.py), since a widget's module is loaded
-// from a Blob and can import nothing beside it. LABELS is set by the line before this file.
-//
-//   Python sets `document` ──▶ change:document ──▶ one animation frame ──▶ update(): only text and shapes that differ
-//   page scrolls, tab hides ──▶ `watched` ──▶ Python stops or starts sending
+// What all views use to draw. view.py puts this file, mount.js and the files of a view into one ES module, since a
+// widget's module is loaded from a Blob and can import nothing beside it.
 //
 // Every string of a document is untrusted: it reaches the page as a text node or a checked attribute, never as HTML.
 
@@ -118,6 +115,9 @@ function rate(before, after, seconds) {
 // Samples by name, the newest last; kept for the whole model, so that a second view or a moved cell goes on.
 class History {
   constructor() {
+    this.clear();
+  }
+  clear() {
     this.series = new Map();
     this.time_s = -Infinity;
     this.counters = new Map();
@@ -160,97 +160,3 @@ function chart(height) {
   return { node, update };
 }
 
-// Which views of a model can be seen right now. Another page that shows the same model may set `watched` to false
-// when it is hidden; whoever still shows it says true again.
-const shownViews = new WeakMap();
-
-function tellWatched(model) {
-  const watched = (shownViews.get(model)?.size ?? 0) > 0;
-  if (model.get("watched") === watched) return;
-  model.set("watched", watched);
-  model.save_changes();
-}
-
-function watch(model, el, onShown) {
-  if (!shownViews.has(model)) shownViews.set(model, new Set());
-  const views = shownViews.get(model), self = {};
-  let onScreen = false, leaving = false;
-  const tell = () => {
-    const shown = onScreen && !leaving && window.document.visibilityState === "visible";
-    const before = views.has(self);
-    shown ? views.add(self) : views.delete(self);
-    tellWatched(model);
-    if (shown && !before) onShown();
-  };
-  const observer = new IntersectionObserver((entries) => {
-    onScreen = entries[entries.length - 1].isIntersecting;
-    tell();
-  });
-  const leave = () => ((leaving = true), tell());
-  const back = () => ((leaving = false), tell());
-  const other = () => views.size > 0 && tellWatched(model);
-  observer.observe(el);
-  window.document.addEventListener("visibilitychange", tell);
-  window.addEventListener("pagehide", leave);
-  window.addEventListener("pageshow", back);
-  model.on("change:watched", other);
-  return {
-    shown: () => views.has(self),
-    end: () => {
-      observer.disconnect();
-      window.document.removeEventListener("visibilitychange", tell);
-      window.removeEventListener("pagehide", leave);
-      window.removeEventListener("pageshow", back);
-      model.off("change:watched", other);
-      leave();
-    },
-  };
-}
-
-// Join a view to its model. `draw(body, words, say, model, history)` builds the page once and returns
-// update(document, failure); `say` speaks a change of state to a screen reader, never a number.
-const histories = new WeakMap();
-
-function mount({ model, el }, draw) {
-  if (!histories.has(model)) histories.set(model, new History());
-  let update = () => {}, frame = 0;
-  const build = () => {
-    const words = lookup(LABELS, model.get("language")) ?? LABELS.en;
-    const alert = h("div", { class: "vmc-failure", role: "alert" });
-    const spoken = h("div", { class: "vmc-spoken", role: "status", "aria-live": "polite" });
-    const waiting = h("div", { class: "vmc-waiting" }, words.waiting);
-    const body = h("div", { class: "vmc-body" });
-    const root = h("section", { class: "vmc", lang: model.get("language") }, alert, waiting, body, spoken);
-    const drawn = draw(body, words, (text) => setText(spoken, text), model, histories.get(model), root);
-    el.replaceChildren(root);
-    update = () => {
-      const observed = model.get("document") ?? {}, failure = String(model.get("failure") ?? "").split("\n").map((line) => visible(line)).join("\n");
-      setText(alert, failure);
-      setHidden(waiting, "kind" in observed);
-      setHidden(body, !("kind" in observed));
-      root.classList.toggle("vmc-ended", failure !== "");
-      if ("kind" in observed) drawn(observed, failure);
-    };
-    update();
-  };
-  const watching = watch(model, el, () => update());
-  const soon = () => {
-    if (frame || !watching.shown()) return;
-    frame = requestAnimationFrame(() => ((frame = 0), update()));
-  };
-  const now = () => update();
-  model.on("change:document", soon);
-  model.on("change:failure", now);
-  model.on("change:language", build);
-  build();
-  return () => {
-    cancelAnimationFrame(frame);
-    model.off("change:document", soon);
-    model.off("change:failure", now);
-    model.off("change:language", build);
-    watching.end();
-  };
-}
-
-// A page that was loaded again restores its models with the `watched` of the page before it, though nothing is drawn yet.
-const initialize = ({ model }) => tellWatched(model);

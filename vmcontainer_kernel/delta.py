@@ -12,9 +12,9 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from .asking import Json
+__all__ = ["Json", "apply", "difference"]
 
-__all__ = ["apply", "difference"]
+Json = dict[str, Any]
 
 _GONE = object()
 
@@ -44,11 +44,14 @@ def _compare(place: str, old: Any, new: Any) -> Iterator[tuple[str, Any]]:
 
 def apply(document: Json, change: Json) -> Json:
     """Return the document with a change of `difference` made; the one given stays as it is."""
+    places = change.get("set", {})
+    if "" in places:
+        return dict(copy.deepcopy(places[""]))
     result = copy.deepcopy(document)
     for place in change.get("gone", ()):
         holder, key = _find(result, place)
         del holder[key]
-    for place, value in change.get("set", {}).items():
+    for place, value in places.items():
         holder, key = _find(result, place)
         if isinstance(holder, list) and key == len(holder):
             holder.append(value)

@@ -1,0 +1,11 @@
+"""Live views: what each shows, where that comes from, and what its buttons do.
+
+base.py joins a view of `vmcontainer_widgets` to a `Source`; every other module here makes one source and its view.
+"""
+
+from .base import Rendered
+from .kernel import kernel_view
+from .lab import lab_view
+from .machine import machine_view
+
+__all__ = ["Rendered", "kernel_view", "lab_view", "machine_view"]

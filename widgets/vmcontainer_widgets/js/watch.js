@@ -1,0 +1,46 @@
+// Which views of a model can be seen right now. Another page that shows the same model may set `watched` to false
+// when it is hidden; whoever still shows it says true again.
+const shownViews = new WeakMap();
+
+function tellWatched(model) {
+  const watched = (shownViews.get(model)?.size ?? 0) > 0;
+  if (model.get("watched") === watched) return;
+  model.set("watched", watched);
+  model.save_changes();
+}
+
+function watch(model, el, onShown) {
+  if (!shownViews.has(model)) shownViews.set(model, new Set());
+  const views = shownViews.get(model), self = {};
+  let onScreen = false, leaving = false;
+  const tell = () => {
+    const shown = onScreen && !leaving && window.document.visibilityState === "visible";
+    const before = views.has(self);
+    shown ? views.add(self) : views.delete(self);
+    tellWatched(model);
+    if (shown && !before) onShown();
+  };
+  const observer = new IntersectionObserver((entries) => {
+    onScreen = entries[entries.length - 1].isIntersecting;
+    tell();
+  });
+  const leave = () => ((leaving = true), tell());
+  const back = () => ((leaving = false), tell());
+  const other = () => views.size > 0 && tellWatched(model);
+  observer.observe(el);
+  window.document.addEventListener("visibilitychange", tell);
+  window.addEventListener("pagehide", leave);
+  window.addEventListener("pageshow", back);
+  model.on("change:watched", other);
+  return {
+    shown: () => views.has(self),
+    end: () => {
+      observer.disconnect();
+      window.document.removeEventListener("visibilitychange", tell);
+      window.removeEventListener("pagehide", leave);
+      window.removeEventListener("pageshow", back);
+      model.off("change:watched", other);
+      leave();
+    },
+  };
+}
