@@ -17,7 +17,7 @@ import socket
 import sys
 import termios
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +190,13 @@ class Node:
         """Send a CALL and return its answer; raises what the agent answered."""
         return await self.start(verb, arguments).done
 
-    async def view(self) -> dict[str, Any]:
-        """Return the kernel view (docs/architecture.md, "Views")."""
-        return await self.call("view", node=self.name, notebook_pid=os.getpid() if self.passes_fds else 0)
+    async def view(self, parts: Iterable[str] = (), *, live: bool = False) -> dict[str, Any]:
+        """Return the kernel view with the dear `parts` that are named (docs/architecture.md, "Views").
+
+        `live`: who asks does so again and again; then what seldom changes is read in turns, for a third of the cost.
+        """
+        notebook_pid = os.getpid() if self.passes_fds else 0
+        return await self.call("view", node=self.name, notebook_pid=notebook_pid, parts=[*parts], live=live)
 
     async def put(self, data: bytes, path: str, mode: int = 0o644) -> int:
         """Write a file on the node, whole or not at all; return its size."""

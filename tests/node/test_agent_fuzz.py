@@ -219,7 +219,7 @@ MEMBERS = {
     "hangup": ("request", "force"),
     "get": ("path",),
     "put": ("mode",),
-    "view": ("notebook_pid", "node"),
+    "view": ("live", "node", "notebook_pid", "parts"),
     "container.run": ("name", "options", "stdin", "detach"),
     "container.create": ("name", "options"),
     "container.start": ("name", "attach", "stdin"),

@@ -247,10 +247,12 @@ def test_numbers_of_version_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "controller", "files"),
     [
-        (2, "io", {"io.stat": "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n253:1 \n"}),
+        (2, "io", {"io.stat": "8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n253:1 \n",
+                      "io.max": "8:0 rbps=1024 wbps=max riops=max wiops=max\n"}),
         (1, "blkio", {
             "blkio.throttle.io_service_bytes_recursive": "8:0 Read 10\n8:0 Write 20\n8:0 Total 30\nTotal 30\n",
             "blkio.throttle.io_serviced_recursive": "8:0 Read 1\n8:0 Write 2\n8:0 Total 3\nTotal 3\n",
+            "blkio.throttle.read_bps_device": "8:0 1024\n",
         }),
     ],
 )  # fmt: skip
@@ -259,7 +261,8 @@ def test_numbers_of_block_devices(tmp_path: Path, version: int, controller: str,
         (tmp_path / name).write_text(text)
     group = Cgroup("c", {controller: str(tmp_path)}, {controller: Place("/", version)})
     row = group.stats()["io"][0]
-    assert row == {"device": "8:0", "read_bytes": 10, "written_bytes": 20, "read_operations": 1, "write_operations": 2}
+    counted = {"read_bytes": 10, "written_bytes": 20, "read_operations": 1, "write_operations": 2}
+    assert row == {"device": "8:0", **counted, "read_limit_bytes_per_s": 1024, "write_limit_bytes_per_s": None}
     entries = group.oci_stats()["blkio"]
     assert entries["ioServiceBytesRecursive"][1] == {"major": 8, "minor": 0, "op": "Write", "value": 20}
 

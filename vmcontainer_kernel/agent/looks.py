@@ -8,10 +8,12 @@ from typing import Any
 from ..container.options import Options
 from ..container.runtime import Runtime
 from ..errors import ContainerError, UserError
-from . import observe
 from .jobs import Job
 from .kept import Keeper
+from .links import link_rows
 from .logs import Follower
+from .proc import PROC, read_text
+from .processes import process
 from .protocol import get_bool, get_int, get_map, get_number, get_str, get_strs
 from .server import Call, Server
 
@@ -105,7 +107,7 @@ class Looks:
         rows = []
         for one in chosen:
             pid = one.pid if one.status == "running" else 0
-            network = _network(observe.read_text(observe.PROC / str(pid) / "net" / "dev")) if pid else None
+            network = _network(read_text(f"{PROC}/{pid}/net/dev")) if pid else None
             rows.append({**self._runtime.view(one), "network": network})
         return {"time_s": time.time(), "containers": rows}
 
@@ -114,7 +116,7 @@ class Looks:
         container = self._runtime.get(get_str(call.arguments, "name"))
         if container.status != "running":
             raise UserError(f"container {container.name} is not running, it is {container.status}")
-        rows = (observe.process(pid) for pid in self._runtime.processes(container))
+        rows = (process(pid) for pid in self._runtime.processes(container))
         return {"processes": [row for row in rows if row]}
 
     def update(self, call: Call) -> dict[str, Any]:
@@ -129,11 +131,6 @@ class Looks:
 
 
 def _network(text: str) -> dict[str, int]:
-    """Return received and sent bytes of all interfaces but lo (proc_pid_net(5), dev)."""
-    received = sent = 0
-    for line in text.splitlines()[2:]:
-        name, _, numbers = line.partition(":")
-        fields = numbers.split()
-        if name.strip() != "lo" and len(fields) > 8:
-            received, sent = received + int(fields[0]), sent + int(fields[8])
-    return {"received_bytes": received, "sent_bytes": sent}
+    """Return received and sent bytes of all interfaces but lo."""
+    links = [link for link in link_rows(text) if link["name"] != "lo"]
+    return {key: sum(link[key] for link in links) for key in ("received_bytes", "sent_bytes")}

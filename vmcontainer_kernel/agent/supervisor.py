@@ -22,7 +22,7 @@ from ..container.cgroups import Cgroups
 from ..container.ids import Steward
 from ..container.runtime import Runtime
 from ..errors import LabError
-from . import observe
+from .processes import descendants
 
 __all__ = ["end", "isolate", "lock", "sweep"]
 
@@ -118,7 +118,7 @@ def _kill_descendants() -> None:
     deadline = time.monotonic() + _END_S
     own = os.getpid()
     while time.monotonic() < deadline:
-        for pid in observe.descendants(own)[1:]:
+        for pid in descendants(own)[1:]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         try:

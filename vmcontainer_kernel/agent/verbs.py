@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..container.runtime import Runtime
+    from .views import KernelViews
 
 __all__ = ["NodeVerbs"]
 
@@ -34,6 +35,7 @@ class NodeVerbs:
 
     def __init__(self, server: Server, runtime: Callable[[], Runtime], *, guest: bool) -> None:
         self._server, self._runtime, self._guest = server, runtime, guest
+        self._views: KernelViews | None = None
         server.verbs |= {
             "exec": self.exec,
             "signal": self.signal,
@@ -132,32 +134,9 @@ class NodeVerbs:
         get.start()
 
     def view(self, call: Call) -> dict[str, Any]:
-        """Return the kernel view of this node (docs/architecture.md)."""
-        from . import isolation, observe  # which no command needs to start
+        """Return the kernel view of this node (`views.KernelViews.view`)."""
+        from .views import KernelViews  # which no command needs to start
 
-        runtime = self._runtime()
-        containers = [runtime.view(one) for one in runtime.list()]
-        pids = observe.all_pids() if self._guest else self._host_pids(get_int(call.arguments, "notebook_pid", 0))
-        # What is made ahead is nobody's yet.
-        waiting = {*runtime.starter.readiness.pids, *runtime.spares.pids}
-        waiting |= {job.pid for job in self._server.jobs.values() if job.hidden}
-        cgroups = runtime.cgroups
-        node = get_str(call.arguments, "node", "host")
-        view = observe.kernel_view(
-            node,
-            containers,
-            pids=[pid for pid in pids if pid not in waiting],
-            agent_pid=os.getpid(),
-            machines=tuple(job.pid for job in self._server.jobs.values() if job.role == "machine"),
-            cgroup=cgroups.kind if cgroups else "none",
-        )
-        view["isolation"] = isolation.isolations(node, os.getpid(), containers, shared=not self._guest)
-        view["units"] = view["units"] | isolation.ISOLATION_UNITS
-        return view
-
-    def _host_pids(self, notebook_pid: int) -> list[int]:
-        """Return what of a host is shown: its init, the notebook, and what we started; the rest is not ours to show."""
-        from . import observe
-
-        others = [1, notebook_pid] if os.access("/proc/1/ns/pid", os.R_OK) else [notebook_pid]
-        return [*filter(None, others), *observe.descendants(os.getpid())]
+        if self._views is None:
+            self._views = KernelViews(self._server, self._runtime(), guest=self._guest)
+        return self._views.view(call)

@@ -18,6 +18,8 @@ from vmcontainer_kernel.container.spec import Spec
 
 __all__ = ["Container", "events", "inspect", "state", "stats", "view"]
 
+_METERS = ("memory", "cpu", "pids", "io", "hugepages", "pressure")
+
 
 @dataclass
 class Container:
@@ -98,8 +100,11 @@ def inspect(container: Container) -> dict[str, Any]:
     }
 
 
-def view(container: Container) -> dict[str, Any]:
-    """Return the container's part of the kernel view (docs/architecture.md, ``containers[]``)."""
+def view(container: Container, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the container's part of the kernel view (docs/architecture.md, ``containers[]``).
+
+    `before`: its part a moment ago, of which only what changes all the time is read again.
+    """
     head = {
         "name": container.name,
         "id": container.id,
@@ -110,14 +115,15 @@ def view(container: Container) -> dict[str, Any]:
         "exit_status": None if container.wait_status is None else exit_status(container.wait_status),
         "health": container.health or None,
     }
-    return head | stats(container)
+    return head | stats(container, before)
 
 
-def stats(container: Container) -> dict[str, Any]:
+def stats(container: Container, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return memory, cpu and pids use and limits; None where nothing is counted, as before the start."""
     if container.cgroup is not None:
         with contextlib.suppress(FileNotFoundError):
-            return container.cgroup.stats()
+            kept = {name: before[name] for name in _METERS} if before else None
+            return container.cgroup.stats(kept)
     return Cgroup(container.name, {}, {}).stats()
 
 

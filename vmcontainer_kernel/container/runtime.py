@@ -100,9 +100,9 @@ class Runtime:
         """Return all that is known of a container: its configuration, state, image, groups, use and exit."""
         return observed.inspect(container)
 
-    def view(self, container: Container) -> dict[str, Any]:
+    def view(self, container: Container, before: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the container's part of the kernel view (docs/architecture.md, ``containers[]``)."""
-        return observed.view(container)
+        return observed.view(container, before)
 
     def stats(self, container: Container) -> dict[str, Any]:
         """Return memory, cpu and pids use and limits."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["fields", "limit", "number", "read", "table", "write"]
+__all__ = ["fields", "fields_of_two", "limit", "number", "read", "table", "write"]
 
 _NO_LIMIT = 2**62  # version 1 shows "no limit" as the highest page-aligned number
 
@@ -68,3 +68,12 @@ def fields(path: str) -> dict[str, dict[str, str]]:
         return {}
     rows = [line.split() for line in lines if line]
     return {row[0]: dict(pair.split("=", 1) for pair in row[1:] if "=" in pair) for row in rows}
+
+
+def fields_of_two(path: str) -> dict[str, str]:
+    """Read a file of ``name value`` lines as they are; one this kernel lacks has none."""
+    try:
+        rows = [line.split() for line in read(path).splitlines()]
+    except OSError:
+        return {}
+    return {row[0]: row[1] for row in rows if len(row) == 2}

@@ -275,10 +275,14 @@ class Cgroup:
 
     # -- looking
 
-    def stats(self) -> dict[str, Any]:
-        """Return what is used and allowed, as the kernel view's ``containers[]`` has it (`stats.stats`)."""
+    def stats(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return what is used and allowed, as the kernel view's ``containers[]`` has it (`stats.stats`); of what was
+        told a moment `before` only what changes all the time is read again (`stats.renewed`).
+        """
         from vmcontainer_kernel.container.cgroups import stats
 
+        if before:
+            return stats.renewed(before, self.paths, self.versions)
         return stats.stats(self.paths, self.versions)
 
     def oci_stats(self) -> dict[str, Any]:

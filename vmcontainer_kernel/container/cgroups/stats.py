@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-__all__ = ["UNITS", "oci_stats", "stats"]
+__all__ = ["UNITS", "oci_stats", "renewed", "stats"]
 
 _PRESSURE = ("cpu", "memory", "io")
 UNITS = {
@@ -40,6 +40,8 @@ UNITS = {
     "io[].written_bytes": ("B", "counter"),
     "io[].read_operations": ("operations", "counter"),
     "io[].write_operations": ("operations", "counter"),
+    "io[].read_limit_bytes_per_s": ("B/s", "level"),
+    "io[].write_limit_bytes_per_s": ("B/s", "level"),
     "hugepages[].usage_bytes": ("B", "level"),
     "hugepages[].limit_bytes": ("B", "level"),
     **{f"pressure.{kind}.{who}_percent": ("%", "level") for kind in _PRESSURE for who in ("some", "full")},
@@ -63,6 +65,29 @@ def stats(paths: Mapping[str, str], versions: Mapping[str, int]) -> dict[str, An
     }
 
 
+def renewed(before: Mapping[str, Any], paths: Mapping[str, str], versions: Mapping[str, int]) -> dict[str, Any]:
+    """Return what `stats` told a moment ago with use, and how often limits struck, read again: a third of the files.
+
+    `before`: also None numbers, as of a group that was not made yet; what a node does not count stays so.
+    """
+    if before["cpu"]["usage_s"] is None and before["memory"]["usage_bytes"] is None:
+        return stats(paths, versions)
+    memory, pids = dict(before["memory"]), dict(before["pids"])
+    if "memory" in paths:
+        usage, events = _memory_files(versions["memory"])
+        memory["usage_bytes"] = int(files.read(f"{paths['memory']}/{usage}"))
+        memory["oom_kills"] = files.table(f"{paths['memory']}/{events}").get("oom_kill", 0)
+    if "pids" in paths:
+        pids["current"] = int(files.read(f"{paths['pids']}/pids.current"))
+        pids["denied"] = files.table(f"{paths['pids']}/pids.events").get("max", 0)
+    return {**before, "memory": memory, "pids": pids, "cpu": {**before["cpu"], **_cpu_use(paths, versions)}}
+
+
+def _memory_files(version: int | None) -> tuple[str, str]:
+    """Return the files of what is used, and of how often the limit struck."""
+    return ("memory.current", "memory.events") if version == 2 else ("memory.usage_in_bytes", "memory.oom_control")
+
+
 def _version_2(paths: Mapping[str, str], versions: Mapping[str, int]) -> str | None:
     return next((path for name, path in paths.items() if versions[name] == 2), None)
 
@@ -72,12 +97,12 @@ def _memory(path: str | None, version: int | None) -> dict[str, int | None]:
     if path is None:
         return dict.fromkeys(names)
     counted = files.table(f"{path}/memory.stat")
+    usage, events = _memory_files(version)
     if version == 2:
-        usage, limit, events, peak = "memory.current", "memory.max", "memory.events", "memory.peak"
+        limit, peak = "memory.max", "memory.peak"
         details = [files.number(f"{path}/memory.swap.current"), counted.get("file"), counted.get("anon")]
     else:
-        usage, limit, events = "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.oom_control"
-        peak = "memory.max_usage_in_bytes"
+        limit, peak = "memory.limit_in_bytes", "memory.max_usage_in_bytes"
         details = [counted.get(f"total_{key}") for key in ("swap", "cache", "rss")]
     # A group that is gone is FileNotFoundError here, not a row of None.
     used, kills = int(files.read(f"{path}/{usage}")), files.table(f"{path}/{events}").get("oom_kill", 0)
@@ -87,29 +112,38 @@ def _memory(path: str | None, version: int | None) -> dict[str, int | None]:
 
 def _cpu(paths: Mapping[str, str], versions: Mapping[str, int]) -> dict[str, float | None]:
     path = paths.get("cpu")
+    limit_cpus = _cpu_limit(path, version_2=versions.get("cpu") == 2) if path else None
+    return _cpu_use(paths, versions) | {"limit_cpus": limit_cpus} | _cpu_shares(paths, versions)
+
+
+def _cpu_use(paths: Mapping[str, str], versions: Mapping[str, int]) -> dict[str, float | None]:
+    """Return what one file tells of version 2, two of version 1."""
+    path = paths.get("cpu")
     table = files.table(f"{path}/cpu.stat") if path else {}
-    v2 = versions.get("cpu") == 2
-    usage, user, system = _v2_times(table) if v2 else _v1_times(paths.get("cpuacct"))
-    throttled = table.get("throttled_usec", 0) / 1e6 if v2 else table.get("throttled_time", 0) / 1e9
-    return {
-        "usage_s": usage,
-        "limit_cpus": _cpu_limit(path, version_2=v2) if path else None,
-        "throttled_s": throttled if path else None,
-        "user_s": user,
-        "system_s": system,
-        "periods": table.get("nr_periods"),
-        "throttled_periods": table.get("nr_throttled"),
-    }
+    if versions.get("cpu") == 2:
+        used: dict[str, float | None] = {name: table.get(key, 0) / 1e6 for name, key in _V2_TIMES.items()}
+        throttled = table.get("throttled_usec", 0) / 1e6
+    else:
+        used = {"usage_s": _v1_time(paths.get("cpuacct"), "cpuacct.usage")}
+        throttled = table.get("throttled_time", 0) / 1e9
+    counted = {"periods": table.get("nr_periods"), "throttled_periods": table.get("nr_throttled")}
+    return used | {"throttled_s": throttled if path else None} | counted
 
 
-def _v2_times(table: dict[str, int]) -> tuple[float | None, ...]:
-    return tuple(table.get(name, 0) / 1e6 for name in ("usage_usec", "user_usec", "system_usec"))
+_V2_TIMES = {"usage_s": "usage_usec", "user_s": "user_usec", "system_s": "system_usec"}
 
 
-def _v1_times(path: str | None) -> tuple[float | None, ...]:
-    names = ("cpuacct.usage", "cpuacct.usage_user", "cpuacct.usage_sys")
-    numbers = [files.number(f"{path}/{name}") if path else None for name in names]
-    return tuple(None if number is None else number / 1e9 for number in numbers)
+def _cpu_shares(paths: Mapping[str, str], versions: Mapping[str, int]) -> dict[str, float | None]:
+    """Return how the time was spent, which version 1 has in files of its own."""
+    if versions.get("cpu") == 2:
+        return {}
+    path = paths.get("cpuacct")
+    return {"user_s": _v1_time(path, "cpuacct.usage_user"), "system_s": _v1_time(path, "cpuacct.usage_sys")}
+
+
+def _v1_time(path: str | None, name: str) -> float | None:
+    number = files.number(f"{path}/{name}") if path else None
+    return None if number is None else number / 1e9
 
 
 def _cpu_limit(path: str, *, version_2: bool) -> float | None:
@@ -131,26 +165,37 @@ def _pids(path: str | None) -> dict[str, int | None]:
 def _io(paths: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return a row for each block device; from version 1 only where the container has a limit there."""
     if "io" in paths:
-        rows = files.fields(f"{paths['io']}/io.stat")
+        rows, bounds = files.fields(f"{paths['io']}/io.stat"), files.fields(f"{paths['io']}/io.max")
         keys = ("rbytes", "wbytes", "rios", "wios")
-        return [_io_row(device, *(int(row.get(key, 0)) for key in keys)) for device, row in rows.items()]
+        return [
+            _io_row(device, [int(row.get(key, 0)) for key in keys], [bounds.get(device, {}).get(key) for key in _BPS])
+            for device, row in rows.items()
+        ]
     if "blkio" not in paths:
         return []
-    moved = _v1_io(f"{paths['blkio']}/blkio.throttle.io_service_bytes_recursive")
-    served = _v1_io(f"{paths['blkio']}/blkio.throttle.io_serviced_recursive")
+    throttle = f"{paths['blkio']}/blkio.throttle"
+    moved, served = (_v1_io(f"{throttle}.{name}_recursive") for name in ("io_service_bytes", "io_serviced"))
+    limits = [files.fields_of_two(f"{throttle}.{name}_bps_device") for name in ("read", "write")]
     return [
-        _io_row(device, row.get("Read", 0), row.get("Write", 0), *(served[device].get(one, 0) for one in _OPERATIONS))
+        _io_row(
+            device,
+            [*(row.get(one, 0) for one in _OPERATIONS), *(served[device].get(one, 0) for one in _OPERATIONS)],
+            [limit.get(device) for limit in limits],
+        )
         for device, row in moved.items()
         if device in served
     ]
 
 
 _OPERATIONS = ("Read", "Write")
+_BPS = ("rbps", "wbps")
 
 
-def _io_row(device: str, read: int, written: int, reads: int, writes: int) -> dict[str, Any]:
-    names = ("device", "read_bytes", "written_bytes", "read_operations", "write_operations")
-    return dict(zip(names, (device, read, written, reads, writes), strict=True))
+def _io_row(device: str, counted: list[int], limits: list[str | None]) -> dict[str, Any]:
+    names = ("read_bytes", "written_bytes", "read_operations", "write_operations")
+    bounds = [int(one) if one and one.isdecimal() else None for one in limits]
+    allowed = dict(zip(("read_limit_bytes_per_s", "write_limit_bytes_per_s"), bounds, strict=True))
+    return {"device": device} | dict(zip(names, counted, strict=True)) | allowed
 
 
 def _v1_io(path: str) -> dict[str, dict[str, int]]:

@@ -87,6 +87,13 @@ class Networks:
         """Return one network and the containers in it; raises `NotFound`."""
         return self._get(name).describe() | {"containers": [one.describe() for one in self._endpoints(name)]}
 
+    @property
+    def place_pid(self) -> int | None:
+        """The process in whose network namespace the bridges are; None while there are none, or in the node's own."""
+        if self._guest or self._rootless or self._client is None or self._client.lost:
+            return None
+        return self._client.pid
+
     # -- containers
 
     def check(self, network: str, *, aliases: Sequence[str] = (), publish: Sequence[Publish] = ()) -> None:
