@@ -171,8 +171,8 @@ def start_detached(session: Session, options: argparse.Namespace, argv: list[str
         node = await find_node()
         await give_image(node, options.image)
         async with session.ports.published(node.name, described) as (sent, keep):
-            arguments = {"name": options.name, "options": sent, "remove": options.rm, "detach": True}
-            reply = await node.call("container.run", **arguments)
+            arguments = {"name": options.name, "options": sent, "remove": options.rm}
+            reply = await session.start_detached(node, arguments)
             keep(str(reply["container"]))
         session.note_container(node, str(reply["container"]), container_options(options))
         return node.name, reply

@@ -16,6 +16,7 @@ from .errors import NodeLost
 from .node import Request
 from .run import Captured, Run
 from .session import current
+from .timelines import document
 from .verbs import default_node_name
 
 __all__ = ["Completed", "MachineHandle", "NodeHandle", "host", "machine", "node", "run"]
@@ -77,7 +78,7 @@ class MachineHandle:
 
     def timeline(self) -> dict[str, Any]:
         """Return what its start consisted of: a JSON document (docs/architecture.md, "Views")."""
-        return current().machines.guest(self.name).machine.timeline()
+        return document([current().machines.guest(self.name).machine.timeline()], time.time())
 
 
 host = NodeHandle(_HOST)

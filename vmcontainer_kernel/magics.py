@@ -209,6 +209,7 @@ def container_line(line: str) -> Any:
     inspect NAME                     a JSON document                    port NAME     its published ports
     stats [NAME] [--no-stream]       what they use                      steps NAME    times of its start
     view [NAME]                      a live picture of the kernel       diff NAME     the files it changed
+    timeline [NAME]                  its start, from cell to first byte
     images                           the images there are               pull REF      fetch one
     import | load FILE               images out of a file               export | save IMAGE FILE
     tag IMAGE NAME                   one more name                      rmi | history IMAGE

@@ -15,12 +15,12 @@ import contextlib
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from .errors import UserError
 from .giving import ensure_default_image, give_image
-from .guests import Guest
 from .host_agent import HostAgent
 from .lans import Lans
 from .machines import ANY, Machines, Report, Wish, quiet
@@ -28,7 +28,9 @@ from .node import Node, Request
 from .paths import cache_dir, run_dir
 from .ports import Ports
 from .run import Run
+from .starts import Starts
 from .states import Containers, States
+from .timelines import document
 
 __all__ = ["Session", "current", "end"]
 
@@ -46,6 +48,7 @@ class Session:
         self._host: HostAgent | None = None
         self._host_lock = asyncio.Lock()
         self._untold: list[str] = []
+        self.starts = Starts()
         self.machines = Machines(self.host, run_dir() / self.id, self._forget_containers)
         self.ports = Ports(self.machines.find)
         self.lans = Lans(self.machines, self.host, run_dir() / self.id)
@@ -130,10 +133,42 @@ class Session:
         guest = self.machines.guests.get(node.name)
         if guest and guest.paused:
             raise UserError(f"machine {node.name} is paused", hint=f"%vm resume {node.name}")
+        started, first = self.starts.note(node.name, verb, arguments), None
         if guest and not guest.heard:
-            guest.heard = True
-            return _first(guest, node, verb, arguments, run)
-        return node.start(verb, arguments, on_data=run.on_data, on_event=run.on_event)
+            guest.heard, first = True, guest
+
+        def on_data(stream: int, data: bytes) -> None:
+            run.on_data(stream, data)
+            if started:
+                started.on_data()
+            if first:
+                first.machine.mark("output")
+
+        def on_event(event: dict[str, Any]) -> None:
+            if started:
+                started.on_event(event)
+            if first and event.get("event") == "started":
+                first.machine.mark("exec")
+            run.on_event(event)
+
+        request = node.start(verb, arguments, on_data=on_data, on_event=on_event)
+        if started:
+            started.request = request.number
+        return request
+
+    async def start_detached(self, node: Node, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Make a container that runs on (``container.run``), and return the answer."""
+        started = self.starts.note(node.name, "container.run", arguments)
+        assert started
+        request = node.start("container.run", {**arguments, "detach": True}, on_event=started.on_event)
+        started.request = request.number
+        return await request.done
+
+    async def timeline(self) -> dict[str, Any]:
+        """Return the last starts of machines, containers and commands (docs/architecture.md, "Views")."""
+        for guest in self.machines.guests.values():
+            self.starts.add_machine(guest.machine.timeline(), guest.machine.times.asked_s)
+        return document(self.starts.told(), time.time())
 
     async def hold(self, node: Node, name: str, options: dict[str, Any], report: Report = quiet) -> None:
         """Make container `name`, whose first process waits, unless it is there; later cells run inside it.
@@ -145,7 +180,7 @@ class Session:
             await give_image(node, options.get("image"), report)
             async with self.ports.published(node.name, {**options, "argv": list(HOLD)}) as (described, keep):
                 try:
-                    reply = await node.call("container.run", name=name, options=described, detach=True)
+                    reply = await self.start_detached(node, {"name": name, "options": described})
                 except asyncio.CancelledError:  # an agent carries out requests in order: it may be there by then
                     node.start("container.remove", {"name": name, "force": True})
                     raise
@@ -206,21 +241,6 @@ class Session:
         self._closed = True
         if self._host and not self._host.node.lost.is_set():
             self._host.node.let_go()
-
-
-def _first(guest: Guest, node: Node, verb: str, arguments: dict[str, Any], run: Run) -> Request:
-    """Send a machine's first request, which ends its start."""
-
-    def on_data(stream: int, data: bytes) -> None:
-        guest.machine.mark("output")
-        run.on_data(stream, data)
-
-    def on_event(event: dict[str, Any]) -> None:
-        if event.get("event") == "started":
-            guest.machine.mark("exec")
-        run.on_event(event)
-
-    return node.start(verb, arguments, on_data=on_data, on_event=on_event)
 
 
 _session: Session | None = None

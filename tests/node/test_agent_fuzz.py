@@ -237,6 +237,7 @@ MEMBERS = {
     "container.attach": ("name", "replay", "stdin"),
     "container.detach": ("request",),
     "container.stats": ("names",),
+    "container.steps": ("request",),
     "container.top": ("name",),
     "container.update": ("name", "options"),
     "container.explain": ("name", "options"),

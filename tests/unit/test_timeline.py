@@ -2,8 +2,9 @@
 
 import pytest
 
+from vmcontainer_kernel.sources import located
 from vmcontainer_kernel.vm import timeline
-from vmcontainer_kernel.vm.timeline import Mark, console_marks, document, rows
+from vmcontainer_kernel.vm.timeline import CALLS, PHASES, Mark, console_marks, start
 
 BOOT = [
     (101.5, b"[    1.500000] vmcontainer: init\r\r"),  # as Xen passes it on
@@ -46,13 +47,13 @@ def test_a_guest_that_lies_breaks_nothing():
     lies = [(10.0, b"[    9.000000] vmcontainer: init"), (10.0, b"[    1.000000] vmcontainer: root")] * 50
     assert told(console_marks(lies)) == [("kernel", 1.0), ("init", 10.0)]
     marks = [Mark("nonsense", 1.0), Mark("qmp", 0.5), Mark("output", 3.0)]
-    assert [phase["name"] for phase in document("vm", "clone", 1.0, marks)["phases"]] == ["output"]
+    assert [phase["name"] for phase in start("vm", "clone", 1.0, marks)["phases"]] == ["output"]
 
 
 def test_phases_follow_each_other_without_gaps():
     # The notebook may note the agent's answer after what came with it.
     marks = [Mark("spawn", 10.010), Mark("exec", 10.200), Mark("agent", 10.201), Mark("output", 10.250)]
-    one = document("vm", "clone", 10.0, marks)
+    one = start("vm", "clone", 10.0, marks)
     assert [(phase["name"], phase["begin_ms"], phase["ms"]) for phase in one["phases"]] == [
         ("spawn", 0.0, 10.0),
         ("agent", 10.0, 190.0),
@@ -60,17 +61,16 @@ def test_phases_follow_each_other_without_gaps():
         ("output", 200.0, 50.0),
     ]
     assert one["total_ms"] == 250.0
-    assert (one["machine"], one["start"], one["kind"]) == ("vm", "clone", "timeline")
-    assert one["units"]["phases[].ms"] == ["ms", "level"]
-    assert document("vm", "cold", 1.0, [])["phases"] == []
+    assert (one["name"], one["way"], one["what"]) == ("vm", "clone", "machine")
+    assert start("vm", "cold", 1.0, [])["phases"] == []
 
 
-def test_for_people_the_bar_comes_last_and_is_a_share():
-    one = document("vm", "clone", 0.0, [Mark("qmp", 0.075), Mark("output", 0.1)])
-    assert rows(one, 4) == [
-        ("QEMU makes its devices and answers", "75.0", "QMP", "███"),
-        ("the program's first byte arrives", "25.0", "notebook's clock", "█"),
-    ]
+@pytest.mark.parametrize("phase", PHASES)
+def test_each_phase_has_a_place_in_our_code(phase):
+    file, _, function = CALLS[phase][1].partition(":")
+    found = located({"file": f"vmcontainer_kernel/{file}", "line": 0, "function": function})
+    assert found["text"] or not function
+    assert found["text"].startswith(("def ", "async def ")) or not function
 
 
 def test_a_mark_counts_once(monkeypatch):

@@ -73,7 +73,7 @@ def asked(session, node, *argv):
 
 
 def assert_told(timeline, start, names):
-    assert timeline["start"] == start
+    assert timeline["way"] == start
     assert [phase["name"] for phase in timeline["phases"]] == names
     assert all(phase["ms"] >= 0 for phase in timeline["phases"])
     assert sum(phase["ms"] for phase in timeline["phases"]) == pytest.approx(timeline["total_ms"], abs=0.1)

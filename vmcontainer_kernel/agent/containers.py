@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
+import time
 from typing import Any
 
 from ..container.container import Container
 from ..container.options import ExecOptions, Options
-from ..container.reports import Launch
+from ..container.reports import Launch, Stopwatch
 from ..container.runtime import Runtime
 from ..errors import LabError, UserError
 from .builds import BuildVerbs
@@ -24,6 +25,7 @@ from .looks import Looks
 from .networks import NetworkVerbs
 from .protocol import get_bool, get_int, get_map, get_str
 from .server import Call, Server, attempt
+from .starts import Starts
 from .timers import Timer
 from .volumes import VolumeVerbs
 
@@ -47,6 +49,7 @@ class ContainerVerbs:
         self._last: Options | None = None  # the last one-shot container, which the next one may be like
         self._active = False  # somebody uses containers here
         self._spare_s, self._spare_timer = spare_s, Timer(0.0, _nothing)
+        self._starts = Starts(server)
         self._checkups = Checkups(server, runtime, self._requests)
         self._lives = Lives(server, runtime, self._keeper, self.begin)
         server.on_reaped = self._reaped
@@ -97,7 +100,7 @@ class ContainerVerbs:
             self._last = options
         if spare:
             self._server.timers.after(_SETTLED_S, lambda: self._describe(kept))
-        self._add(call.request, launch, stdio, kept, detach=detach)
+        self._add(call.request, call.at_ns, launch, stdio, kept, detach=detach)
 
     def _describe(self, kept: Kept) -> None:
         """Write down what a spare has become, if it is still there: nobody had to wait for that."""
@@ -105,9 +108,11 @@ class ContainerVerbs:
             self._runtime.write_config(kept.container)
 
     def _create_and_start(self, name: str, options: Options, stdio: Stdio) -> tuple[Container, Launch]:
-        container = self._runtime.create(name, options)
+        container, note = self._runtime.create(name, options), Stopwatch()
+        note("created")
         try:
-            return container, self._runtime.start(container, stdio.child, controlling_tty=options.tty)
+            launch = self._runtime.start(container, stdio.child, controlling_tty=options.tty)
+            return container, launch.replace(marks=(*note.marks, *launch.marks))
         except BaseException:
             self._runtime.remove(container, force=True)
             raise
@@ -130,7 +135,7 @@ class ContainerVerbs:
 
     def begin(self, kept: Kept, request: int | None = None, *, detach: bool = True, stdin: bool = False) -> None:
         """Start a container's first process; `request` None: nobody asked now."""
-        options = kept.container.options
+        asked_ns, options = time.monotonic_ns(), kept.container.options
         kept.cancel("restart")
         kept.provisional = False
         stdio = Stdio.make(tty=options.tty, stdin=options.interactive or stdin)
@@ -141,14 +146,23 @@ class ContainerVerbs:
             raise
         finally:
             stdio.close_child()
-        self._add(next(self._requests) if request is None else request, launch, stdio, kept, detach=detach)
+        self._add(next(self._requests) if request is None else request, asked_ns, launch, stdio, kept, detach=detach)
 
-    def _add(self, request: int, launch: Launch, stdio: Stdio, kept: Kept, *, detach: bool) -> None:
+    def _add(self, request: int, asked_ns: int, launch: Launch, stdio: Stdio, kept: Kept, *, detach: bool) -> None:
         send, name = self._server.send, kept.container.name
-        told = kept.container.warnings
         kept.job = Job(
-            request, launch, stdio, send, log=kept.log, role="container", subject=name, warnings=told, detach=detach
+            request,
+            launch,
+            stdio,
+            send,
+            log=kept.log,
+            role="container",
+            subject=name,
+            warnings=kept.container.warnings,
+            detach=detach,
+            asked_ns=asked_ns,
         )
+        self._starts.note(request, launch)
         kept.stopping, self._active = False, True
         self._server.add(kept.job)
         self._limits.follow(kept.job)
@@ -169,7 +183,17 @@ class ContainerVerbs:
         finally:
             stdio.close_child()
         send = self._server.send
-        job = Job(call.request, launch, stdio, send, watches=name, detach=detach, window_bytes=window_bytes)
+        job = Job(
+            call.request,
+            launch,
+            stdio,
+            send,
+            watches=name,
+            detach=detach,
+            window_bytes=window_bytes,
+            asked_ns=call.at_ns,
+        )
+        self._starts.note(call.request, launch)
         self._server.add(job)
         self._limits.follow(job)
 

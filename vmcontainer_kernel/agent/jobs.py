@@ -87,12 +87,15 @@ class Job:
         detach: bool = False,
         unsent: bool = False,
         window_bytes: int = WINDOW,
+        asked_ns: int = 0,
         on_end: Callable[[Job], None] | None = None,
     ) -> None:
         self.request, self.pid, self.report_fd = request, launch.pid, launch.report_fd
         self.role = role  # process, machine or container
         self.subject = subject  # the container's name, if it is a container's first process
         self.watches = watches or subject  # the container whose limits are told while this runs
+        self.way = launch.way
+        self.marks = (*launch.marks, ("received", asked_ns), ("launched", time.monotonic_ns()))
         self.warnings = warnings  # what is not as asked; each is told once
         self.detach = detach  # REPLY when it runs; its output goes to the log only, as with `unsent`
         self.on_end = on_end  # who else wants to know
@@ -107,6 +110,7 @@ class Job:
         self.events: dict[str, int] = {}
         self.steps: list[tuple[str, float]] = []
         self._send = send
+        self.begins: tuple[tuple[int, int], ...] = ()
         self._report = b""
         self._error: LabError | None = None
         self._replied = False
@@ -120,12 +124,14 @@ class Job:
             return False
         os.close(self.report_fd)
         self.report_fd = -1
+        self.marks += (("executed", time.monotonic_ns()),)
         report = read_report(self._report)
         self._error = report.error
         # A container's process tells when it is about to become the program; a plain one tells errors only.
         begun = report.error is None and (report.complete or not self.watches)
         self.warnings += report.warnings
         if begun:
+            self.begins = report.begins
             self.tell_started(report.steps)
         elif report.error is None and not self.signalled:
             self._error = ContainerError(
@@ -137,7 +143,8 @@ class Job:
     def tell_started(self, steps: list[tuple[str, float]]) -> None:
         """Say that the program runs."""
         self.steps = steps
-        self._event("started", {"pid": self.pid, "steps": steps, "warnings": self.warnings})
+        times = {"way": self.way, "marks": self.marks, "steps": steps, "begins": self.begins}
+        self._event("started", {"pid": self.pid, **times, "warnings": self.warnings})
         if self.detach:
             self._reply(Kind.REPLY, {"pid": self.pid, "container": self.subject, "warnings": self.warnings})
 

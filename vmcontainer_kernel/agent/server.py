@@ -41,6 +41,7 @@ class Call:
 
     def __init__(self, request: int, arguments: dict[str, Any], fds: list[int]) -> None:
         self.request, self.arguments, self.fds = request, arguments, fds
+        self.at_ns = time.monotonic_ns()
 
 
 Verb: TypeAlias = "Callable[[Call], dict[str, Any] | None]"

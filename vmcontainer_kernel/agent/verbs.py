@@ -73,7 +73,9 @@ class NodeVerbs:
             raise
         finally:
             stdio.close_child()
-        self._server.add(Job(call.request, launch, stdio, self._server.send, window_bytes=window_bytes))
+        send = self._server.send
+        job = Job(call.request, launch, stdio, send, window_bytes=window_bytes, asked_ns=call.at_ns)
+        self._server.add(job)
 
     def signal(self, call: Call) -> dict[str, Any]:
         """Send a signal to the process group of a running request: request, signal (a number)."""

@@ -10,6 +10,7 @@ from functools import partial
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.container.cgroups import Cgroup
 from vmcontainer_kernel.container.launch import Clone, Entry, Start, Stdio, abandon, clone_by_helper, instead_of
+from vmcontainer_kernel.container.namespaces import flag_text
 from vmcontainer_kernel.container.process import signals_to_reset
 from vmcontainer_kernel.container.reports import Launch
 from vmcontainer_kernel.container.scheduling import pin
@@ -18,7 +19,7 @@ from vmcontainer_kernel.container.spec import Process
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError
 
-__all__ = ["enter_child"]
+__all__ = ["enter_child", "enter_step"]
 
 
 def enter_child(
@@ -46,7 +47,7 @@ def enter_child(
     ours, theirs = (one.detach() for one in _socket.socketpair()) if set_up else (-1, -1)
     start = Start(steps, stdio, report_w, theirs, tuple(extra), (("pidfd", pidfd),), tuple(signals_to_reset()))
     cpus = (process.initial_cpus, process.final_cpus) if process else ("", "")
-    enter = Step("enter", "setns(pidfd, …)", "", "setns(2)", lambda scene: _enter(flags, scene, group, cpus))
+    enter = enter_step(flags, group, cpus)
     first = oom_steps(process) if process else []
     try:
         make = clone(pidfd) if clone else partial(clone_by_helper, entry=Entry((*first, enter)), gate=None)
@@ -69,6 +70,19 @@ def enter_child(
             raise
         os.close(ours)
     return Launch(pid, report_r)
+
+
+def enter_step(flags: int, group: Cgroup | None, cpus: tuple[str, str] = ("", "")) -> Step:
+    """Return the helper's step; `cpus`: those on which it begins and ends up."""
+    kinds = tuple(kind for kind, flag in linux.NAMESPACE_FLAGS.items() if flags & flag)
+    return Step(
+        "enter",
+        f"setns(pidfd, {flag_text(kinds)})",
+        "one call joins the namespaces of the container's first process; a new pid namespace is for children only, so"
+        " the command is a child",
+        "setns(2), pid_namespaces(7)",
+        lambda scene: _enter(flags, scene, group, cpus),
+    )
 
 
 def _open(pid: int, alive: Callable[[], bool]) -> int:

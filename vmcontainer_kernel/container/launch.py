@@ -293,11 +293,12 @@ def has_executed(sync_fd: int, timeout_s: float) -> bool:
 
 def run_steps(steps: Sequence[Step], scene: Scene) -> int:
     """Execute the steps; return only if one fails, with the exit status for it."""
-    step, begin_ns = steps[0], time.perf_counter_ns()
+    step, begin_ns = steps[0], time.monotonic_ns()
+    scene.lines.append(f'{{"begin_ns": {begin_ns}}}\n')
     try:
         for step in steps:
             step.execute(scene)
-            now_ns = time.perf_counter_ns()
+            now_ns = time.monotonic_ns()
             scene.lines.append(f'{{"step": {jsontext.quote(step.name)}, "ms": {(now_ns - begin_ns) / 1e6:.3f}}}\n')
             begin_ns = now_ns
     except BaseException as error:

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["before_clone", "exec_plan", "finishing", "late_steps", "plan", "rights_given_up", "surroundings"]
+__all__ = ["begun", "exec_plan", "finishing", "late_steps", "plan", "rights_given_up", "surroundings"]
 
 
 def plan(
@@ -88,9 +88,9 @@ def _network_step() -> Step:
     )
 
 
-def before_clone(spec: Spec) -> list[Step]:
-    """Return the steps of the helper that comes before the container's first process, if one has to."""
-    return namespaces.entry_steps(spec)
+def begun(spec: Spec) -> list[Step]:
+    """Return what comes before the plan, to be told: the steps of a helper, if one has to be, and the clone."""
+    return [*namespaces.entry_steps(spec), namespaces.clone_step(spec)]
 
 
 def surroundings(

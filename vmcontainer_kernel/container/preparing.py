@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vmcontainer_kernel.container import namespaces
 from vmcontainer_kernel.container.cgroups import Cgroups
 from vmcontainer_kernel.container.checks import check_name, check_options, check_user, possible, without_groups
 from vmcontainer_kernel.container.config import make_config, program_of
@@ -24,7 +23,7 @@ from vmcontainer_kernel.container.network import names
 from vmcontainer_kernel.container.network.networks import Networks
 from vmcontainer_kernel.container.options import ExecOptions, Options
 from vmcontainer_kernel.container.parsing import parse, parse_process
-from vmcontainer_kernel.container.planning import before_clone
+from vmcontainer_kernel.container.planning import begun
 from vmcontainer_kernel.container.spec import Process, Seccomp, Spec, User
 from vmcontainer_kernel.container.starting import recipe_of
 from vmcontainer_kernel.container.volumes import Volumes
@@ -111,8 +110,7 @@ class Preparer:
     def explain(self, name: str, options: Options) -> dict[str, Any]:
         """Return its ``config``, and as ``steps`` what would be done to make and start it: step, call, why, source."""
         container = self.prepare(name, options)
-        clone = namespaces.clone_step(container.spec)
-        steps = [step.describe() for step in (*before_clone(container.spec), clone)]
+        steps = [step.describe() for step in begun(container.spec)]
         steps += container.cgroup.describe() if container.cgroup else []
         steps += [step.describe() for step in recipe_of(container, tty=options.tty)()]
         if options.networked:

@@ -31,12 +31,12 @@ from vmcontainer_kernel.container.orders import receive, send
 from vmcontainer_kernel.container.planning import late_steps, rights_given_up, surroundings
 from vmcontainer_kernel.container.preparing import Preparer
 from vmcontainer_kernel.container.process import placed, program_steps
-from vmcontainer_kernel.container.reports import Launch
+from vmcontainer_kernel.container.reports import Launch, Stopwatch
 from vmcontainer_kernel.container.requests import SecurityOptions
 from vmcontainer_kernel.container.seccomp.install import has_listener, seccomp_steps
 from vmcontainer_kernel.container.spec import Linux, Process, Spec
 from vmcontainer_kernel.container.starting import Starter
-from vmcontainer_kernel.container.step import Scene, Step
+from vmcontainer_kernel.container.step import Scene, Step, explained
 
 __all__ = ["Spare", "Spares", "early", "exact_plan", "late", "may_be_made_ahead", "shape_of", "waiting_plan"]
 
@@ -48,6 +48,7 @@ _LATE = (
 )
 """The options that take effect in the late steps, in the group's files, or in the agent alone."""
 _LATE_PROTECTIONS = ("caps", "no-new-privs", "seccomp")
+_AMONG_RIGHTS = ("", "builtin")  # filters that allow what comes after waiting, so they need not come last
 _UNSAID = {name: getattr(Options, name) for name in _LATE}
 
 
@@ -174,6 +175,14 @@ class Spare:
             return False
         return True
 
+    def rest(self, spec: Spec) -> Sequence[Step]:
+        """Return the steps that it takes once it is told `spec`, for who asks later."""
+        judged = seccomp_steps(spec.linux.seccomp)
+        if not self.exact:
+            return late_steps(late(spec), seccomp=judged)
+        filtered = self.key.security.seccomp in _AMONG_RIGHTS
+        return program_steps(spec.process, (), () if filtered else placed(spec.process, judged)[1])
+
     def close(self) -> None:
         """Close our ends; a process that still waits ends."""
         os.close(self.launch.report_fd)
@@ -208,20 +217,24 @@ class Spares:
 
     def make(self, name: str, options: Options, *, exact: bool) -> None:
         """Make one for requests like `options`, whatever they run."""
+        note = Stopwatch()
+        note("begun")
         container = self._preparer.prepare(name, options.replace(argv=("true",)))
         self._preparer.write_bundle(container)
         spec, layers = container.spec, tuple(str(path) for path in container.layers)
         recipe = partial(waiting_plan, early(spec), str(container.bundle), layers, container.cgroup)
         if exact:
-            judged, filtered = seccomp_steps(spec.linux.seccomp), options.security.seccomp in ("", "builtin")
+            judged, filtered = seccomp_steps(spec.linux.seccomp), options.security.seccomp in _AMONG_RIGHTS
             bare = spec.replace(linux=spec.linux.replace(seccomp=None))
             place = (str(container.bundle), layers, container.cgroup)
             recipe = partial(exact_plan, bare, *place, judged, filtered=filtered)
+        note("created")
         null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             launch, gate_fd = self._starter.start_recipe(container, recipe, (null_fd, null_fd, null_fd))
         finally:
             os.close(null_fd)
+        launch = launch.replace(marks=(*note.marks, *launch.marks))
         gate = socket.socket(fileno=gate_fd)
         self._spares[exact] = Spare(_key(options, exact=exact), exact, container, launch, gate)
 
@@ -229,15 +242,20 @@ class Spares:
         """Start what `options` ask for in a spare, if one fits; raises as `Preparer.prepare` does. One that could not
         be used after all stays, to be removed.
         """
+        note = Stopwatch()
         for exact in (True, False):
             spare = self._spares.get(exact)
             if spare is None or spare.key != _key(options, exact=exact):
                 continue
             container = self._adapted(spare, options) if spare.alive else None
+            note("created")
             if container and spare.tell(container.spec, stdio):
                 del self._spares[exact]
                 container.gate_fd = spare.gate.detach()
-                return container, spare.launch
+                marks = (*spare.launch.marks, *note.marks)
+                explain = (*spare.launch.explain, partial(explained, partial(spare.rest, container.spec)))
+                way = "exact spare" if exact else "spare"
+                return container, spare.launch.replace(way=way, marks=marks, explain=explain)
         return None
 
     def _adapted(self, spare: Spare, options: Options) -> Container | None:

@@ -13,9 +13,10 @@ from vmcontainer_kernel.container.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
-__all__ = ["Scene", "Step"]
+__all__ = ["Scene", "Step", "explained"]
 
 
 class Scene:
@@ -88,6 +89,26 @@ class Step(Record):
         """Return what ``--explain`` shows, without doing anything."""
         return {"step": self.name, "call": self.call, "why": self.why, "source": self.source}
 
+    def explain(self) -> dict[str, Any]:
+        """Return what `describe` does, and where our code does it: file, line and function."""
+        return self.describe() | _place(self.action)
+
     def execute(self, scene: Scene) -> None:
         """Do it; errors are `OSError` (the kernel's) or a `LabError` that says more."""
         self.action(scene)
+
+
+def explained(recipe: Callable[[], Sequence[Step]]) -> list[dict[str, Any]]:
+    """Return the explanations of the steps that a recipe makes."""
+    return [step.explain() for step in recipe()]
+
+
+def _place(action: Any) -> dict[str, Any]:
+    """Return where a function begins: its file from our package on, its line, its name."""
+    while hasattr(action, "func"):  # functools.partial
+        action = action.func
+    code = getattr(action, "__code__", None)
+    if code is None:
+        return {"file": "", "line": 0, "function": ""}
+    file = code.co_filename[code.co_filename.rfind("vmcontainer_kernel/") :]
+    return {"file": file, "line": code.co_firstlineno, "function": code.co_qualname}

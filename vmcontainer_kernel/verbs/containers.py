@@ -13,6 +13,7 @@ from ..options import limit_options
 from ..session import Session
 from . import build, images, networks, running, volumes
 from .nodes import ask, default_node_name, finder
+from .starting import container_timeline
 from .words import NAME, ON, Argument, Verb, Words, flag, option, rest, word, words
 
 __all__ = ["VERBS"]
@@ -280,6 +281,11 @@ VERBS: dict[str, Verb] = {
     ),
     "inspect": Verb(_inspect, "configuration, state, groups, health: a JSON document", NAME, ON),
     "steps": Verb(_steps, "how long each step of its start took", NAME, ON),
+    "timeline": Verb(
+        container_timeline,
+        "what its last start, or that of a command in it, consisted of",
+        word("name", "its name; else the last of any", needed=False),
+    ),
     "stats": Verb(
         _stats,
         "what containers use, until interrupted",

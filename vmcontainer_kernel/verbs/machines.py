@@ -10,6 +10,7 @@ from ..display import Table, size_text
 from ..errors import LabError
 from ..session import Session
 from . import disks, inspecting, lans, resources, states
+from .starting import timeline_table
 from .words import NAME, Action, Verb, Words, word
 
 if TYPE_CHECKING:
@@ -56,17 +57,10 @@ def _cp(session: Session, words: Words, language: str) -> None:
 
 
 def _timeline(session: Session, words: Words, language: str) -> Table:
-    from ..vm import timeline
-
     async def told() -> dict[str, Any]:
         return session.machines.guest(words.name).machine.timeline()
 
-    document = session.wait(told())
-    table: list[tuple[str, ...]] = []
-    for one in (document, *document["earlier"]):
-        title = {"cold": "booted", "clone": "woken from its template", "spare": "made ahead, given now"}[one["start"]]
-        table += [(f"{one['machine']}: {title}", f"{one['total_ms']:.1f}", "", ""), *timeline.rows(one)]
-    return Table(("phase", "ms", "measured by", "share"), table)
+    return timeline_table(session.wait(told()))
 
 
 def _view(session: Session, words: Words, language: str) -> Any:

@@ -248,7 +248,7 @@ class Machine:
         return self.times.since_s("begun")
 
     def timeline(self) -> dict[str, Any]:
-        """Return what its start consisted of (docs/architecture.md, "Views")."""
+        """Return what its start consisted of: one of ``starts`` of a timeline (docs/architecture.md, "Views")."""
         return self.times.document(self.config.name, self._console.early)
 
     @property
@@ -277,7 +277,7 @@ class Machine:
         """Be what somebody asked for just now, having been made before."""
         made = self.timeline()
         self.config, self.times = config, Times("spare", asked_s)
-        self.times.earlier = [{**made, "machine": "the spare"}, *made["earlier"]]
+        self.times.earlier = [{**made, "name": "the spare"}, *made["earlier"]]
 
     async def _ended(self, limit_s: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -59,7 +59,7 @@ class Template:
         return self.path / "state"
 
     def timelines(self) -> list[dict[str, Any]]:
-        """Return how it was made (`timeline.document`), if that is known."""
+        """Return how it was made (`timeline.start`), if that is known."""
         try:
             boot = json.loads((self.path / "manifest.json").read_text())["boot"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -222,7 +222,7 @@ def _write_manifest(folder: Path, key: str, boot: dict[str, Any]) -> None:
             os.fsync(descriptor)
             seconds = int(os.fstat(descriptor).st_mtime)
             os.utime(descriptor, (seconds, seconds))
-    boot = {**boot, "machine": "the template"}
+    boot = {**boot, "name": "the template"}
     manifest = {"key": key, "boot": boot, "ram": _stamp(folder / "ram"), "state": cache.digest(folder / "state")}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 

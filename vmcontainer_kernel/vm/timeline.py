@@ -16,9 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["UNITS", "Mark", "Times", "console_marks", "document", "rows"]
+__all__ = ["CALLS", "PHASES", "Mark", "Times", "console_marks", "start"]
 
 QMP, CONSOLE, NOTEBOOK, AGENT = "QMP", "console's time stamps", "notebook's clock", "agent's answer"
+
+_LOAD = "vm/template.py:_load"
 
 PHASES: Final[Mapping[str, tuple[str, str]]] = {
     "begun": ("request: machine described, template found", NOTEBOOK),
@@ -39,11 +41,26 @@ PHASES: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Name of the mark that ends a phase → what the phase is, and who measures its end; in the order in which they come."""
 
-UNITS: Final = {
-    "total_ms": ["ms", "level"],
-    "phases[].begin_ms": ["ms", "level"],
-    "phases[].ms": ["ms", "level"],
+CALLS: Final[Mapping[str, tuple[str, str]]] = {
+    "begun": ("", "machines.py:Machines._make"),
+    "spawn": ("fork(); execve(qemu-system-…)", "agent/cage.py:CageVerbs.spawn"),
+    "qmp": ("qmp_capabilities()", "vm/qmp.py:Monitor.connect"),
+    "kernel": ("", "vm/qemu.py:kernel"),
+    "init": ("execve(/init)", "vm/initrd.py:init_script"),
+    "root": ("init_module(); mount(/dev/vda, /lower); mount(overlay, /root)", "vm/initrd.py:init_script"),
+    "domains": ("", "vm/xen.py:"),
+    "main": ("execve(/sbin/init)", "agent/guest.py:main"),
+    "ready": ("sethostname(); ioctl(SIOCSIFFLAGS); open(/dev/virtio-ports/…)", "agent/guest.py:set_up"),
+    "restored": ("migrate-set-capabilities(x-ignore-shared); getfd(state); migrate-incoming(fd:state)", _LOAD),
+    "agent": ("renew(time, seed, hostname, machine-id, MAC)", "agent/guest.py:GuestVerbs.renew"),
+    "rehearsed": ("renew(); exec(/bin/sh, -c, echo ready); settle()", "guests.py:rehearse"),
+    "saved": ("getfd(state); migrate(fd:state)", "vm/template.py:_save"),
+    "exec": ("posix_spawn(/bin/sh, -c, …)", "agent/spawn.py:start_plain"),
+    "output": ("write(1, …)", "run.py:Run.on_data"),
 }
+"""Name of a phase → its main calls, of the kernel, of QMP or of our agent; and the place in our code."""
+
+_BY: Final[Mapping[str, str]] = {QMP: "machine", CONSOLE: "guest", NOTEBOOK: "notebook", AGENT: "guest"}
 _LINE: Final = re.compile(rb"^\[ *(\d{1,6}\.\d{6})\] vmcontainer: (init|root|domains|main|ready)\r*$")
 
 
@@ -74,17 +91,20 @@ def console_marks(lines: Sequence[tuple[float, bytes]]) -> list[Mark]:
     return marks
 
 
-def document(machine: str, kind: str, asked_s: float, marks: Sequence[Mark]) -> dict[str, Any]:
-    """Return a start (``cold``, ``clone`` or ``spare``) as a JSON document; `asked_s`: when it was asked for."""
+def start(machine: str, way: str, asked_s: float, marks: Sequence[Mark]) -> dict[str, Any]:
+    """Return a start (``cold``, ``clone`` or ``spare``) as `timelines.document` takes it; `asked_s`: when it was asked
+    for.
+    """
     phases, before_s = [], asked_s
     for mark in _in_order([mark for mark in marks if mark.name in PHASES and mark.at_s >= asked_s]):
         text, source = PHASES[mark.name]
         begin_ms, ms = (before_s - asked_s) * 1e3, (mark.at_s - before_s) * 1e3
-        phases.append({"name": mark.name, "text": text, "source": source, "begin_ms": _ms(begin_ms), "ms": _ms(ms)})
+        told = {"name": mark.name, "text": text, "by": _BY[source], "source": source}
+        phases.append({**told, "begin_ms": _ms(begin_ms), "ms": _ms(ms)})
         before_s = mark.at_s
     total_ms = _ms((before_s - asked_s) * 1e3)
-    head = {"kind": "timeline", "version": 1, "machine": machine, "start": kind, "total_ms": total_ms}
-    return {**head, "phases": phases, "units": UNITS}
+    head = {"what": "machine", "name": machine, "node": "host", "way": way}
+    return {**head, "total_ms": total_ms, "phases": phases, "earlier": []}
 
 
 def _in_order(marks: Sequence[Mark]) -> list[Mark]:
@@ -101,17 +121,8 @@ def _ms(value: float) -> float:
     return round(value, 3)
 
 
-def rows(timeline: Mapping[str, Any], width: int = 24) -> list[tuple[str, str, str, str]]:
-    """Return a timeline for people: phase, milliseconds, who measured it, and a bar, last, as it says nothing new."""
-    total_ms = timeline["total_ms"] or 1.0
-    return [
-        (one["text"], f"{one['ms']:.1f}", one["source"], "█" * round(width * one["ms"] / total_ms))
-        for one in timeline["phases"]
-    ]
-
-
 class Times:
-    """The marks of one start, as it goes on; `earlier` are documents of what had been done before it."""
+    """The marks of one start, as it goes on; `earlier` are the starts that had been made before it."""
 
     def __init__(self, kind: str, asked_s: float | None = None) -> None:
         self.kind = kind
@@ -130,6 +141,6 @@ class Times:
         return [(mark.name, round(mark.at_s - begin_s, 4)) for mark in self.marks if mark.at_s >= begin_s]
 
     def document(self, machine: str, console: Sequence[tuple[float, bytes]] = ()) -> dict[str, Any]:
-        """Return the document of this start, with the earlier ones in it."""
+        """Return this start, with the earlier ones in it."""
         told = console_marks(console) if self.kind == "cold" else []
-        return document(machine, self.kind, self.asked_s, [*self.marks, *told]) | {"earlier": self.earlier}
+        return start(machine, self.kind, self.asked_s, [*self.marks, *told]) | {"earlier": self.earlier}
