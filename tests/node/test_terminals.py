@@ -75,11 +75,11 @@ def test_its_size_is_what_was_said_last(bench: Bench) -> None:
     terminal = Terminal(bench)
     assert terminal.call("resize", rows=30, columns=100) == {"resized": True}
     terminal.type(b"trap 'echo told' WINCH; stty size\n")
-    terminal.wait_for(b"\n30 100\r")
+    terminal.wait_for(b"30 100\r")
     terminal.call("resize", rows=7, columns=20)
     terminal.type(b"stty size; exit 3\n")  # a shell looks at its signals when a line has been read
     terminal.wait_for(b"told\r")
-    terminal.wait_for(b"\n7 20\r")
+    terminal.wait_for(b"7 20\r")
     assert terminal.end()["status"] == 3
 
 
@@ -139,7 +139,7 @@ def test_one_in_a_container_leaves_nothing_in_it(bench: Bench) -> None:
     terminal = Terminal(bench, "container.exec", name="web", options=options)
     terminal.call("resize", rows=11, columns=44)
     terminal.type(b"stty size; touch /made; sleep 1000\n")
-    terminal.wait_for(b"\n11 44\r")
+    terminal.wait_for(b"11 44\r")
 
     def processes() -> list[str]:
         return [one["comm"] for one in bench.call("container.top", name="web")["processes"]]
