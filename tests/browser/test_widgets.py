@@ -72,6 +72,36 @@ def row(page: Notebook, name: str) -> list[str]:
     return [cell.strip() for cell in found.locator("th, td").all_inner_texts()]
 
 
+# Its updates come from a thread, as those of a live view do.
+BUSY = """
+import threading, time
+threading.Thread(target=change, args=("time_s", 1.0)).start()
+time.sleep(1)
+end_s = time.monotonic() + 20
+while not pressed and time.monotonic() < end_s:
+    time.sleep(0.05)
+print(pressed)
+"""
+
+
+def test_a_button_is_heard_while_a_cell_runs(notebook: Open) -> None:
+    page = opened(notebook, "hypervisor", BUSY)
+    page.page.evaluate(
+        """(name) => {
+          const panel = window.panelOf(name), notebook = panel.content;
+          notebook.activeCellIndex = 1;
+          window.running = window.jupyterapp.commands.execute("notebook:run-cell");
+        }""",
+        page.name,
+    )
+    page.page.wait_for_timeout(1500)
+    page.page.get_by_role("button", name="Pause").click()
+    page.page.evaluate("() => window.running")
+    assert page.ask("print(pressed)") == "['pause']"
+    shown = page.page.locator(".jp-OutputArea-output", has_text="['pause']")
+    shown.wait_for()
+
+
 def test_hypervisor_view_draws_the_machine(shared: Open) -> None:
     page = opened(shared, "hypervisor")
     view = page.page.locator(".vmc")

@@ -105,6 +105,11 @@ class View(anywidget.AnyWidget):
         self._recording: Recording | None = None
         super().__init__(words=self.words_in(traits.get("language", "en")), **traits)
         self.on_msg(self._hear)
+        # A page's message says which subshell is to take it, and JupyterLab has one for widgets. ipykernel 7.4 sends it
+        # elsewhere: to where the last message of this widget came from. For a thread of ours that is the main thread,
+        # and the page would wait for the running cell.
+        if hasattr(self.comm, "_reply_subshell_for"):
+            self.comm._reply_subshell_for = lambda data, default: default
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
         """The state for a new page; it holds the document, which is no trait, as those are sent as a whole."""
