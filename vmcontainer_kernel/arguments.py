@@ -66,7 +66,10 @@ def parse_number(text: str | None, option: str, *, whole: bool = False, low: flo
     except ValueError:
         value = math.nan
     if not (value > 0 if low is None else value >= low) or value >= 1e9:
-        kind, bound = "a whole number" if whole else "a number", "greater than 0" if low is None else f"from {low:g}"
+        kind, bound = (
+            "a whole number" if whole else "a number",
+            "greater than 0" if low is None else f"of at least {low:g}",
+        )
         raise UserError(f"{option} {text}: this must be {kind} {bound}", where=option)
     return value
 

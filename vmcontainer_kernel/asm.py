@@ -11,6 +11,7 @@ from typing import Any
 
 from .display import Table
 from .errors import HostError
+from .messages import say
 from .vm.assembly import Code, Line, assemble
 from .vm.kvm.client import run
 from .vm.kvm.guest import DEADLINE, SEGMENTS, STEPS, Report, Request, Seen
@@ -106,7 +107,7 @@ class Program:
         return told + (f"; output: {self.output!r}" if self.output else "")
 
     def _lines(self) -> list[str]:
-        return [self._told(), *(f"warning: {warning}" for warning in self.code.warnings)]
+        return [say(self._told()), *(f"{say('warning')}: {warning}" for warning in self.code.warnings)]
 
     def __repr__(self) -> str:
         return "\n".join([repr(self.table()), *self._lines()])

@@ -16,6 +16,7 @@ from .drives import attach, parse_wanted
 from .errors import CommandFailed, LabError, NodeLost, TimeLimit, UserError
 from .giving import give_image
 from .lans import MODES
+from .messages import say
 from .node import Node, Request
 from .options import container_options, process_options, vm_wish
 from .ports import deliver
@@ -225,7 +226,8 @@ def _take_back(session: Session, run: Run, lent: Sequence[Lent]) -> None:
             if one.sent:
                 session.wait(take_back(guest.node, one))
         except (LabError, OSError) as error:
-            print(f"[{run.node_name}] {one.place} was not copied back to {one.folder}: {error}", file=sys.stderr)
+            failed = f"{one.place} was not copied back to {one.folder}: {error}"
+            print(f"[{run.node_name}] {say(failed)}", file=sys.stderr)
 
 
 def watch(run: Run, sinks: dict[int, Printer]) -> dict[str, Any]:
@@ -246,7 +248,7 @@ def tell(session: Session, node_name: str, events: Sequence[Mapping[str, Any]] =
     """Say on the cell's standard error what containers lack on this node, and what of this one is not as asked."""
     warnings = [line for event in events if event.get("event") == "started" for line in event.get("warnings") or ()]
     for line in [*session.untold(node_name), *warnings]:
-        print(f"[{node_name}] warning: {line}", file=sys.stderr)
+        print(f"[{node_name}] {say('warning')}: {say(line)}", file=sys.stderr)
 
 
 def _sinks(options: argparse.Namespace) -> dict[int, Printer | Captured]:
@@ -295,7 +297,7 @@ def _read_all(run: Run, sinks: dict[int, Callable[[bytes], None]], limit: _Deadl
                 limit.check()
             return
         except KeyboardInterrupt:
-            print(f"[{run.name}] {run.interrupt()}", file=sys.stderr, flush=True)
+            print(f"[{run.name}] {say(run.interrupt())}", file=sys.stderr, flush=True)
 
 
 class _Deadline:
@@ -384,7 +386,7 @@ class Background:
             state = "running" if self.status is None else f"ended with status {self.status}"
         except LabError as error:
             state = f"lost: {error.message}"
-        return f"<command on {self._run.name}: {state}>"
+        return say(f"<command on {self._run.name}: {state}>")
 
 
 def require_text(text: str) -> None:

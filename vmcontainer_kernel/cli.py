@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .errors import LabError, UserError
+from .messages import say, say_help
 
 if TYPE_CHECKING:
     from .vm.packages import Origin
@@ -27,14 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .container.oci.command import main as runtime
 
         return runtime(words[1:])
-    options = _parser().parse_args(words)
+    LabError.say = staticmethod(say)
+    options = say_help(_parser()).parse_args(words)
     try:
         status: int = options.run(options)
     except LabError as error:
-        print(f"vmcontainer: {error}", file=sys.stderr)
+        print(f"vmcontainer: {error.told()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("vmcontainer: interrupted; what is done stays done", file=sys.stderr)
+        print(say("vmcontainer: interrupted; what is done stays done"), file=sys.stderr)
         return 130
     return status
 
@@ -84,7 +86,8 @@ def _install(options: argparse.Namespace) -> int:
     from . import kernel
 
     prefix = sys.prefix if options.sys_prefix else options.prefix
-    print(f"installed {kernel.DISPLAY_NAME}: {kernel.install(user=options.user, prefix=prefix)}")
+    folder = kernel.install(user=options.user, prefix=prefix)
+    print(f"{say('installed')} {kernel.DISPLAY_NAME}: {folder}")
     return 0
 
 
@@ -144,16 +147,16 @@ class Progress:
     """One line on standard error: rewritten on a terminal, a line for each phase elsewhere."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = say(name)
         self._start_s = time.monotonic()
         self._phase = ""
 
     def report(self, phase: str, fraction: float) -> None:
         """Show how far a phase is; `fraction` from 0 to 1."""
         if sys.stderr.isatty():
-            print(f"\r      {self.name}: {phase} {fraction:4.0%}\x1b[K", end="", file=sys.stderr, flush=True)
+            print(f"\r      {self.name}: {say(phase)} {fraction:4.0%}\x1b[K", end="", file=sys.stderr, flush=True)
         elif phase != self._phase:
-            print(f"      {self.name}: {phase}", file=sys.stderr, flush=True)
+            print(f"      {self.name}: {say(phase)}", file=sys.stderr, flush=True)
         self._phase = phase
 
     def done(self) -> None:
@@ -161,7 +164,7 @@ class Progress:
         end = "\x1b[K\n" if sys.stderr.isatty() else "\n"
         start = "\r" if sys.stderr.isatty() else ""
         seconds = time.monotonic() - self._start_s
-        print(f"{start}      {self.name}: ready ({seconds:.1f} s)", end=end, file=sys.stderr, flush=True)
+        print(f"{start}      {self.name}: {say('ready')} ({seconds:.1f} s)", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from .messages import columns, padded, say
+
 __all__ = ["Progress", "Table", "show", "show_timings", "size_text", "steps_table", "times_table"]
+
+# Columns whose cells are words of ours; a single word of any other is a name, and stays as it is.
+_WORDED = ("state", "what", "seen by", "phase", "step", "part", "counted by", "health", "")
 
 
 def show(value: Any) -> None:
@@ -35,6 +40,7 @@ class Table:
     """Rows under a head; text in a terminal, an HTML table in a notebook, there with a `caption` if one is given.
 
     A table with a caption is one of numbered things: the first cell of a row is its head, for who hears the table.
+    It is kept in English, and shown in the reader's language.
     """
 
     def __init__(
@@ -43,23 +49,32 @@ class Table:
         self.head, self.empty, self.caption = list(head), empty, caption
         self.rows = [["-" if cell is None else str(cell) for cell in row] for row in rows]
 
+    def _said(self) -> list[list[str]]:
+        """Return head and rows as they are shown."""
+        rows = [
+            [say(cell) if " " in cell or title in _WORDED else cell for title, cell in zip(self.head, row, strict=True)]
+            for row in self.rows
+        ]
+        return [[say(title) for title in self.head], *rows]
+
     def __repr__(self) -> str:
         if not self.rows:
-            return self.empty
-        lines = [self.head, *self.rows]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.head))]
+            return say(self.empty)
+        lines = self._said()
+        widths = [max(columns(line[column]) for line in lines) for column in range(len(self.head))]
         return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+            "  ".join(padded(cell, width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
         )
 
     def _repr_html_(self) -> str:
         if not self.rows:
-            return f"<p>{html.escape(self.empty)}</p>"
-        head = "".join(_cell("th", cell, "col") for cell in self.head)
+            return f"<p>{html.escape(say(self.empty))}</p>"
+        titles, *said = self._said()
+        head = "".join(_cell("th", cell, "col") for cell in titles)
         first = ("th", "row") if self.caption else ("td", "")
-        rows = [[_cell(first[0], row[0], first[1]), *(_cell("td", cell) for cell in row[1:])] for row in self.rows]
+        rows = [[_cell(first[0], row[0], first[1]), *(_cell("td", cell) for cell in row[1:])] for row in said]
         body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        caption = f"<caption>{html.escape(say(self.caption))}</caption>" if self.caption else ""
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -119,5 +134,5 @@ class Progress:
         self._shown = self._phase
         left = ""
         if self._fraction > 0.1:
-            left = f", about {(now_s - self._work_s) * (1 / self._fraction - 1) + 1:.0f} s left"
-        print(f"[lab] {now_s - self._begin_s:4.1f} s  {self._phase}{left}", file=sys.stderr, flush=True)
+            left = say(f", about {(now_s - self._work_s) * (1 / self._fraction - 1) + 1:.0f} s left")
+        print(f"[lab] {now_s - self._begin_s:4.1f} s  {say(self._phase)}{left}", file=sys.stderr, flush=True)

@@ -26,6 +26,7 @@ from . import probe
 from .container.ladder import GUEST, ID_RANGES, ROOT, RUNGS
 from .errors import LabError, NotFound
 from .memory import available_memory
+from .messages import padded, say
 from .paths import cache_dir
 
 if TYPE_CHECKING:
@@ -114,20 +115,20 @@ def to_json(checks: list[Check]) -> dict[str, Any]:
 
 def _node_line(checks: list[Check]) -> list[str]:
     node = default_node(checks)
-    return [f"%%container runs on: {node[0]} ({node[1]})"] if node else []
+    return [say(f"%%container runs on: {node[0]} ({node[1]})")] if node else []
 
 
 def to_text(checks: list[Check]) -> str:
-    """Return the findings as lines; what is not well is followed by its cost and by what to do."""
+    """Return the findings as lines, in the reader's language; below what is not well, its cost and a hint."""
     width = max(len(found.name) for found in checks)
     indent = " " * (width + 12)
     lines = []
     for found in checks:
-        lines += [f"{found.verdict:<9} {found.name:<{width}}  {found.reason}"]
-        lines += [f"{indent}{detail}" for detail in found.details]
+        lines += [f"{padded(say(found.verdict), 9)} {found.name:<{width}}  {say(found.reason)}"]
+        lines += [f"{indent}{say(detail)}" for detail in found.details]
         if found.verdict != "ok":
-            lines += [f"{indent}costs: {found.cost}"]
-            lines += [f"{indent}try:   {found.hint}"] if found.hint else []
+            lines += [f"{indent}{say('costs: ')}{say(found.cost)}"]
+            lines += [f"{indent}{padded(say('try: '), 7)}{say(found.hint)}"] if found.hint else []
     return "\n".join([*lines, *_node_line(checks)])
 
 
@@ -135,13 +136,14 @@ def to_html(checks: list[Check]) -> str:
     """Return the findings as an HTML table without scripts; the verdict is a word, not a colour."""
     rows = []
     for found in checks:
-        more = [f"costs: {found.cost}", f"try: {found.hint}" if found.hint else ""] if found.verdict != "ok" else []
-        text = "<br>".join(escape(line) for line in [found.reason, *found.details, *more] if line)
+        more = [] if found.verdict == "ok" else [say("costs: ") + say(found.cost)]
+        more += [say("try: ") + say(found.hint)] if more and found.hint else []
+        text = "<br>".join(escape(line) for line in [*map(say, (found.reason, *found.details)), *more] if line)
         name = f'<th scope="row">{escape(found.name)}</th>'
-        rows += [f'<tr>{name}<td>{found.verdict}</td><td style="text-align:left">{text}</td></tr>']
-    head = '<tr><th scope="col">check</th><th scope="col">verdict</th><th scope="col">what was seen</th></tr>'
+        rows += [f'<tr>{name}<td>{say(found.verdict)}</td><td style="text-align:left">{text}</td></tr>']
+    head = "".join(f'<th scope="col">{say(title)}</th>' for title in ("check", "verdict", "what was seen"))
     caption = "".join(f"<caption>{escape(line)}</caption>" for line in _node_line(checks))
-    return f"<table>{caption}<thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _examine(name: str) -> Check:

@@ -15,13 +15,14 @@
      └─ TimeLimit                --timeout passed and the command was ended
 
 An error crosses the agent's stream as JSON (`to_json`, `from_json`) and comes out as the same class.
-In a notebook an error renders as its message and hint, never as a traceback of ours.
+In a notebook an error renders as its message and hint, in the reader's language, never as a traceback of ours.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False  # as `typing` has it, which imports `re`: a container runtime is a new process for every command
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, ClassVar
 
 __all__ = [
@@ -50,6 +51,7 @@ class LabError(Exception):
     """Something failed: what (`message`), where (`where`, may be empty) and what to do next (`hint`, may be empty)."""
 
     registry: ClassVar[dict[str, type[LabError]]] = {}
+    say: ClassVar[Callable[[str], str]] = str  # the front's `messages.say`, which a guest does not have
 
     def __init_subclass__(cls) -> None:
         LabError.registry[cls.__name__] = cls
@@ -61,19 +63,22 @@ class LabError(Exception):
         self.where = where
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        return "\n".join(self._lines(str))
 
-    def _lines(self) -> list[str]:
-        lines = [self.message]
-        if self.where:
-            lines += ["  where: " + self.where.replace("\n", "\n         ")]
-        if self.hint:
-            lines += ["  try:   " + self.hint.replace("\n", "\n         ")]
+    def told(self) -> str:
+        """Return the error as `str` does, in the reader's language."""
+        return "\n".join(self._lines(LabError.say))
+
+    def _lines(self, say: Callable[[str], str]) -> list[str]:
+        lines = [say(self.message)]
+        for title, text in (("  where: ", self.where), ("  try:   ", self.hint)):
+            if text:
+                lines += [say(title) + say(text).replace("\n", "\n         ")]
         return lines
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints instead of a traceback (IPython.core.interactiveshell, ``showtraceback``)."""
-        first, *rest = self._lines()
+        first, *rest = self._lines(LabError.say)
         return [f"{type(self).__name__}: {first}", *rest]
 
 

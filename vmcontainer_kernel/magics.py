@@ -6,10 +6,12 @@ Parse, call the session, render; nothing else happens here. Heavy libraries are 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
 from typing import Any
 
+from . import messages
 from .errors import LabError
 from .options import asm_arguments, container_arguments, parse, parse_asm, vm_arguments
 
@@ -126,7 +128,7 @@ def _boot_sector(options: argparse.Namespace, cell: str) -> None:
 
 
 def _display_name(name: str) -> None:
-    print(f"[lab] container {name} runs: %container logs {name}, %container stop {name}")
+    print(messages.say(f"[lab] container {name} runs: %container logs {name}, %container stop {name}"))
 
 
 def _run(options: argparse.Namespace, where: str, start: Any, progress: Any) -> None:
@@ -248,12 +250,15 @@ def _shell() -> Any:
 
 
 def _language() -> str:
-    """Return the language of views: the variable LAB_LANGUAGE of the notebook or the environment, else the folder's.
+    """Return the reader's language: the variable LAB_LANGUAGE of the notebook or the environment, the folder's, the
+    locale's.
 
     The server says which notebook this is (jupyter_server, SessionManager, JPY_SESSION_NAME); lessons lie in en/, ko/.
     """
-    chosen = _shell().user_ns.get("LAB_LANGUAGE") or os.environ.get("LAB_LANGUAGE")
-    return str(chosen or ("ko" if "/ko/" in os.environ.get("JPY_SESSION_NAME", "") else "en"))
+    chosen = str(_shell().user_ns.get("LAB_LANGUAGE") or os.environ.get("LAB_LANGUAGE") or "")
+    folders = os.environ.get("JPY_SESSION_NAME", "").split("/")
+    chosen = chosen or next((name for name in messages.LANGUAGES if name in folders), "")
+    return chosen if chosen in messages.LANGUAGES else messages.from_locale()
 
 
 def _display(value: Any) -> None:
@@ -273,7 +278,17 @@ def _told(function: Any) -> Any:
 
     magic.__doc__ = function.__doc__
     magic.__name__ = function.__name__
+    magic.getdoc = lambda: _help(function)  # type: ignore[attr-defined]  # IPython.core.oinspect, `getdoc`
     return magic
+
+
+def _help(function: Any) -> str:
+    """Return what ``%%vm?`` shows: a magic's help in the reader's language."""
+    if hasattr(function, "parser"):
+        import copy
+
+        return str(messages.say_help(copy.deepcopy(function.parser)).format_help())
+    return messages.say_lines(inspect.cleandoc(function.__doc__))
 
 
 _CELLS: dict[str, Any] = {
@@ -286,6 +301,8 @@ _LINES = {"vm": vm_line, "container": container_line, "lab": lab_line}
 
 def load(ipython: Any) -> None:
     """Register the magics and the completion of their options; a second time changes nothing."""
+    messages.follow(_language)
+    LabError.say = staticmethod(messages.say)
     for name, function in _CELLS.items():
         ipython.register_magic_function(_told(function), "cell", name)
     for name, function in _LINES.items():

@@ -94,7 +94,7 @@ def join(session: Session, view: Any, source: Source) -> None:
                         if not view.watched or view.comm is None:
                             break
             except LabError as error:
-                view.failure = str(error)
+                view.failure = error.told()
                 return
 
     view.records = True
@@ -115,7 +115,7 @@ async def _act(actions: Mapping[str, Action], name: str, arguments: Json, answer
             raise UserError(f"{name}: {error}") from None
         answer(True, await action(**arguments) or "")
     except LabError as error:
-        answer(False, str(error))
+        answer(False, error.told())
 
 
 def _record(view: Any) -> Action:

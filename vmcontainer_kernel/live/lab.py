@@ -58,7 +58,7 @@ class _Following:
                     self.document = document
                     self._changed.set()
         except LabError as error:
-            self.document = {**self.document, "failure": str(error)}
+            self.document = {**self.document, "failure": error.told()}
             self._changed.set()
 
     def end(self) -> None:

@@ -16,6 +16,7 @@ from ..cells import Printer
 from ..display import Progress, Table, size_text
 from ..errors import MachineError, TimeLimit, UserError
 from ..guests import Guest
+from ..messages import say
 from ..paths import cache_dir
 from ..session import Session
 from .words import NAME, Verb, Words, flag, option, word, words
@@ -81,7 +82,7 @@ def _boot(session: Session, given: Words, language: str) -> None:
 
     guest = session.wait(boot())
     name = guest.machine.config.name
-    print(f"[lab] machine {name} runs: %vm screen {name}, %vm console {name}, %vm rm {name}")
+    print(say(f"[lab] machine {name} runs: %vm screen {name}, %vm console {name}, %vm rm {name}"))
 
 
 def _config(session: Session, given: Words, progress: Progress) -> MachineConfig:
@@ -157,13 +158,13 @@ def sector_cell(session: Session, name: str, code: bytes, timeout_s: float) -> N
     halted = session.wait(_is_done(machine))
     if not machine.gone.is_set():
         state = "has halted" if halted else "runs on"
-        print(f"[lab] machine {name} {state}: %vm screen {name}, %vm rm {name}")
+        print(say(f"[lab] machine {name} {state}: %vm screen {name}, %vm rm {name}"))
         return
     session.wait(session.machines.remove(name))
     status = machine.exit_status or 0
     # isa-debug-exit of QEMU: the status is twice the value that was written, plus one
     ended = f"ended itself with {status >> 1:#x}" if status & 1 else f"has ended: {machine.reason}"
-    print(f"[lab] machine {name} {ended}")
+    print(f"[lab] {say(f'machine {name} {ended}')}")
 
 
 async def _is_done(machine: Machine) -> bool:
@@ -311,7 +312,7 @@ def _power(session: Session, given: Words, language: str) -> None:
         return True
 
     if not session.wait(press()):
-        print(f"[lab] {given.name} does not listen to its power button: %vm rm {given.name}", file=sys.stderr)
+        print(say(f"[lab] {given.name} does not listen to its power button: %vm rm {given.name}"), file=sys.stderr)
 
 
 _TIMEOUT = option("--timeout", metavar="SECONDS", help="how long at most (default: 30)", default="30")

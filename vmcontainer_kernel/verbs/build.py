@@ -20,6 +20,7 @@ from ..container.build.report import STYLES
 from ..display import Progress, size_text
 from ..errors import UserError
 from ..giving import give_image
+from ..messages import say
 from ..node import Request
 from ..run import Run
 from ..session import Session
@@ -160,7 +161,7 @@ async def _send(request: Request, archive: IO[bytes], report: Callable[[str, flo
 def _builder(session: Session, given: Words, language: str) -> None:
     if given.what != "prune":
         raise UserError(f"%container builder has no {given.what!r}", hint="%container builder prune")
-    print(f"forgotten: {size_text(ask(session, given, 'image.forget')['freed_bytes'])}")
+    print(f"{say('forgotten')}: {size_text(ask(session, given, 'image.forget')['freed_bytes'])}")
 
 
 VERBS: dict[str, Verb] = {

@@ -9,6 +9,7 @@ from typing import Any
 from ..arguments import LIMITS, parse_duration, parse_number
 from ..display import Table, size_text, times_table
 from ..errors import UserError
+from ..messages import say
 from ..options import limit_options
 from ..session import Session
 from . import build, images, networks, running, volumes
@@ -41,10 +42,10 @@ def _ls(session: Session, given: Words, language: str) -> Table | None:
 
 
 def _state_text(one: dict[str, Any]) -> str:
-    text = str(one["status"])
+    text = say(str(one["status"]))
     if one["status"] == "stopped" and one.get("exit_status") is not None:
         text += f" ({one['exit_status']})"
-    return f"{text} ({one['health']})" if one.get("health") and one["status"] == "running" else text
+    return f"{text} ({say(str(one['health']))})" if one.get("health") and one["status"] == "running" else text
 
 
 def _each(verb: str, **fixed: Any) -> Any:
@@ -172,7 +173,7 @@ def _logs(session: Session, given: Words, language: str) -> None:
         arguments["since_s"] = time.time() - parse_duration(given.since, "--since")
     answer = running.follow(session, finder(session, given), "container.logs", arguments)
     if answer.get("dropped_bytes") and "tail" not in arguments:
-        print(f"[{answer['dropped_bytes']} earlier bytes are not kept]")
+        print(say(f"[{answer['dropped_bytes']} earlier bytes are not kept]"))
 
 
 def _attach(session: Session, given: Words, language: str) -> None:
@@ -201,7 +202,7 @@ def _update(session: Session, given: Words, language: str) -> None:
 def _prune(session: Session, given: Words, language: str) -> None:
     ended = [one["name"] for one in ask(session, given, "container.list")["containers"] if one["status"] == "stopped"]
     _rm(session, argparse.Namespace(names=ended, on=given.on), language)
-    print(f"removed: {' '.join(ended) or 'nothing had ended'}")
+    print(f"{say('removed')}: {' '.join(ended) or say('nothing had ended')}")
 
 
 def _view(session: Session, given: Words, language: str) -> Any:

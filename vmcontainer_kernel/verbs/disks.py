@@ -13,6 +13,7 @@ from ..arguments import parse_number, parse_size
 from ..display import Progress, Table, size_text
 from ..drives import Wanted, attach, detach, drives_of, run_program
 from ..errors import UserError
+from ..messages import say
 from ..paths import run_dir
 from ..session import Session
 from .words import Argument, Words, flag, nearest, option, word
@@ -117,7 +118,7 @@ def _attach(session: Session, given: Words) -> None:
     device = session.wait(attach(guest.machine, guest.node, wanted, _limits(given) or (0, 0)))
     link = drives_of(guest.machine).find(name).link
     at = f", mounted at {given.mount}" if given.mount else ""
-    print(f"{name} is {device} in {machine}{at} (also {link})")
+    print(say(f"{name} is {device} in {machine}{at} (also {link})"))
 
 
 def _detach(session: Session, given: Words) -> None:
@@ -155,7 +156,7 @@ def _commit(session: Session, given: Words) -> None:
 
     progress = Progress()
     below = making.commit(_store(), _runner(session, progress), _name(given), progress.report)
-    print(f"{given.name} was written into {below}")
+    print(say(f"{given.name} was written into {below}"))
 
 
 def _import(session: Session, given: Words) -> None:
@@ -167,7 +168,7 @@ def _import(session: Session, given: Words) -> None:
     run = _runner(session, progress)
     for name in import_image(_store(), run, path, given.second, given.format or "", progress.report):
         kept = _store().document(name)
-        print(f"{name}: {size_text(kept['size_bytes'])}, takes {size_text(kept['used_bytes'])}")
+        print(f"{name}: {size_text(kept['size_bytes'])}, {say('takes')} {size_text(kept['used_bytes'])}")
 
 
 def _export(session: Session, given: Words) -> None:

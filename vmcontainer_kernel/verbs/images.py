@@ -11,6 +11,7 @@ from ..container.images import Image, Store, archives, shelf
 from ..container.images.pull import pull as pull_image
 from ..display import Progress, Table, size_text
 from ..errors import UserError
+from ..messages import say
 from ..paths import cache_dir
 from ..session import Session
 from .nodes import ask, finder
@@ -43,9 +44,9 @@ def _tell(image: Image) -> None:
     print(f"{image.name} {image.digest}, {size_text(image.size_bytes)}")
     lines = _store().left_out(image)
     for line in lines[:_TOLD_LINES]:
-        print(f"[not kept: {line}]", file=sys.stderr)
+        print(f"[{say('not kept')}: {line}]", file=sys.stderr)
     if len(lines) > _TOLD_LINES:
-        print(f"[and {len(lines) - _TOLD_LINES} more]", file=sys.stderr)
+        print(say(f"[and {len(lines) - _TOLD_LINES} more]"), file=sys.stderr)
 
 
 def _ls(session: Session, given: Words, language: str) -> Table:
@@ -85,7 +86,7 @@ def _tag(session: Session, given: Words, language: str) -> None:
 def _rmi(session: Session, given: Words, language: str) -> None:
     in_use = {one["image_digest"] for one in ask(session, given, "container.list")["containers"]}
     for image in given.images:
-        print(f"removed {image}: {size_text(shelf.remove(_store(), image, in_use=in_use))}")
+        print(f"{say('removed')} {image}: {size_text(shelf.remove(_store(), image, in_use=in_use))}")
     ask(session, given, "image.sweep")
 
 

@@ -10,6 +10,7 @@ from ..display import Table, size_text
 from ..errors import UserError
 from ..guests import Guest
 from ..machines import Wish
+from ..messages import say
 from ..resizing import Change, resize
 from ..session import Session
 from .words import NAME, Verb, Words, option, words
@@ -40,7 +41,7 @@ def _update(session: Session, given: Words, language: str) -> Table:
 
     before, after, lacking = session.wait(do())
     for line in lacking:
-        print(f"[{given.name}] warning: {line}")
+        print(f"[{given.name}] {say('warning')}: {say(line)}")
     rows = [
         ("memory", "hypervisor", size_text(before.memory_bytes), size_text(after.memory_bytes)),
         ("memory", "guest", size_text(before.guest_total_bytes), size_text(after.guest_total_bytes)),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..display import Table, size_text
 from ..errors import UserError
+from ..messages import say
 from ..session import Session
 from .words import NAME, Verb, Words, word
 
@@ -23,7 +24,7 @@ def _snapshot(session: Session, words: Words, language: str) -> None:
         session.wait(session.states.remove(words.snapshot))
         return
     title, stood_s = session.wait(session.states.snapshot(words.name, words.snapshot))
-    print(f"{title}: {words.name} stood still for {stood_s * 1000:.0f} ms and runs on")
+    print(say(f"{title}: {words.name} stood still for {stood_s * 1000:.0f} ms and runs on"))
 
 
 def _snapshots(session: Session, words: Words, language: str) -> Table:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..display import Table, size_text
 from ..errors import UserError
+from ..messages import say
 from ..session import Session
 from .nodes import ask
 from .words import ON, Argument, Words, nearest, word
@@ -36,7 +37,7 @@ def _prune(session: Session, given: Words) -> None:
     unused = [one["name"] for one in ask(session, given, "volume.list")["volumes"] if not one["used_by"]]
     for name in unused:
         ask(session, given, "volume.remove", name=name)
-    print(f"removed: {' '.join(unused) or 'all are in use'}")
+    print(f"{say('removed')}: {' '.join(unused) or say('all are in use')}")
 
 
 def _name(given: Words) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from ..errors import UserError
+from ..messages import say, say_help
 from ..session import Session
 
 __all__ = ["NAME", "ON", "Verb", "choose", "flag", "nearest", "option", "rest", "word", "words"]
@@ -98,8 +99,8 @@ def choose(verbs: dict[str, Verb], title: str, line: str, default: str) -> tuple
         raise UserError(f"{title} {line}: {error}", hint="close the quotes") from None
     name = given[0] if given else default
     if name in ("help", "--help"):
-        return "\n".join(f"{title} {one:10} {verb.summary}" for one, verb in verbs.items())
+        return "\n".join(f"{title} {one:10} {say(verb.summary)}" for one, verb in verbs.items())
     nearest(verbs, name, title)
     if given[1:2] == ["--help"]:
-        return verbs[name].parser(f"{title} {name}").format_help()
+        return str(say_help(verbs[name].parser(f"{title} {name}")).format_help())
     return verbs[name], verbs[name].parse(f"{title} {name}", given[1:])

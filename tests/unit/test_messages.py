@@ -1,0 +1,170 @@
+"""What people read: English texts matched against a catalogue's templates."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmcontainer_kernel import messages
+from vmcontainer_kernel.errors import LabError, NotFound
+from vmcontainer_kernel.messages import LONGEST, TEMPLATE, Catalogue, Entry, Template
+
+
+def catalogue(**templates: str) -> Catalogue:
+    """Make a catalogue of templates; a text without gaps is a whole one."""
+    pairs = [one.split(" => ") for one in templates.values()]
+    return Catalogue([Entry(old, new, flags=[TEMPLATE] if "{" in old else []) for old, new in pairs])
+
+
+SMALL = catalogue(
+    a="there is no check {name} => {name} 검사가 없습니다",
+    b="{path} cannot be read: {why} => {path}을(를) 읽을 수 없습니다: {why}",
+    c="No such file or directory => 그런 파일이나 디렉터리가 없습니다",
+    d="there are: {names} => 있는 것: {names}",
+    e="machine {name} of network {network} is gone => 네트워크 {network}의 가상 머신 {name}이(가) 사라졌습니다",
+    f="is required => 꼭 있어야 합니다",
+    g="the disk is full => 디스크가 가득 찼습니다",
+)
+
+
+@pytest.fixture
+def korean() -> Iterator[None]:
+    messages.follow(lambda: "ko")
+    LabError.say = staticmethod(messages.say)
+    yield
+    messages.follow(messages.from_locale)
+    LabError.say = str
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("there is no check kvm2", "kvm2 검사가 없습니다"),
+        (
+            "/a cannot be read: the disk is full",
+            "/a을(를) 읽을 수 없습니다: 디스크가 가득 찼습니다",
+        ),
+        ("machine web of network lab is gone", "네트워크 lab의 가상 머신 web이(가) 사라졌습니다"),
+        ("process.args is required", "process.args: 꼭 있어야 합니다"),
+        ("web: the disk is full; there is no check x", "web: 디스크가 가득 찼습니다; x 검사가 없습니다"),
+        ("there are: a b\nthere are: c", "있는 것: a b\n있는 것: c"),
+        ("nobody wrote this", "nobody wrote this"),
+        ("", ""),
+    ],
+)
+def test_a_text_is_translated_by_the_template_that_fits(text: str, said: str) -> None:
+    assert SMALL.translate(text) == said
+
+
+def test_the_template_with_the_most_words_wins() -> None:
+    both = catalogue(a="there is {what} here => 여기 {what}", b="there is nothing at all {where} here => 없음 {where}")
+    assert both.translate("there is nothing at all in here") == "없음 in"
+
+
+@given(st.text(), st.text())
+def test_what_fills_a_gap_is_kept_and_never_read_as_a_template(name: str, network: str) -> None:
+    """Names that hold the template's own words, braces or lines shift the border of a gap, and no more."""
+    template = Template("machine {name} of network {network} is gone")
+    found = template.match(f"machine {name} of network {network} is gone")
+    assert found is not None
+    assert template.fill(found) == f"machine {name} of network {network} is gone"
+
+
+@pytest.mark.parametrize("name", ["{network}", "{0.__class__}", "} {", "a of network b is gone", "x\ny", "%s"])
+def test_hostile_names(name: str) -> None:
+    said = SMALL.translate(f"machine {name} of network lab is gone")
+    assert said.startswith("네트워크 ")
+    assert said.endswith(" 사라졌습니다")
+    plain = catalogue(a="there is no check {name} => {name} 검사가 없습니다")
+    assert plain.translate(f"there is no check {name}") == f"{name} 검사가 없습니다"
+
+
+def test_a_gap_that_stands_twice_is_filled_alike() -> None:
+    twice = catalogue(a="copy {name} to {name} again => {name}을 다시 {name}으로")
+    assert twice.translate("copy a to a again") == "a을 다시 a으로"
+    assert twice.translate("copy a to b again") == "copy a to b again"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "machine " + " of network" * 2000 + " is gon",
+        "machine " + " of network " * 2000 + "is gone!",
+        "a: " * 10_000,
+        "; \n: " * 8_000,
+        "there are: " * 2_900,
+        "x" * LONGEST,
+    ],
+)
+def test_hostile_texts_take_no_time(text: str) -> None:
+    many = Catalogue([Entry(f"{{a}} of {n} network {{b}} is", "{b} {a}", flags=[TEMPLATE]) for n in range(2000)])
+    begun_s = time.process_time()
+    many.translate(text)
+    SMALL.translate(text)
+    assert time.process_time() - begun_s < 5, "a backtracking matcher takes minutes"
+
+
+def test_a_text_beyond_the_longest_stays() -> None:
+    text = "there is no check " + "x" * LONGEST
+    assert SMALL.translate(text) == text
+
+
+def test_a_translation_to_be_reviewed_is_not_used() -> None:
+    entry = Entry("the disk is full", "?", flags=["fuzzy"])
+    assert Catalogue([entry]).translate("the disk is full") == "the disk is full"
+
+
+def test_a_po_file_is_read() -> None:
+    text = '# head\nmsgid ""\nmsgstr ""\n"Language: ko\\n"\n\n#: a.py b.py\n#, fuzzy, python-brace-format\n'
+    text += 'msgctxt "view"\nmsgid ""\n"one \\"line\\"\\n"\n"two"\nmsgstr "둘"\n\n#~ msgid "old"\n#~ msgstr "옛"\n'
+    (entry,) = messages.read_po(text)
+    assert (entry.source, entry.text, entry.context) == ('one "line"\ntwo', "둘", "view")
+    assert entry.flags == {"fuzzy", TEMPLATE}
+    assert entry.files == ["a.py", "b.py"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "language"),
+    [
+        ({}, "en"),
+        ({"LANG": "ko_KR.UTF-8"}, "ko"),
+        ({"LANG": "ko_KR.UTF-8", "LC_ALL": "C.UTF-8"}, "en"),
+        ({"LANG": "en_GB.UTF-8", "LC_MESSAGES": "ko"}, "ko"),
+        ({"LANG": "ko_KR.UTF-8", "LAB_LANGUAGE": "en"}, "en"),
+        ({"LANG": "../../etc"}, "en"),
+    ],
+)
+def test_the_language_is_that_of_the_locale(environment: dict[str, str], language: str) -> None:
+    assert messages.from_locale(environment) == language
+
+
+def test_an_error_is_told_in_the_readers_language(korean: None) -> None:
+    error = NotFound("there is no machine web on this node", hint="there are: vm big", where="a.b")
+    assert error.told() == "이 노드에는 web 가상 머신이 없습니다\n  위치:  a.b\n  해결:  있는 것: vm big"
+    assert error._render_traceback_()[0] == "NotFound: 이 노드에는 web 가상 머신이 없습니다"
+    assert str(error).splitlines()[0] == "there is no machine web on this node", (
+        "a program that reads it finds it in English"
+    )
+
+
+def test_without_a_front_errors_are_english() -> None:
+    assert NotFound("there is no check x", hint="there are: y").told() == "there is no check x\n  try:   there are: y"
+
+
+def test_a_parsers_help_is_translated(korean: None) -> None:
+    parser = argparse.ArgumentParser(prog="x", description="Virtual machines and containers in notebook cells")
+    parser.add_argument("name", help="its name, as an option")
+    text = messages.say_help(parser).format_help()
+    assert "노트북 셀 속의 가상 머신" in text
+    assert "이름을 옵션으로 씀" in text
+    assert "positional" not in text
+
+
+def test_korean_takes_two_columns() -> None:
+    assert messages.columns("가상 vm") == 7
+    assert messages.padded("가", 4) == "가  "
