@@ -50,9 +50,13 @@ class Captured:
             self._parts.append(data[:room])
             self.kept_bytes += len(self._parts[-1])
 
+    def data(self) -> bytes:
+        """Return what was kept."""
+        return b"".join(self._parts)
+
     def text(self) -> str:
         """Return it as text: U+FFFD for what is no UTF-8, and a marker where something was dropped."""
-        text = b"".join(self._parts).decode("utf-8", "replace")
+        text = self.data().decode("utf-8", "replace")
         return text + (dropped_marker(self.dropped_bytes) if self.dropped_bytes else "")
 
 

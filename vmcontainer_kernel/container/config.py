@@ -40,6 +40,9 @@ MASKED_PATHS = (
 )
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 _SHM_BYTES = 64 << 20
+_NAMESPACE_OF = {"proc": "pid", "sysfs": "network", "mqueue": "ipc"}
+"""File system → the namespace it is about: whoever shares that has the same file system, not one more."""
+
 _NOTHING: dict[str, str] = {}
 _NO_DEVICES: dict[str, DeviceNumbers] = {}
 
@@ -255,6 +258,8 @@ def _mounts(
     # Queues belong to the IPC namespace: an ordinary user may mount those of one he made, not the node's.
     mounts += [_mount("/dev/mqueue", "mqueue", *plain)] if not footing.ids or "ipc" in kinds else []
     mounts += [_mount("/sys/fs/cgroup", "cgroup", *plain, "relatime", access)] if cgroup else []
+    if "root" in options.without:  # the node's are seen there; the kernel refuses the same one once more (EBUSY)
+        mounts = [one for one in mounts if _NAMESPACE_OF.get(one["type"], "") in ("", *kinds)]
     # Under another name a device can only be shown, as nothing below /dev is opened that was made there (nodev).
     mounts += [_bind(one.target, one.path) for one in options.devices if one.target != one.path]
     return [*mounts, *around.mounts] + [_volume(one, options, around) for one in (*options.volumes, *options.tmpfs)]
