@@ -149,8 +149,8 @@ def test_use_is_read_from_the_files_of_proc(tmp_path: Path) -> None:
         rows = f"Rss: 300 kB\nPss: 150 kB\nPrivate_Clean: 0 kB\nPrivate_Dirty: {private} kB\n"
         (folder / "smaps_rollup").write_text("55d0-7ffe ---p 00000000 00:00 0 [rollup]\n" + rows)
         (folder / "status").write_text(f"Name:\tx\nVmHWM:\t{400 + private} kB\n")
-    assert add_up([7, 8, 9], tmp_path) == Use(300 << 10, 120 << 10, 480 << 10, 500 << 10, 2)
-    assert add_up([9], tmp_path) is None
+    assert add_up([7, 8, 9], str(tmp_path)) == Use(300 << 10, 120 << 10, 480 << 10, 500 << 10, 2)
+    assert add_up([9], str(tmp_path)) is None
 
 
 def test_costs_are_medians_and_what_was_not_seen_is_none() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.vm.sessions import Lab
-from vmcontainer_kernel.errors import NotFound, UserError
+from vmcontainer_kernel.errors import LabError, NotFound, UserError
 from vmcontainer_kernel.experiments import compare, peel
 
 pytestmark = pytest.mark.needs("qemu")
@@ -99,14 +99,17 @@ def test_a_comparison_that_is_given_up_leaves_nothing(lab: Lab) -> None:
 
 
 def test_left_out_walls_show_in_output_configuration_and_steps(lab: Lab) -> None:
-    text = "echo $$; hostname; readlink /proc/self/ns/pid /proc/self/ns/uts /proc/self/ns/net"
+    text = "echo $$; hostname; for kind in pid uts net; do readlink /proc/self/ns/$kind; done"
     document = lab.wait(peel.peel(lab.session, peel.Wish(text, turned=("pid", "uts"))))
     assert document["with"]["status"] == document["without"]["status"] == 0
     kept, bare = document["with"]["out"].split(), document["without"]["out"].split()
     assert kept[:2] == ["1", "peel"]
     assert int(bare[0]) > 1
     assert bare[1].startswith("peel-")  # the machine's name
-    assert [one == other for one, other in zip(kept[2:], bare[2:], strict=True)] == [False, False, False]
+    # The numbers of a kernel's first namespaces (include/linux/proc_ns.h): those of the machine itself.
+    assert bare[2:4] == ["pid:[4026531836]", "uts:[4026531838]"]
+    assert not {*bare[2:4]} & {*kept}
+    assert "net:[4026531840]" not in bare
     assert {row["path"] for row in document["configuration"] if row["mark"] != "same"} == {
         *("hostname", "linux.namespaces[pid]", "linux.namespaces[uts]")
     }
@@ -121,13 +124,9 @@ def test_without_any_wall_a_cell_that_destroys_all_destroys_a_machine(lab: Lab, 
     text = f"grep ^ID= /etc/os-release; rm -rf {tmp_path} /usr /home 2>/dev/null; ls -d /usr; kill -9 -1"
     walls = ("pid", "uts", "ipc", "net", "cgroup", "caps", "seccomp", "no-new-privs", "masked-paths")
     turned = (*walls, "readonly-paths", "devices", "limits", "root")
-    begun_s = time.monotonic()
-    try:
+    with contextlib.suppress(LabError):  # it may have taken the agent along
         document = lab.wait(peel.peel(lab.session, peel.Wish(text, turned=turned, limit_s=20.0)))
-        assert document["without"]["out"].split()[0] == "ID=debian"
-    except Exception as error:
-        assert "machine" in str(error) or "node" in str(error) or "agent" in str(error)
-    assert time.monotonic() - begun_s < 90
+        assert "debian" in document["without"]["out"].splitlines()[0]
     assert kept.read_text() == "here"
 
 

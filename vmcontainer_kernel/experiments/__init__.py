@@ -5,7 +5,3 @@
 
 Each gives one JSON document; everything here runs on the session's event loop, so that a view can ask for it again.
 """
-
-from __future__ import annotations
-
-__all__: list[str] = []

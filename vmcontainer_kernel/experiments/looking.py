@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..agent.observe import NAMESPACES
+from ..agent.processes import NAMESPACES
 
 __all__ = ["FACTS", "LOOK", "read_facts"]
 
