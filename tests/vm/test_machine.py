@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import os
 import platform
 import shutil
@@ -16,6 +17,7 @@ from vmcontainer_kernel.paths import cache_dir
 from vmcontainer_kernel.vm import accelerator, template
 from vmcontainer_kernel.vm.build import qemu_build
 from vmcontainer_kernel.vm.machine import Machine
+from vmcontainer_kernel.vm.observe.document import EVENTS_SHOWN
 from vmcontainer_kernel.vm.template import clone, ensure_template, find_template
 
 
@@ -266,6 +268,57 @@ def test_a_damaged_template_is_refused_and_made_again(bench, saved):
         machine.stream.close()
 
     asyncio.run(use())
+
+
+def test_a_template_that_is_cut_short_while_clones_run(bench, saved):
+    """Deleted it is open still; cut short it takes its clones with it, and nobody else, and is made anew."""
+
+    async def use():
+        cut = await clone(saved, "cut", bench.launcher, bench.run_dir)
+        try:
+            saved.ram.rename(saved.ram.with_name("kept"))
+            assert find_template(bench.config) is None
+            assert await asked(cut, "1 + 2") == "3"
+            saved.ram.with_name("kept").rename(saved.ram)
+            async with bench.booted() as other:
+                os.truncate(saved.ram, 0)
+                await asyncio.wait_for(cut.gone.wait(), 30)
+                assert "cut short" in cut.reason
+                with pytest.raises(MachineError, match="cut short"):
+                    await cut.pause()
+                assert await heard(other)
+                assert await asked(other, "1 + 2") == "3"
+        finally:
+            await cut.stop()
+            cut.stream.close()
+        again = await ensure_template(bench.config, bench.launcher, bench.run_dir, bench.settle)
+        machine = await clone(again, "c", bench.launcher, bench.run_dir)
+        assert await asked(machine, "1 + 2") == "3"
+        await machine.stop()
+        machine.stream.close()
+
+    asyncio.run(use())
+
+
+def test_events_without_end_are_not_all_kept(bench, saved):
+    from qemu.qmp import Message
+
+    def kept():
+        gc.collect()
+        return sum(isinstance(one, Message) for one in gc.get_objects())
+
+    async def use(machine):
+        before, heard_all = kept(), machine.expect("RESUME")
+        for _ in range(400):
+            await asyncio.gather(machine.pause(), machine.resume())
+        await heard_all
+        shown = (await machine.view())["events"]
+        assert (len(shown), len(machine.events)) == (EVENTS_SHOWN, 100)
+        assert {one["name"] for one in shown} == {"STOP", "RESUME"}
+        assert kept() - before < 50
+        assert await asked(machine, "1 + 2") == "3"
+
+    run_on_clone(bench, saved, use)
 
 
 def test_a_state_that_does_not_load_is_not_offered_again(bench, saved):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from tests.vm.sessions import Lab
 from vmcontainer_kernel.errors import HostError, LabError, MachineError, NotFound, UserError
 from vmcontainer_kernel.paths import cache_dir
+from vmcontainer_kernel.ports import deliver
 from vmcontainer_kernel.vm.machine import Machine
 from vmcontainer_kernel.vm.state import manifest, migration, shelf, transfer
 from vmcontainer_kernel.vm.state.shelf import Shelf
@@ -135,6 +137,10 @@ def test_a_suspended_machine_wakes_in_another_notebook(lab: Lab, shared_cache: P
 def test_a_machine_moves_while_it_runs(lab: Lab) -> None:
     lab.count("vm")
     said: list[bytes] = []
+    guest = lab.session.machines.guest("vm")
+    lab.sh("vm", "echo moved > /tmp/index.html; busybox httpd -h /tmp -p 80")
+    lab.wait(deliver(guest.machine, guest.published, ["80"]))
+    page = f"http://127.0.0.1:{guest.published[0].host_port}/index.html"
     cell = lab.start("vm", "for i in $(seq 100); do echo $i; usleep 20000; done", said.append)
     first = lab.session.machines.guest("vm").machine
     how = lab.wait(lab.states.migrate("vm"))
@@ -154,6 +160,8 @@ def test_a_machine_moves_while_it_runs(lab: Lab) -> None:
     assert lab.wait(machine.status()) == "running"
     how = lab.wait(lab.states.migrate("vm"))
     assert lab.counted("vm")[-1][0] > rows[-1][0], "it moves as often as one likes"
+    with urllib.request.urlopen(page, timeout=20) as answer:
+        assert answer.read() == b"moved\n", "its published port leads to it still"
 
 
 def test_a_guest_that_runs_too_long_is_sent_standing_still(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,12 +35,10 @@ def preload() -> None:
 class Monitor:
     """One QMP connection, used on one event loop."""
 
-    def __init__(self, client: QMPClient, listener: EventListener, on_event: OnEvent) -> None:
+    def __init__(self, client: QMPClient) -> None:
         self._client = client
-        self._listener = listener
         # A descriptor travels beside the bytes of the command that takes it: no other may come between.
         self._giving = asyncio.Lock()
-        self._task = asyncio.create_task(_deliver(listener, on_event))
 
     @classmethod
     async def connect(cls, sock: socket.socket, on_event: OnEvent, limit_s: float = COMMAND_LIMIT_S) -> Monitor:
@@ -48,14 +46,14 @@ class Monitor:
 
         Raises MachineError when QEMU ends, does not answer in `limit_s` seconds or speaks something else.
         """
-        from qemu.qmp import EventListener, QMPClient
+        from qemu.qmp import QMPClient
 
         client = QMPClient()
-        listener = EventListener()
-        client.register_listener(listener)
+        client.events.event_filter = lambda event: False  # it cannot be removed
+        client.register_listener(_listener(on_event))
         async with _mapped("connect", limit_s):
             await client.connect(sock)
-        return cls(client, listener, on_event)
+        return cls(client)
 
     @property
     def version(self) -> str:
@@ -103,14 +101,21 @@ class Monitor:
 
     async def close(self) -> None:
         """End the connection; never raises."""
-        self._task.cancel()
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._client.disconnect(), 1.0)
 
 
-async def _deliver(listener: EventListener, on_event: OnEvent) -> None:
-    async for event in listener:
-        on_event(str(event["event"]), _data(event), _seconds(event))
+def _listener(on_event: OnEvent) -> EventListener:
+    """Return a listener that passes events on. The library's own keep all that they ever heard, and a guest that resets
+    itself in a loop would fill the notebook's memory.
+    """
+    from qemu.qmp import EventListener
+
+    class Passing(EventListener):
+        async def put(self, event: Message) -> None:
+            on_event(str(event["event"]), _data(event), _seconds(event))
+
+    return Passing()
 
 
 def _data(event: Message) -> Mapping[str, Any]:

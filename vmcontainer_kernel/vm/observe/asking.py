@@ -44,10 +44,12 @@ class Answers:
     def __init__(self, values: Mapping[str, Any] | None = None) -> None:
         self.values: Json = dict(values or {})
         self.reasons: dict[str, str] = {}
+        self._built: dict[tuple[Callable[..., Any], tuple[str, ...]], tuple[list[Any], Any]] = {}
 
     def keep(self, name: str, value: Any) -> None:
-        """Keep an answer."""
-        self.values[name] = value
+        """Keep an answer; the one that is kept already if it is the same, so that nothing is made of it again."""
+        if name not in self.values or self.values[name] != value:
+            self.values[name] = value
         self.reasons.pop(name, None)
 
     def lose(self, name: str, reason: str) -> None:
@@ -68,6 +70,20 @@ class Answers:
             return build(*(self.values[name] for name in names)), ""
         except _MISREAD:
             return None, f"QEMU's answer to {' and '.join(names)} was not understood"
+
+    def read_once(self, build: Callable[..., T], *names: str) -> tuple[T | None, str]:
+        """Return what `read` does, made anew only of new answers: the very same value means that nothing changed.
+
+        `build` is a function of the answers alone, and the same one each time.
+        """
+        values = [self.values.get(name) for name in names]
+        known = self._built.get((build, names))
+        if known and all(old is new for old, new in zip(known[0], values, strict=True)):
+            return known[1], ""
+        value, reason = self.read(build, *names)
+        if not reason:
+            self._built[build, names] = values, value
+        return value, reason
 
 
 async def ask(execute: Execute, questions: Iterable[Question], answers: Answers) -> None:

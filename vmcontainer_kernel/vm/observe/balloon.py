@@ -12,7 +12,7 @@ __all__ = ["STATISTICS", "BalloonStatistics"]
 
 STATISTICS: Final = "guest-stats"
 _PATH: Final = "/machine/peripheral/balloon"
-_INTERVAL_S: Final = 2
+_INTERVAL_S: Final = 4  # a view that is renewed twice a second reads them as often (`observer`)
 _QUESTION: Final = Question(STATISTICS, "qom-get", {"path": _PATH, "property": STATISTICS})
 
 

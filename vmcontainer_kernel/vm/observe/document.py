@@ -6,7 +6,7 @@ What cannot be told is null, or an empty list, and `missing` says why.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -48,6 +48,7 @@ UNITS: Final[dict[str, list[str]]] = {
     "migration.remaining_bytes": ["bytes", "level"],
     "migration.downtime_ms": ["ms", "level"],
 }
+_LISTS: Final = ("vcpus", "devices", "blocks", "networks")
 _SIZES: Final = ("balloon", "guest_used", "resident", "proportional", "private", "shared")
 
 
@@ -85,19 +86,19 @@ def document(facts: Facts, answers: Answers, proc: ProcTexts, time_s: float) -> 
     view = _frame(facts, str(answers.values["query-status"]["status"]), time_s)
     missing: dict[str, str] = {}
     memory, missing_memory = memory_document(facts, answers, proc.smaps_rollup)
-    sections: list[tuple[str, Any, Callable[..., Any], tuple[str, ...]]] = [
-        ("vcpus", [], lambda cpus: [vcpu_document(cpu, proc.stats) for cpu in cpus], ("query-cpus-fast",)),
-        ("devices", [], device_list, ("qom-list", "query-pci")),
-        ("blocks", [], lambda blocks: [block_document(one) for one in blocks], ("query-blockstats",)),
-        ("networks", [], lambda cards: network_documents(cards, answers), ("query-rx-filter",)),
-        ("translation", None, texts.jit, ("x-query-jit",)),
-        ("exits", None, exit_documents, ("query-stats",)),
-        ("migration", None, migration_document, ("query-migrate",)),
-    ]
-    for name, nothing, build, needs in sections:
-        value, reason = answers.read(build, *needs)
-        view[name] = nothing if reason else value
+    found: dict[str, tuple[Any, str]] = {
+        "vcpus": answers.read(lambda cpus: [vcpu_document(cpu, proc.stats) for cpu in cpus], "query-cpus-fast"),
+        "devices": answers.read_once(device_list, "qom-list", "query-pci"),
+        "blocks": answers.read_once(block_documents, "query-blockstats"),
+        "networks": answers.read(lambda cards: network_documents(cards, answers), "query-rx-filter"),
+        "translation": answers.read_once(texts.jit, "x-query-jit"),
+        "exits": answers.read_once(exit_documents, "query-stats"),
+        "migration": answers.read_once(migration_document, "query-migrate"),
+    }
+    for name, (value, reason) in found.items():
+        view[name] = value
         if reason:
+            view[name] = [] if name in _LISTS else None
             missing[name] = reason
     view["memory"] = memory
     missing |= missing_memory
@@ -168,8 +169,12 @@ def guest_used_bytes(answer: Json) -> int | None:
     return int(total - available) if known else None
 
 
-def block_document(block: Json) -> Json:
-    """Describe one disk's traffic."""
+def block_documents(blocks: Sequence[Json]) -> list[Json]:
+    """Describe each disk's traffic."""
+    return [_block(one) for one in blocks]
+
+
+def _block(block: Json) -> Json:
     stats = block["stats"]
     return {
         "device": (block.get("qdev") or block.get("node-name") or "").split("/")[-2:][0] or block.get("device", ""),

@@ -40,4 +40,6 @@ def why_gone(
             return words
     if status == -signal.SIGKILL:
         return "QEMU was ended by signal 9 (SIGKILL): somebody sent it, or the host's kernel had no memory left"
+    if status == -signal.SIGBUS:
+        return "QEMU was ended by SIGBUS: the file its memory is mapped from, the template's, was cut short as it ran"
     return f"QEMU was ended by signal {-status}" if status < 0 else f"QEMU ended with status {status}"

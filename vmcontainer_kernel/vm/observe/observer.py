@@ -1,8 +1,8 @@
 """Asks QEMU and proc(5) for the view of one machine: all of it, a part of it, or its next piece in turn.
 
-    each turn    threads; the status, if there was an event
-    every other  disks
-    in between   balloon, migration, devices | translation or exits | memory on the host | translation or exits
+    each turn          threads; the status, if there was an event
+    every other        disks
+    in between, each   balloon, migration, devices | translation or exits | memory on the host | nothing more
 
 A command costs QEMU and us about half a millisecond each, ``x-query-jit`` and reading ``smaps_rollup`` two: so at two
 turns a second, to look at a machine costs less than 1 % of a processor, QEMU's part included.
@@ -81,7 +81,10 @@ class Observer:
 
     def _pieces(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         first = (self._slow, self._disks, self._engine, self._disks)
-        return (*first, self._memory, self._disks, self._engine, self._traffic)
+        return (*first, self._memory, self._disks, self._nothing, self._traffic)
+
+    async def _nothing(self) -> None:
+        """A turn for the threads alone."""
 
     async def _disks(self) -> None:
         await ask(self._execute, _TRAFFIC, self._answers)
