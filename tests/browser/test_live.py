@@ -147,3 +147,15 @@ def test_everything_in_tabs_recorded_and_replayed(notebook: Notebooks) -> None:
 SET_CELL = """([name, index, text]) => {
   window.panelOf(name).content.widgets[index].model.sharedModel.setSource(text);
 }"""
+
+
+@pytest.mark.needs("containers-on-host")
+def test_a_view_says_that_its_kernel_is_gone(notebook: Notebooks) -> None:
+    page = notebook("%load_ext vmcontainer_kernel", "%container view")
+    page.run(0)
+    page.run(1)
+    page.page.locator(".vmc-title").wait_for()
+    assert page.page.get_by_role("alert").inner_text() == ""
+    page.page.evaluate("(name) => window.panelOf(name).sessionContext.restartKernel()", page.name)
+    page.page.get_by_role("alert").get_by_text("Nothing is heard of the notebook's kernel").wait_for()
+    assert "Linux" in page.page.locator(".vmc").inner_text()

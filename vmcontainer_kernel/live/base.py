@@ -25,6 +25,7 @@ from ..session import Session
 __all__ = ["PERIOD_S", "Action", "Documents", "Rendered", "Source", "Wanted", "join", "repeated"]
 
 PERIOD_S: Final = 0.5
+PULSE_S: Final = 3.0
 # Views that nobody looks at any more are closed, the oldest first, when there are more than these.
 OPEN_AT_MOST: Final = 24
 
@@ -97,11 +98,17 @@ def join(session: Session, view: Any, source: Source) -> None:
                 view.failure = error.told()
                 return
 
+    async def pulse() -> None:
+        while view.comm is not None:
+            await watched.wait()
+            view.pulse()
+            await asyncio.sleep(PULSE_S)
+
     view.records = True
     view.on_act(acted)
     view.observe(watch, "watched")
-    task = asyncio.run_coroutine_threadsafe(look(), session.loop)
-    _open(view, task.cancel)
+    tasks = [asyncio.run_coroutine_threadsafe(task(), session.loop) for task in (look, pulse)]
+    _open(view, lambda: [task.cancel() for task in tasks])
 
 
 async def _act(actions: Mapping[str, Action], name: str, arguments: Json, answer: Callable[[bool, str], None]) -> None:

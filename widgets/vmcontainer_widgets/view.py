@@ -16,6 +16,7 @@ may be changed from any thread.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -98,6 +99,7 @@ class View(anywidget.AnyWidget):
     def __init__(self, **traits: Any) -> None:
         self._lock = threading.RLock()
         self._told: dict[str, Any] = dict(traits.get("document", {}))
+        self._identity = secrets.token_hex(8)
         self._number = 0
         self._sent_s = 0.0
         self._pages: dict[str, tuple[int, float]] = {}
@@ -116,7 +118,7 @@ class View(anywidget.AnyWidget):
         state: dict[str, Any] = super().get_state(key, drop_defaults)
         if key is None:
             with self._lock:
-                state |= {"document": self._told, "number": self._number}
+                state |= {"document": self._told, "number": self._number, "identity": self._identity}
         return state
 
     def on_act(self, callback: Callable[[str, dict[str, Any], Answer], None]) -> None:
@@ -135,6 +137,11 @@ class View(anywidget.AnyWidget):
             kept, self._recording = self._recording, None
         self.recording = False
         return kept.finished() if kept else {}
+
+    def pulse(self) -> None:
+        """Let the page know that Python is there, though nothing changed."""
+        if time.monotonic() - self._sent_s > 2:
+            self.send({"alive": True})
 
     @traitlets.observe("document")
     def _show(self, _change: object) -> None:

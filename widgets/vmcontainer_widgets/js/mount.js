@@ -6,6 +6,9 @@
 //          ◀── {act, id, arguments} ── a button ── {answer: id, ok, text} ──▶
 //          ◀── watched, wanted (traits): is it looked at, and which of its optional parts are open
 
+// Python is heard of at least every three seconds by a page that watches.
+const SILENCE_MS = 8000;
+
 // Make a change of `difference` (vmcontainer_kernel/delta.py): JSON Pointers to what is set, and to what is gone.
 function applyChange(document, change) {
   if ("" in (change.set ?? {})) return structuredClone(change.set[""]);
@@ -25,11 +28,13 @@ function applyChange(document, change) {
   return document;
 }
 
-// What Python told a model, kept once for all views of it in this page.
-const feeds = new WeakMap();
+// What Python told a model, kept once for all views of it in this page. anywidget gives `initialize` and each `render`
+// an object of its own for the same model: its identity is what they share.
+const feeds = new Map();
 
 function feedOf(model) {
-  if (feeds.has(model)) return feeds.get(model);
+  const identity = model.get("identity");
+  if (feeds.has(identity)) return feeds.get(identity);
   const feed = { document: {}, number: 0, history: new History(), memory: new Map(), listeners: new Set(), answers: new Map() };
   const page = Math.random().toString(36).slice(2);
   const whole = (document, number) => Object.assign(feed, { document: structuredClone(document ?? {}), number: number ?? 0 });
@@ -41,7 +46,9 @@ function feedOf(model) {
     model.send({ act: name, id, arguments: args });
   });
   feed.acts = 0;
+  feed.heard = performance.now();
   const hear = (message) => {
+    feed.heard = performance.now();
     if ("answer" in message) {
       feed.answers.get(message.answer)?.(message);
       feed.answers.delete(message.answer);
@@ -59,7 +66,7 @@ function feedOf(model) {
   whole(model.get("document"), model.get("number"));
   model.on("msg:custom", hear);
   model.on("change:number", () => (whole(model.get("document"), model.get("number")), tell()));
-  feeds.set(model, feed);
+  feeds.set(identity, feed);
   return feed;
 }
 
@@ -104,7 +111,7 @@ function mount({ model, el }, draw) {
   const feed = feedOf(model);
   let painted = null, frame = 0;
   const update = () => {
-    painted.update(model.get("failure"));
+    now();
     feed.seen();
   };
   const want = (parts) => {
@@ -115,17 +122,25 @@ function mount({ model, el }, draw) {
   const build = () => {
     painted = paint(el, { words: model.get("words"), language: model.get("language"), feed, act: feed.act, want }, draw);
     if (model.get("records")) painted.root.append(recorder(model, feed));
-    painted.update(model.get("failure"));
+    now();
   };
-  const watching = watch(model, el, update);
+  const watching = watch(model, el, () => ((feed.heard = performance.now()), update()));
   const soon = () => {
     if (!watching.shown()) return void feed.seen();
     if (!frame) frame = requestAnimationFrame(() => ((frame = 0), update()));
   };
-  const now = () => painted.update(model.get("failure"));
+  // A page outlives its kernel, and no front end tells of that alike: one that was not heard of for long is gone.
+  let lost = false;
+  const failure = () => (lost ? model.get("words").kernel_gone : model.get("failure"));
+  const now = () => painted.update(failure());
+  const listen = () => {
+    const silent = model.get("records") && watching.shown() && performance.now() - feed.heard > SILENCE_MS;
+    if (silent !== lost) (lost = silent), now();
+  };
   feed.listeners.add(soon);
   model.on("change:failure", now);
   model.on("change:words", build);
+  const listening = setInterval(listen, SILENCE_MS / 4);
   build();
   feed.seen();
   return () => {
@@ -133,6 +148,7 @@ function mount({ model, el }, draw) {
     feed.listeners.delete(soon);
     model.off("change:failure", now);
     model.off("change:words", build);
+    clearInterval(listening);
     watching.end();
   };
 }

@@ -1,17 +1,17 @@
 // Which views of a model can be seen right now. Another page that shows the same model may set `watched` to false
 // when it is hidden; whoever still shows it says true again.
-const shownViews = new WeakMap();
+const shownViews = new Map();
 
 function tellWatched(model) {
-  const watched = (shownViews.get(model)?.size ?? 0) > 0;
+  const watched = (shownViews.get(model.get("identity"))?.size ?? 0) > 0;
   if (model.get("watched") === watched) return;
   model.set("watched", watched);
   model.save_changes();
 }
 
 function watch(model, el, onShown) {
-  if (!shownViews.has(model)) shownViews.set(model, new Set());
-  const views = shownViews.get(model), self = {};
+  if (!shownViews.has(model.get("identity"))) shownViews.set(model.get("identity"), new Set());
+  const views = shownViews.get(model.get("identity")), self = {};
   let onScreen = false, leaving = false;
   const tell = () => {
     const shown = onScreen && !leaving && window.document.visibilityState === "visible";
