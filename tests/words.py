@@ -219,10 +219,12 @@ def _is_prose(text: str) -> bool:
 def _docstrings(tree: ast.Module, path: str) -> Iterator[str]:
     """Yield the docstrings that people read: the magics' helps by paragraphs, and what a device of QEMU is for."""
     for node in tree.body:
-        text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "") if isinstance(node, ast.FunctionDef) else ""
-        if path == "magics.py" and re.search("_(cell|line)$", getattr(node, "name", "")):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
+        if path == "magics.py" and re.search("_(cell|line)$", node.name):
             yield from text.split("\n\n")
-        if path == "vm/qemu.py" and text:
+        if path == "vm/qemu.py" and text and [one.arg for one in node.args.args][1:] == ["wiring"]:
             yield text.splitlines()[0]
 
 
