@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,3 +116,63 @@ def test_sockets_and_who_holds_them(bench: Bench) -> None:
 def test_an_unknown_part_is_refused(bench: Bench) -> None:
     with pytest.raises(UserError, match="no part registers"):
         view(bench, "registers")
+
+
+@pytest.mark.needs("slirp4netns")
+def test_packets_are_counted_on_each_hop(bench: Bench) -> None:
+    """Two containers of one network, and one asks the other through a published port of the node."""
+    run(bench, "while :; do echo hello | nc -l -p 80; done", network="bridge", publish=["127.0.0.1:0:80"])
+    try:
+        path = bench.call("network.view", node="host")["paths"][0]
+        kinds = [hop["kind"] for hop in path["hops"]]
+        assert kinds == ["interface", "veth", "bridge", "rules", "nat", "tap", "program", "sockets"]
+        port = path["published"][0]["host_port"]
+
+        def asked() -> Any:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as sock:
+                return sock.recv(100)
+            return b""
+
+        assert eventually(asked, bench) == b"hello\n"
+        after = bench.call("network.view", node="host")["paths"][0]
+        published = after["published"][0]
+        assert published["conversations"] >= 1
+        assert published["out_bytes"] >= 6
+        for old, new in zip(path["hops"][:3], after["hops"][:3], strict=True):
+            assert new["in"]["packets"] > old["in"]["packets"]
+            assert new["out"]["packets"] > old["out"]["packets"]
+        # The kernel's own counter of the container's end of the cable.
+        first = next(one for one in view(bench)["containers"] if one["name"] == "web")["pid"]
+        line = next(line for line in Path(f"/proc/{first}/net/dev").read_text().splitlines() if "eth0:" in line)
+        assert int(line.split()[2]) >= after["hops"][0]["in"]["packets"] > 0
+    finally:
+        bench.call("container.remove", name="web", force=True)
+
+
+def test_a_container_without_a_network_has_no_hops(bench: Bench, web: dict[str, Any]) -> None:
+    path = bench.call("network.view", node="host")["paths"][0]
+    assert (path["container"], path["hops"]) == ("web", [])
+    assert path["missing"]["hops"]
+
+
+def test_an_image_its_layers_and_what_is_written_above_them(bench: Bench, web: dict[str, Any]) -> None:
+    def changes() -> dict[str, dict[str, Any]]:
+        told = json.loads(bench.wait(bench.collect("container.changes", name="web")).out)
+        assert told["cut"] is False
+        return {row["path"]: row for row in told["rows"]}
+
+    image = bench.call("image.view", node="host", name="busybox")
+    layer = image["layers"][-1]
+    assert (layer["containers"], image["containers"][0]["name"]) == (["web"], "web")
+    assert image["digest"].startswith("sha256:")
+    assert "/new" not in changes()
+    script = "echo 12345 > /new; rm /bin/vi; rm -r /etc; mkdir /etc; echo x > /etc/only"
+    bench.wait(bench.collect("container.exec", name="web", options={"argv": ["sh", "-c", script]}))
+    rows = changes()
+    assert (rows["/new"]["kind"], rows["/new"]["type"], rows["/new"]["size_bytes"]) == ("A", "file", 6)
+    assert (rows["/bin/vi"]["kind"], rows["/bin/vi"]["mark"]) == ("D", "whiteout")
+    assert (rows["/etc"]["mark"], rows["/etc"]["type"]) == ("opaque", "folder")
+    hidden = Path(image["containers"][0]["upper"], "bin/vi").lstat()
+    assert (hidden.st_rdev, hidden.st_mode >> 12) == (0, 2)
+    cut = json.loads(bench.wait(bench.collect("container.changes", name="web", most=1)).out)
+    assert (len(cut["rows"]), cut["cut"]) == (1, True)

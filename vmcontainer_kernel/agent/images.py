@@ -5,6 +5,7 @@ image.missing (manifest's digests) ──▶ those to be put ──put──▶ 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +17,14 @@ from ..container.runtime import Runtime
 from .copies import begin
 from .jobs import Job
 from .kept import Keeper
-from .protocol import get_bool, get_map, get_str, get_strs
+from .protocol import get_bool, get_int, get_map, get_str, get_strs
 from .server import Call, Server
 
 __all__ = ["ImageVerbs"]
 
 
 class ImageVerbs:
-    """The verbs ``image.list|missing|add|sweep`` and ``container.diff|commit``."""
+    """The verbs ``image.list|missing|add|sweep|view`` and ``container.diff|changes|commit``."""
 
     def __init__(self, server: Server, runtime: Runtime, keeper: Keeper) -> None:
         self._server, self._runtime, self._keeper = server, runtime, keeper
@@ -32,7 +33,9 @@ class ImageVerbs:
             "image.missing": self.missing,
             "image.add": self.add,
             "image.sweep": self.sweep,
+            "image.view": self.view,
             "container.diff": self.diff,
+            "container.changes": self.changes,
             "container.commit": self.commit,
         }
 
@@ -70,6 +73,27 @@ class ImageVerbs:
         in_use = [container.image.digest for container in self._runtime.list()]
         shelf.sweep_layers(self._runtime.store, in_use=in_use)
         return {}
+
+    def view(self, call: Call) -> dict[str, Any]:
+        """Return the image view (docs/architecture.md, "Views"): node, name."""
+        from .layers import image_view  # which nothing else needs
+
+        node, name = get_str(call.arguments, "node", "host"), get_str(call.arguments, "name")
+        return image_view(node, name, self._runtime.store, self._runtime.list())
+
+    def changes(self, call: Call) -> None:
+        """Send what is in a container's upper folder now, as one JSON document: name, most (rows)."""
+        from ..container.images import changes
+
+        steward, most = self._runtime.store.steward, get_int(call.arguments, "most", 200)
+
+        def write(container: Container) -> None:
+            steward.enter()
+            rows, cut = changes.upper_rows(container.bundle / "upper", container.layers, most=min(max(most, 0), 2000))
+            with open(1, "wb", closefd=False) as out:
+                out.write(json.dumps({"rows": rows, "cut": cut}).encode())
+
+        self._start(call, write)
 
     def diff(self, call: Call) -> None:
         """Send what a container changed as lines of A, C or D and a path: name."""

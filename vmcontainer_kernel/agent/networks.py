@@ -1,4 +1,4 @@
-"""The requests about networks: ``network.list|create|remove|inspect``, and ``connect|disconnect`` of machines."""
+"""The requests about networks: ``network.list|create|remove|inspect|view``, and ``connect|disconnect`` of machines."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ class NetworkVerbs:
     """The ``network.*`` verbs, as methods that take a `Call`."""
 
     def __init__(self, server: Server, runtime: Runtime) -> None:
-        self._networks = runtime.networks
+        self._runtime, self._networks = runtime, runtime.networks
         server.verbs |= {
             "network.list": self.list,
             "network.create": self.create,
             "network.remove": self.remove,
             "network.inspect": self.inspect,
+            "network.view": self.view,
             "network.connect": self.connect,
             "network.disconnect": self.disconnect,
         }
@@ -47,6 +48,14 @@ class NetworkVerbs:
     def inspect(self, call: Call) -> dict[str, Any]:
         """Return a network and the containers in it: name."""
         return self._networks.inspect(get_str(call.arguments, "name"))
+
+    def view(self, call: Call) -> dict[str, Any]:
+        """Return the network view (docs/architecture.md, "Views"): node."""
+        from .paths import network_view  # which nothing else needs
+
+        running = [one for one in self._runtime.list() if one.status == "running"]
+        pids = {one.name: (one.pid, one.options.network) for one in running}
+        return network_view(get_str(call.arguments, "node", "host"), self._networks, pids)
 
     def connect(self, call: Call) -> dict[str, Any]:
         """Make a card for a machine in a network: network, machine, and a socket beside the call, by which the end of

@@ -15,7 +15,9 @@ from vmcontainer_kernel.container.images.tree import FOLDER, Found, Parts, is_op
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.errors import ImageError
 
-__all__ = ["Change", "commit", "diff", "id_owners"]
+__all__ = ["Change", "commit", "diff", "id_owners", "upper_rows"]
+
+_RETRIES = 3
 
 
 class Change(Record):
@@ -43,6 +45,58 @@ def diff(upper: Path, layers: Sequence[Path]) -> list[Change]:
     finally:
         os.close(top)
     return sorted(changes, key=lambda change: change.path)
+
+
+def upper_rows(upper: Path, layers: Sequence[Path], *, most: int) -> tuple[list[dict[str, Any]], bool]:
+    """Return what is in an upper folder now as rows for a view, and whether there are more than the `most` told.
+
+    `kind` as `diff`; `path`; `type`: file, folder, link, device, pipe, socket; `mark`: how the overlay writes it down:
+    ``whiteout`` (a character device 0:0 that hides a name), ``opaque`` (a folder that hides all below), else empty;
+    `size_bytes`; `time_s`, when it was changed last. What is only hidden by an opaque folder has no type of its own.
+    """
+    for _ in range(_RETRIES):
+        try:
+            return _upper_rows(upper, layers, most)
+        except FileNotFoundError:  # the container goes on while it is read
+            continue
+    return [], True
+
+
+def _upper_rows(upper: Path, layers: Sequence[Path], most: int) -> tuple[list[dict[str, Any]], bool]:
+    top, rows, below = os.open(upper, FOLDER), list[dict[str, Any]](), _Below(layers)
+    try:
+        for found in walk(top):
+            for change in _changes(found, below):
+                own = change.path == _change("", found.parts).path
+                rows.append({"kind": change.kind, "path": change.path, **(_row(found) if own else _HIDDEN)})
+            if len(rows) > most:
+                return rows[:most], True
+    finally:
+        os.close(top)
+    return rows, False
+
+
+_HIDDEN: dict[str, Any] = {"type": "", "mark": "", "size_bytes": None, "time_s": None}
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "folder",
+    stat.S_IFLNK: "link",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+}
+
+
+def _row(found: Found) -> dict[str, Any]:
+    status = found.status
+    opaque = not found.name and is_opaque(found.fd)
+    return {
+        "type": _TYPES.get(stat.S_IFMT(status.st_mode), ""),
+        "mark": "whiteout" if is_whiteout(status) else "opaque" if opaque else "",
+        "size_bytes": status.st_size if stat.S_ISREG(status.st_mode) else None,
+        "time_s": round(status.st_ctime, 3),
+    }
 
 
 def _changes(found: Found, below: _Below) -> list[Change]:

@@ -70,6 +70,11 @@ class Client:
         """Have what was done for these undone, the newest first."""
         self._ask({"undo": [*owners]}, ())
 
+    def counts(self) -> dict[str, Any]:
+        """Return what `helper.Helper.counts` counts."""
+        counts: dict[str, Any] = self._ask({"count": True}, ())[0]["counts"]
+        return counts
+
     def _ask(self, request: dict[str, Any], fds: Sequence[int]) -> tuple[dict[str, Any], list[int]]:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:

@@ -9,7 +9,8 @@
                             ip saddr SUBNET oifname != B masquerade }   unless internal
     }
 
-An internal network has ``iifname B drop`` besides. Expressions are those of nft(8) as the kernel has them
+An internal network has ``iifname B drop`` besides. Each rule counts what it takes (``counter``), which ``network view``
+shows. Expressions are those of nft(8) as the kernel has them
 (linux/netfilter/nf_tables.h): load a register, compare it, do.
 """
 
@@ -24,7 +25,7 @@ from pyroute2.nftables.main import NFTables
 
 from vmcontainer_kernel.container.network.links import netlink_errors
 
-__all__ = ["firewall", "sweep_tables"]
+__all__ = ["counts", "firewall", "sweep_tables"]
 
 _IPV4 = 2  # NFPROTO_IPV4
 _META_IIFNAME, _META_OIFNAME = 6, 7  # enum nft_meta_keys
@@ -44,16 +45,17 @@ def firewall(interface: str, subnet: str, *, masquerade: bool) -> Callable[[], N
     net = ipaddress.IPv4Network(subnet)
     tables = NFTables(nfgen_family=_IPV4)
     incoming, outgoing = _name(_META_IIFNAME, interface), _name(_META_OIFNAME, interface)
+    count = [genex("counter", {"attrs": [("NFTA_COUNTER_BYTES", 0), ("NFTA_COUNTER_PACKETS", 0)]})]
     rules: list[tuple[str, tuple[Expressions, ...]]] = [
-        ("forward", (incoming, outgoing, _verdict(_ACCEPT))),
-        ("forward", (outgoing, _answers(), _verdict(_ACCEPT))),
-        ("forward", (outgoing, _verdict(_DROP))),
+        ("forward", (incoming, outgoing, count, _verdict(_ACCEPT))),
+        ("forward", (outgoing, _answers(), count, _verdict(_ACCEPT))),
+        ("forward", (outgoing, count, _verdict(_DROP))),
     ]
     if masquerade:
         outside = _name(_META_OIFNAME, interface, _NOT_EQUAL)
-        rules += [("postrouting", (_source(net), outside, [genex("masq", {})]))]
+        rules += [("postrouting", (_source(net), outside, count, [genex("masq", {})]))]
     else:
-        rules += [("forward", (incoming, _verdict(_DROP)))]
+        rules += [("forward", (incoming, count, _verdict(_DROP)))]
     with netlink_errors(f"firewall of {interface}"):
         tables.table("add", name=interface)
         try:
@@ -68,6 +70,20 @@ def firewall(interface: str, subnet: str, *, masquerade: bool) -> Callable[[], N
             tables.close()
             raise
     return lambda: _remove(tables, interface)
+
+
+def counts() -> dict[str, list[tuple[str, int, int]]]:
+    """Return of each table in this network namespace what its rules took, in their order: chain, packets, bytes."""
+    found: dict[str, list[tuple[str, int, int]]] = {}
+    with netlink_errors("counters"), NFTables(nfgen_family=_IPV4) as tables:
+        for rule in tables.get_rules():
+            for one in rule.get_attr("NFTA_RULE_EXPRESSIONS") or ():
+                if one.get_attr("NFTA_EXPR_NAME") == "counter":
+                    data = one.get_attr("NFTA_EXPR_DATA")
+                    packets, size_bytes = (int(data.get_attr(f"NFTA_COUNTER_{what}")) for what in ("PACKETS", "BYTES"))
+                    row = (str(rule.get_attr("NFTA_RULE_CHAIN")), packets, size_bytes)
+                    found.setdefault(str(rule.get_attr("NFTA_RULE_TABLE")), []).append(row)
+    return found
 
 
 def _remove(tables: Any, name: str) -> None:

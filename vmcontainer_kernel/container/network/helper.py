@@ -3,6 +3,8 @@
     agent ──{"do": [{"name", "owner", "arguments"}…]}──▶ helper     descriptors beside it (SCM_RIGHTS)
           ◀──{"results": [{…}…]} or {"error", …}────────
           ──{"undo": [owner…]}─────────────────────────▶
+          ──{"count": true}────────────────────────────▶
+          ◀──{…, "counts": {"rules", "ports"}}──────────
 
 It is exec'd by the agent when the first network is made, as pyroute2 is too large for the agent. On a host it makes a
 network namespace of its own, in which the bridges live: whatever ends it, they end with it, and the host's interfaces,
@@ -76,6 +78,8 @@ class Helper:
             request = json.loads(data)
             answer: dict[str, Any] = {"results": self.do(request.get("do", ()))}
             self.undo(request.get("undo", ()))
+            if request.get("count"):
+                answer["counts"] = self.counts()
         except Exception as error:
             answer = to_json(_told(error))
         finally:
@@ -114,6 +118,12 @@ class Helper:
                 one[1]()
             except Exception as error:
                 print(f"undo {one[0]}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+    def counts(self) -> dict[str, Any]:
+        """Return what the rules of each network took, and what went through each published port."""
+        from vmcontainer_kernel.container.network import firewall
+
+        return {"rules": firewall.counts() if self._links else {}, "ports": self._proxy.counts()}
 
     def do_switch(self) -> Outcome:
         """Make the network namespace of the bridges and stay in it."""

@@ -50,7 +50,7 @@ class Networks:
 
     def __init__(self, run_dir: Path, *, session: str, guest: bool = False) -> None:
         self._folder = Path(run_dir) / "network"
-        self._session, self._guest = session, guest
+        self._session, self.guest = session, guest
         self._rootless = os.geteuid() != 0
         self._client: Client | None = None
         self._networks: dict[str, Network] = {}
@@ -88,11 +88,29 @@ class Networks:
         return self._get(name).describe() | {"containers": [one.describe() for one in self._endpoints(name)]}
 
     @property
+    def helper_pid(self) -> int | None:
+        """The process that makes networks; None while there are none."""
+        return None if self._client is None or self._client.lost else self._client.pid
+
+    @property
     def place_pid(self) -> int | None:
         """The process in whose network namespace the bridges are; None while there are none, or in the node's own."""
-        if self._guest or self._rootless or self._client is None or self._client.lost:
-            return None
-        return self._client.pid
+        return None if self.guest or self._rootless else self.helper_pid
+
+    def endpoints(self) -> Sequence[dict[str, Any]]:
+        """Return everybody's place in every network, as `attach` did."""
+        return [one.describe() for member in self._members.values() for one in member.endpoints]
+
+    def counts(self) -> dict[str, Any]:
+        """Return what the rules took (`firewall.counts`, by a network's interface) and what went through published
+        ports (`proxy.Proxy.counts`).
+        """
+        if self._client is None:
+            return {"rules": {}, "ports": {}}
+        try:
+            return self._client.counts()
+        finally:
+            self._notice_loss()
 
     # -- containers
 
@@ -265,10 +283,10 @@ class Networks:
         return plan.make_network(self._session, name, subnet, taken, internal=internal)
 
     def _create_operations(self, network: Network) -> Sequence[Operation]:
-        if self._guest and not self._forwarding:
+        if self.guest and not self._forwarding:
             self._forwarding = Path(plan.FORWARDING).read_text().strip()
         uplink = "" if network.internal else _UPLINK
-        shared = plan.place_operations(self._session, guest=self._guest, uplink=uplink, forwarding=self._forwarding)
+        shared = plan.place_operations(self._session, guest=self.guest, uplink=uplink, forwarding=self._forwarding)
         made = [one for one in shared if one.name not in self._made]
         return [*made, *plan.create_operations(self._session, network)]
 
@@ -289,7 +307,7 @@ class Networks:
             peer=f"{plan.interface_prefix(self._session)}v{self._count:x}",
             aliases=tuple(aliases),
             # What a guest publishes is reached from outside it: QEMU delivers to the guest's own address.
-            published=tuple(one.replace(host_ip="0.0.0.0") if self._guest else one for one in publish),
+            published=tuple(one.replace(host_ip="0.0.0.0") if self.guest else one for one in publish),
         )
 
     def _slirp_endpoint(self, container: str, publish: Sequence[Publish]) -> Endpoint:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from vmcontainer_kernel.errors import HostError, UserError
 
-__all__ = ["Proxy", "bind"]
+__all__ = ["Count", "Proxy", "bind"]
 
 _BUFFER_BYTES = 256 * 1024
 _READ_BYTES = 64 * 1024
@@ -64,19 +64,37 @@ def _bind_error(protocol: str, host_ip: str, host_port: int, error: OSError) -> 
     return HostError(f"the port cannot be published: {error.strerror}", where=where)
 
 
+class Count:
+    """What went through a published port: conversations, and bytes to and from the container."""
+
+    __slots__ = ("conversations", "in_bytes", "out_bytes")
+
+    def __init__(self) -> None:
+        self.conversations = self.in_bytes = self.out_bytes = 0
+
+
 class Proxy:
     """All published ports of a node, on one event loop whose keys hold the function to call with the events."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._clients: set[_Conversation] = set()
+        self._counts: dict[socket.socket, Count] = {}
 
     def listen(self, sock: socket.socket, target: Address) -> Callable[[], None]:
         """Serve a bound socket; return what ends it and its conversations."""
+        count = self._counts[sock] = Count()
         if sock.type == socket.SOCK_DGRAM:
-            return _Datagrams(self._loop, sock, target).close
+            datagrams = _Datagrams(self._loop, sock, target, count)
+            return lambda: self._close(sock, datagrams.close)
         self._loop.register(sock, selectors.EVENT_READ, lambda _: self._accept(sock, target))
-        return lambda: self._close(sock)
+        return lambda: self._close(sock, lambda: self._end(sock))
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return ``tcp 127.0.0.1:8080`` → `Count` as a document, of each port that is served."""
+        return {
+            _shown(sock): {name: getattr(one, name) for name in Count.__slots__} for sock, one in self._counts.items()
+        }
 
     def _accept(self, sock: socket.socket, target: Address) -> None:
         try:
@@ -86,13 +104,24 @@ class Proxy:
         if len(self._clients) >= _MAX_CLIENTS:
             client.close()
             return
-        self._clients.add(_Conversation(self._loop, client, target, sock, self._clients.discard))
+        count = self._counts[sock]
+        count.conversations += 1
+        self._clients.add(_Conversation(self._loop, client, target, sock, count, self._clients.discard))
 
-    def _close(self, sock: socket.socket) -> None:
+    def _close(self, sock: socket.socket, end: Callable[[], None]) -> None:
+        del self._counts[sock]
+        end()
+
+    def _end(self, sock: socket.socket) -> None:
         self._loop.unregister(sock)
         for one in [one for one in self._clients if one.listener is sock]:
             one.close()
         sock.close()
+
+
+def _shown(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"{'udp' if sock.type == socket.SOCK_DGRAM else 'tcp'} {host}:{port}"
 
 
 class _End:
@@ -126,9 +155,10 @@ class _Conversation:
         client: socket.socket,
         target: Address,
         listener: socket.socket,
+        count: Count,
         on_close: Callable[[_Conversation], None],
     ) -> None:
-        self.listener = listener
+        self.listener, self._count = listener, count
         self._loop, self._on_close = loop, on_close
         server = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._ends = (_End(client), _End(server))
@@ -147,7 +177,12 @@ class _Conversation:
                 return
             self._connecting = False
             if events & selectors.EVENT_READ:
-                other.unsent += end.receive()
+                data = end.receive()
+                other.unsent += data
+                if end is self._ends[0]:
+                    self._count.in_bytes += len(data)
+                else:
+                    self._count.out_bytes += len(data)
                 other.send()
             if events & selectors.EVENT_WRITE:
                 end.send()
@@ -193,19 +228,20 @@ class _Conversation:
 class _Datagrams:
     """A published UDP port: each client gets a socket of its own to the container, until both were silent a while."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, target: Address) -> None:
-        self._loop, self._sock, self._target = loop, sock, target
+    def __init__(self, loop: Loop, sock: socket.socket, target: Address, count: Count) -> None:
+        self._loop, self._sock, self._target, self._count = loop, sock, target, count
         self._clients: dict[Address, tuple[socket.socket, float]] = {}
         loop.register(sock, selectors.EVENT_READ, lambda _: self._forward())
 
     def _forward(self) -> None:
         with contextlib.suppress(OSError):
             data, client = self._sock.recvfrom(65536)
-            self._server(client).send(data)
+            self._count.in_bytes += self._server(client).send(data)
 
     def _server(self, client: Address) -> socket.socket:
         now = time.monotonic()
         if client not in self._clients:
+            self._count.conversations += 1
             self._forget(now - _UDP_IDLE_S)
             server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             server.setblocking(False)
@@ -218,7 +254,7 @@ class _Datagrams:
 
     def _answer(self, server: socket.socket, client: Address) -> None:
         with contextlib.suppress(OSError):  # ECONNREFUSED: nobody listens in the container (yet)
-            self._sock.sendto(server.recv(65536), client)
+            self._count.out_bytes += self._sock.sendto(server.recv(65536), client)
 
     def _forget(self, before_s: float) -> None:
         """Drop clients that were silent, the oldest of them first, and the oldest anyway if there are too many."""
