@@ -23,7 +23,7 @@ class Starts:
 
     def __init__(self, server: Server) -> None:
         self._explain: dict[int, Sequence[Callable[[], Sequence[dict[str, Any]]]]] = {}
-        server.verbs["container.steps"] = self.steps
+        server.verbs |= {"container.steps": self.steps}
 
     def note(self, request: int, launch: Launch) -> None:
         """Keep what describes a start, and forget the oldest."""
