@@ -11,6 +11,11 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from tests.guest_engine import _guest_engine, guest_engine  # noqa: F401 - fixtures of all tests
+from tests.lanes import (  # noqa: F401 - hooks
+    pytest_runtest_protocol,
+    pytest_xdist_auto_num_workers,
+    pytest_xdist_make_scheduler,
+)
 from vmcontainer_kernel import doctor
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +63,8 @@ class SkipGuard:
     """Makes a run in CI fail if a test was skipped for a reason that is not on the list."""
 
     def __init__(self) -> None:
-        self.skips: list[tuple[str, str]] = []
+        # Of a module that is skipped as a whole each worker tells.
+        self.skips: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if not hasattr(report, "wasxfail"):
@@ -69,10 +75,10 @@ class SkipGuard:
 
     def _keep(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         if report.skipped and isinstance(report.longrepr, tuple):
-            self.skips.append((report.nodeid, report.longrepr[2].removeprefix("Skipped: ")))
+            self.skips[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
 
     def forbidden(self) -> list[tuple[str, str]]:
-        return forbidden_skips(self.skips, allowed_skips(ALLOWED_SKIPS.read_text()))
+        return forbidden_skips([*self.skips.items()], allowed_skips(ALLOWED_SKIPS.read_text()))
 
     # First of all, as the terminal's summary, written in a wrapper of this hook, shows the status that is set here.
     @pytest.hookimpl(tryfirst=True)

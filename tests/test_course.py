@@ -216,9 +216,10 @@ def test_what_is_left_behind_is_noticed(tmp_path):
     with subprocess.Popen(["sleep", "60"], env=environment) as sleeper:
         while not _read(Path(f"/proc/{sleeper.pid}/environ")):  # execve(2) closes files before it writes this
             time.sleep(0.01)
-        left = _left_behind(tmp_path, _orphaned_cgroups())
+        left = _left_behind(tmp_path)
         sleeper.kill()
-    assert [line.partition(" ")[0] for line in left] == ["process", "file"]
+    # Somebody else's session may just be ending: its control groups are not ours to count.
+    assert [kind for line in left if (kind := line.partition(" ")[0]) != "cgroup"] == ["process", "file"]
 
 
 @pytest.mark.parametrize("language", build.LANGUAGES)

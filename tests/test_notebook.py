@@ -128,6 +128,7 @@ def test_output_into_a_variable_though_the_command_failed(notebook: Notebook) ->
     assert notebook.value("text, _exit_code") == r"('out\n', 7)"
 
 
+@pytest.mark.alone
 def test_in_the_background(notebook: Notebook) -> None:
     began_s = time.monotonic()
     notebook.ok("%%vm --bg --proc p\necho begun; sleep 0.8; echo ended; exit 4")
@@ -354,6 +355,7 @@ def test_the_reset_button(notebook: Notebook) -> None:
 # -- bad input
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("code", "name", "words"),
     [
@@ -441,6 +443,7 @@ def test_a_flood_is_cut_with_a_marker(notebook: Notebook, where: str, size: int)
     assert after_kib - before_kib < 64 << 10
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("where", ["%%container", "%%vm"])
 def test_a_flood_can_be_interrupted(notebook: Notebook, where: str) -> None:
     """A flood without end: it waits in the node, not in the notebook's memory, and hears the button."""
@@ -495,6 +498,7 @@ def test_a_second_press_kills_what_ignores_the_first(notebook: Notebook, where: 
     assert "SIGKILL" in cell.err
 
 
+@pytest.mark.alone
 def test_impatient_presses_leave_nothing_running(notebook: Notebook) -> None:
     cell = notebook.start("%%container\ntrap '' INT TERM; echo ready; while :; do sleep 0.05; done").until("ready")
     # All within milliseconds: a press after the cell's end meets ipykernel, which then may never reply.
@@ -507,6 +511,7 @@ def test_impatient_presses_leave_nothing_running(notebook: Notebook) -> None:
         assert time.monotonic() < deadline_s
 
 
+@pytest.mark.alone
 def test_an_interrupt_while_a_machine_is_made(notebook: Notebook) -> None:
     for pause_s in (0.02, 0.1, 0.2):
         cell = notebook.start("%%vm unborn\nsleep 1000")
@@ -523,6 +528,7 @@ def test_an_interrupt_while_a_machine_is_made(notebook: Notebook) -> None:
     assert notebook.value("%vm ls").count("running") == 1
 
 
+@pytest.mark.alone
 def test_a_guest_that_panics(notebook: Notebook) -> None:
     cell = notebook.cell("%%vm crash\necho c >/proc/sysrq-trigger; sleep 10", 20)
     shown = failed(cell, "MachineError")
@@ -547,6 +553,7 @@ def qemu_pid(notebook: Notebook, name: str) -> int:
     return int(notebook.value(f"lab.machine('{name}').view()['qemu']['pid']"))
 
 
+@pytest.mark.alone
 def test_a_guest_that_never_answers(notebook: Notebook) -> None:
     notebook.ok("%%vm stuck\ntrue")
     pid = qemu_pid(notebook, "stuck")

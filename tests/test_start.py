@@ -58,6 +58,7 @@ def wait_until_served(server: subprocess.Popen[bytes], port: int, start_s: float
     raise AssertionError("nothing is served after a minute")
 
 
+@pytest.mark.alone
 def test_the_second_start_is_quick_and_serves_the_course(started: tuple[int, float]) -> None:
     port, seconds = started
     kernels = json.loads(get(port, "api/kernelspecs"))["kernelspecs"]

@@ -313,6 +313,7 @@ def test_a_signal_there_is_not(bench: Bench) -> None:
     bench.wait(scenario())
 
 
+@pytest.mark.alone
 def test_a_stream_that_nobody_reads_stops_at_its_window(bench: Bench) -> None:
     async def scenario() -> tuple[int, float]:
         request, got = await started(bench, "echo; cat /dev/zero")
@@ -331,6 +332,7 @@ def test_a_stream_that_nobody_reads_stops_at_its_window(bench: Bench) -> None:
     assert answered_s < 0.5
 
 
+@pytest.mark.alone
 def test_a_flood_of_one_gigabyte_holds_no_signal_up(bench: Bench) -> None:
     gigabyte = 1 << 30
     total, answers = 0, []

@@ -41,6 +41,7 @@ def test_every_check_says_what_it_saw_and_what_its_lack_costs() -> None:
         assert check.hint or check.verdict == "ok", check
 
 
+@pytest.mark.alone
 def test_all_checks_together_take_less_than_a_second() -> None:
     # Their verdicts are kept for this boot; the first one may take as long as all others.
     doctor.examine(["kvm", "kvm-real-mode"])

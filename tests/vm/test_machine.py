@@ -168,6 +168,7 @@ def test_a_killed_qemu_is_noticed(bench, saved):
     run_on_clone(bench, saved, use)
 
 
+@pytest.mark.alone
 def test_a_guest_that_never_answers_is_an_error_in_time(bench, saved):
     async def use(machine):
         start = time.monotonic()
