@@ -1,4 +1,4 @@
-"""A real JupyterLab in a real Chromium: one server and one browser for the whole run, one page a test.
+"""A real JupyterLab and Notebook 7 in a real Chromium: one server and one browser for the whole run, one page a test.
 
 Readiness is asked of JupyterLab itself (``jupyterapp``), never guessed from indicators: the application is restored,
 the notebook's context is ready, its session is ready.
@@ -17,11 +17,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+
+from tests.browser.stage import Stage
 
 SAMPLES = Path(__file__).with_name("samples")
 START_TIMEOUT_S = 60
@@ -73,6 +76,18 @@ def sample(name: str) -> dict[str, Any]:
     """A view document as a real machine gave it: ``hypervisor`` or ``kernel``."""
     document: dict[str, Any] = json.loads((SAMPLES / f"{name}.json").read_text(encoding="utf-8"))
     return document
+
+
+def violations(page: Any, selector: str) -> list[str]:
+    """What axe-core finds wrong in a part of a page: rule, how bad it is, the element, what would make it right."""
+    if not page.evaluate("() => 'axe' in window"):
+        page.evaluate(resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("(selector) => axe.run(selector, { resultTypes: ['violations'] })", selector)
+    return [
+        f"{rule['id']} ({rule['impact']}): {node['html'][:300]}\n{node['failureSummary']}"
+        for rule in found["violations"]
+        for node in rule["nodes"]
+    ]
 
 
 @dataclass(frozen=True)
@@ -144,6 +159,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         "ServerApp.root_dir": str(root),
         "IdentityProvider.token": token,
         "LabApp.expose_app_in_browser": "True",
+        "JupyterNotebookApp.expose_app_in_browser": "True",
         "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         "LabApp.news_url": "None",
     }
@@ -178,13 +194,32 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-class Notebook:
-    """A notebook open in JupyterLab: run its cells, ask its kernel, look at its page."""
+@pytest.fixture(scope="module")
+def plain_page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 1000}, locale="en-US")
+    context.set_default_timeout(10_000)
+    yield context.new_page()
+    context.close()
 
-    def __init__(self, page: Any, lab: Lab, name: str) -> None:
+
+@pytest.fixture
+def stage(plain_page: Any) -> Iterator[Stage]:
+    """A page without a Jupyter for views; after the test no script of theirs has failed."""
+    stage = Stage(plain_page)
+    yield stage
+    plain_page.unroute_all()
+    plain_page.goto("about:blank")
+    assert stage.errors == []
+
+
+class Notebook:
+    """A notebook open in JupyterLab or Notebook 7: run its cells, ask its kernel, look at its page."""
+
+    def __init__(self, page: Any, lab: Lab, name: str, front: str = "lab") -> None:
         self.page = page
         self.lab = lab
         self.name = name
+        self.front = front
         self.frames: list[bytes] = []
         self.errors: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -197,7 +232,8 @@ class Notebook:
         """Open it in a workspace of its own, so that no other test's tabs are restored with it."""
         self.page.add_init_script(PANEL)
         workspace = self.name.removesuffix(".ipynb")
-        self.page.goto(f"{self.lab.url}/lab/workspaces/{workspace}/tree/{self.name}?token={self.lab.token}")
+        place = "notebooks" if self.front == "notebook" else f"lab/workspaces/{workspace}/tree"
+        self.page.goto(f"{self.lab.url}/{place}/{self.name}?token={self.lab.token}")
         self.page.evaluate(WHEN_READY, self.name)
 
     def run(self, index: int) -> list[dict[str, Any]]:
@@ -223,6 +259,14 @@ class Notebook:
             assert time.monotonic() < deadline, f"{code} still prints {answer!r}, not {wanted!r}"
             time.sleep(0.1)
 
+    def save(self) -> None:
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+
+    def restart(self) -> None:
+        """Restart the kernel, as its menu does once the user has said yes."""
+        self.page.evaluate("(name) => window.panelOf(name).sessionContext.session.kernel.restart()", self.name)
+        self.page.evaluate(WHEN_READY, self.name)
+
     def widen(self) -> None:
         """Fold the file browser away, for pictures."""
         self.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
@@ -243,16 +287,26 @@ class Notebooks:
         self.names: set[str] = set()
 
     def __call__(self, *cells: str, width: int = 1280, height: int = 1000, **options: Any) -> Notebook:
-        """A new notebook of the given code cells, open and with a kernel; `options` are of Playwright's context."""
+        """A new notebook of the given code cells, open and with a kernel.
+
+        `options`: ``front="notebook"`` for Notebook 7; all others are of Playwright's context.
+        """
         document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in cells])
         document.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         name = f"{secrets.token_hex(6)}.ipynb"
         nbformat.write(document, self.lab.root / name)
         self.names.add(name)
+        return self._page(name, width, height, **options)
+
+    def again(self, opened: Notebook) -> Notebook:
+        """The same notebook in one more page, as another browser has it: with the same kernel."""
+        return self._page(opened.name, 1280, 1000)
+
+    def _page(self, name: str, width: int, height: int, front: str = "lab", **options: Any) -> Notebook:
         context = self.browser.new_context(viewport={"width": width, "height": height}, locale="en-US", **options)
         self.contexts.append(context)
         context.set_default_timeout(30_000)
-        opened = Notebook(context.new_page(), self.lab, name)
+        opened = Notebook(context.new_page(), self.lab, name, front)
         opened.open()
         return opened
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import Notebook, Notebooks
+from tests.browser.conftest import Notebook, Notebooks, violations
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("qemu")]
 
@@ -93,6 +93,22 @@ def test_a_container_seen_from_both_sides(notebook: Notebooks) -> None:
     page.run(3)
     page.page.locator(".vmc-card:has(.vmc-gauge)", has_text="web").wait_for(state="detached")
     assert page.page.get_by_text("Container web is gone.").count() == 1
+
+
+@pytest.mark.needs("containers-on-host")
+def test_notebook_7_shows_the_same(notebook: Notebooks) -> None:
+    """A view is drawn, follows what happens, is free of violations, and knows when nobody looks."""
+    cells = ("%load_ext vmcontainer_kernel", "%%container web --memory 64m\nhostname", "%container view web")
+    page = notebook(*cells, "%container rm web", front="notebook", height=1400)
+    page.run(0)
+    assert page.text(1) == "web\n"
+    page.run(2)
+    card = page.page.locator(".vmc-card:has(.vmc-gauge)", has_text="web")
+    card.wait_for()
+    assert "of 64.0 MiB" in card.inner_text()
+    assert violations(page.page, ".vmc") == []
+    page.run(3)
+    card.wait_for(state="detached")
 
 
 FIRST_PROCESS = """
