@@ -67,11 +67,11 @@ def locked(path: Path, how: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def turn(*, alone: bool) -> Iterator[None]:
+def turn(*, alone: bool, door: Path = DOOR, room: Path = ROOM) -> Iterator[None]:
     """Be in the room with others, or alone. Who waits for the room holds the door, so that nobody gets in before."""
     with contextlib.ExitStack() as stay:
-        with locked(DOOR, fcntl.LOCK_EX):
-            stay.enter_context(locked(ROOM, fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+        with locked(door, fcntl.LOCK_EX):
+            stay.enter_context(locked(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
         yield
 
 

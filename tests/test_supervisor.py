@@ -55,7 +55,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> None:
     notebook.close()
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("attempt", range(DEATHS))
 def test_a_killed_notebook_leaves_nothing(notebook: Notebook, tmp_path: Path, attempt: int) -> None:
     """A quarter of the moments are when all runs, the others while it is being made."""
@@ -78,7 +77,6 @@ def test_a_killed_notebook_leaves_nothing(notebook: Notebook, tmp_path: Path, at
     print(f"killed after {moment_s} s: gone in {seconds:.2f} s")
 
 
-@pytest.mark.alone
 def test_a_killed_supervisor_takes_its_children_along_and_the_next_session_clears_up(
     notebook: Notebook, tmp_path: Path
 ) -> None:
@@ -161,7 +159,6 @@ def test_nothing_of_an_ordinary_user_is_left(user: User) -> None:
     wait_until_nothing_is_left(user.run, [], END_LIMIT_S)
 
 
-@pytest.mark.alone
 def test_a_killed_notebook_of_an_ordinary_user_leaves_nothing(user: User) -> None:
     ready = user.folder / "ready"
     codes = ["%%container web\nsleep 1000 & true", "%%vm --bg\nsleep 1000", "%%vm\ntrue"]

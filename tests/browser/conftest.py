@@ -196,7 +196,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def plain_page(browser: Any) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1280, "height": 1000}, locale="en-US")
+    # Without motion, as a colour that is on its way from one theme to another is in neither.
+    size = {"width": 1280, "height": 1000}
+    context = browser.new_context(viewport=size, locale="en-US", reduced_motion="reduce")
     context.set_default_timeout(10_000)
     yield context.new_page()
     context.close()

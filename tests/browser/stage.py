@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets
+
 from vmcontainer_kernel.delta import apply
 
 ADDRESS = "http://views.test/"

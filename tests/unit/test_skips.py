@@ -21,11 +21,11 @@ doctor.check = lambda name: doctor.Check(name, "no" if name in ("kvm", "qemu") e
 """
 
 
-def pytest_run(folder: Path, test: str, *, ci: str) -> tuple[int, str]:
+def pytest_run(folder: Path, test: str, *options: str, ci: str) -> tuple[int, str]:
     (folder / "stand_in.py").write_text(STAND_IN)
     (folder / "test_it.py").write_text("import pytest\n\n" + test)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = needs\n")
-    command = [sys.executable, "-m", "pytest", "-p", "stand_in", "-p", "tests.conftest", "-ra", str(folder)]
+    command = [sys.executable, "-m", "pytest", "-p", "stand_in", "-p", "tests.conftest", "-ra", str(folder), *options]
     environment = {**os.environ, "CI": ci, "PYTHONPATH": f"{ROOT}:{folder}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
@@ -59,6 +59,13 @@ def test_a_skip_needs_a_check_that_says_no(tmp_path: Path, test: str, ci: str, s
     assert told in text
     # 5: nothing was run, as pytest says when a whole module is skipped
     assert found == status or (test == MODULE_SKIP and found == 5), text
+
+
+@pytest.mark.parametrize("test", [NEEDS_QEMU, MODULE_SKIP])
+def test_a_skip_in_one_of_two_processes_is_told(tmp_path: Path, test: str) -> None:
+    found, text = pytest_run(tmp_path, test, "-p", "xdist", "-n", "2", ci="true")
+    assert found == (1 if test == NEEDS_QEMU else 5), text
+    assert "\ntest_it.py" in text.partition("skips that tests/allowed_skips.txt does not allow")[2]
 
 
 def test_the_list_names_checks() -> None:

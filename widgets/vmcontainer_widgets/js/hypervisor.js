@@ -175,7 +175,7 @@ function section(words, name, part, className = "") {
 function drawHead(words, act) {
   const status = drawStatus(words), buttons = drawButtons(words, act);
   const name = foreign(), uptime = h("span", { class: "vmc-soft vmc-figures" });
-  const title = h("div", { class: "vmc-title", role: "heading", "aria-level": 3 }, h("span", { class: "vmc-soft" }, words.machine), " ", name);
+  const title = h("div", { class: "vmc-title", role: "heading", "aria-level": 2 }, h("span", { class: "vmc-soft" }, words.machine), " ", name);
   const accelerator = h("span", { class: "vmc-strong" }), reason = foreign();
   const why = h("div", { class: "vmc-why" }, accelerator, h("span", { class: "vmc-soft" }, ` ${words.why}: `, reason));
   const node = h("header", {}, h("div", { class: "vmc-head" }, status.node, title, uptime, buttons.node), why);

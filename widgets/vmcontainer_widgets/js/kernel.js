@@ -249,7 +249,7 @@ function drawContainers(words, history) {
 
 function drawKernelHead(words) {
   const release = foreign("vmc-strong"), node = foreign("vmc-strong"), facts = foreign("vmc-soft vmc-figures");
-  const title = h("div", { class: "vmc-title", role: "heading", "aria-level": 3 }, h("span", { class: "vmc-soft" }, words.kernel), " ", release, " ", h("span", { class: "vmc-soft" }, words.of_node), " ", node);
+  const title = h("div", { class: "vmc-title", role: "heading", "aria-level": 2 }, h("span", { class: "vmc-soft" }, words.kernel), " ", release, " ", h("span", { class: "vmc-soft" }, words.of_node), " ", node);
   const update = (view) => {
     const kernel = view.kernel ?? {}, memory = view.memory ?? {};
     setText(release, `Linux ${visible(kernel.release, 60)}`);

@@ -91,7 +91,7 @@ const lookup = (map, key) => (Object.hasOwn(map, String(key)) ? map[key] : undef
 // Foreign words (names, commands) are isolated, so that right-to-left text cannot reorder the line around it.
 const foreign = (className = "") => h("bdi", { class: "vmc-foreign " + className });
 
-function heading(text, level = 4) {
+function heading(text, level = 3) {
   const node = h("div", { class: "vmc-heading", role: "heading", "aria-level": level });
   setText(node, text);
   return node;

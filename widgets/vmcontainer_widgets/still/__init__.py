@@ -45,6 +45,9 @@ def static_text(document: Document, *, full: bool = False, language: str = "en")
     forms: dict[str, tuple[_Text, _Text]]
     forms = {"hypervisor": (_hypervisor_text, _hypervisor_numbers), "kernel": (_kernel_text, _kernel_numbers)}
     kind = str(document.get("kind"))
+    if kind == "lab":
+        parts = [static_text(one, full=full, language=language) for one in _opened(document)]
+        return "\n".join([*_tabs(document, language), *parts])
     if kind not in forms:
         return str(words(language)["waiting"])
     (short, numbers), w = forms[kind], words(language, kind)
@@ -55,12 +58,27 @@ def static_html(document: Document, *, language: str = "en") -> str:
     """The view as one HTML element: tables, and SVG pictures of what they say; nothing in it runs."""
     forms = {"hypervisor": _hypervisor_html, "kernel": _kernel_html}
     kind = str(document.get("kind"))
-    body = (
-        forms[kind](document, words(language, kind))
-        if kind in forms
-        else [f"<p>{escape(words(language)['waiting'])}</p>"]
-    )
+    if kind == "lab":
+        body = [f"<p>{_foreign(line)}</p>" for line in _tabs(document, language)]
+        body += [static_html(one, language=language) for one in _opened(document)]
+    elif kind in forms:
+        body = forms[kind](document, words(language, kind))
+    else:
+        body = [f"<p>{escape(words(language)['waiting'])}</p>"]
     return f'<div lang="{escape(language)}">' + "\n".join(filter(None, body)) + "</div>"
+
+
+def _tabs(view: Document, language: str) -> list[str]:
+    """What the lab view names: each machine and each kernel."""
+    w = words(language, "lab")
+    titles = [f"{w['kinds'].get(tab.get('kind'), '')} {visible(tab.get('title'))}" for tab in items(view, "tabs")]
+    return [f"{w['lab']}: {', '.join(titles) or words(language)['waiting']}"]
+
+
+def _opened(view: Document) -> list[Mapping[str, Any]]:
+    """The documents that the lab view holds; none of them is a lab again."""
+    documents = part(view, "documents").values()
+    return [one for one in documents if isinstance(one, Mapping) and one.get("kind") not in (None, "lab")]
 
 
 _Text = Callable[[Document, Words], list[str]]
