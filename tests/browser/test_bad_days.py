@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from vmcontainer_widgets.views import VIEWS
 
-from tests.browser.conftest import Notebooks, sample
+from tests.browser.conftest import SAMPLES, Notebooks, sample
 from tests.browser.stage import Stage
 
 pytestmark = pytest.mark.needs("chromium")
@@ -196,3 +196,22 @@ def test_the_kernel_is_restarted_under_a_view(notebook: Notebooks) -> None:
         page.page.locator(".vmc-card:has(.vmc-gauge)", has_text="web").wait_for()
         page.restart()
     assert [error for error in failed if "vmc" in error] == []
+
+
+def test_two_pages_of_one_kernel(notebook: Notebooks) -> None:
+    """Both show what is new; when one is closed the other goes on, and Python knows that it is looked at."""
+    code = "from vmcontainer_widgets import KernelView\nimport json, time\n"
+    code += f"document = json.load(open({str(SAMPLES / 'kernel.json')!r}))\nview = KernelView(document=document)\nview"
+    first = notebook(code)
+    first.run(0)
+    first.page.locator(".vmc-title").wait_for()
+    first.save()
+    second = notebook.again(first)
+    second.page.locator(".vmc-title").wait_for()
+    first.ask("view.document = {**document, 'time_s': 2, 'node': 'moon'}")
+    for page in (first, second):
+        page.page.locator(".vmc-title", has_text="moon").wait_for()
+    second.page.context.close()
+    first.ask("view.document = {**document, 'time_s': 3, 'node': 'sun'}")
+    first.page.locator(".vmc-title", has_text="sun").wait_for()
+    first.eventually("print(view.watched)", "True")

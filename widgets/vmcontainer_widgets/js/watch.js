@@ -26,7 +26,8 @@ function watch(model, el, onShown) {
   });
   const leave = () => ((leaving = true), tell());
   const back = () => ((leaving = false), tell());
-  const other = () => views.size > 0 && tellWatched(model);
+  // Later: what is set back while a change is being told is no change to a model of ipywidgets, and is not sent.
+  const other = () => setTimeout(() => views.size > 0 && tellWatched(model));
   observer.observe(el);
   window.document.addEventListener("visibilitychange", tell);
   window.addEventListener("pagehide", leave);
