@@ -52,7 +52,9 @@ for name, memory_bytes in (("vm", None), ("big", 512 << 20)):
     current().wait(current().machines.ensure(name, Wish(memory_bytes)))
 current().close()
 """
-QUIET = {"VMCONTAINER_PATIENCE_S": "600"}  # on a busy computer a clone may take long enough for a progress line
+# Outputs are equal in all languages of the course, so they are English whatever the computer speaks; and on a busy
+# computer a clone may take long enough for a progress line.
+QUIET = {"LAB_LANGUAGE": "en", "VMCONTAINER_PATIENCE_S": "600"}
 IGNORED_SHARE = 0.1  # of the code cells may have outputs that nbval does not compare
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 PO_HEADER = """\

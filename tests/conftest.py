@@ -21,6 +21,8 @@ from vmcontainer_kernel import doctor
 ROOT = Path(__file__).parent.parent
 # No machine is made ahead behind a test's back, here or in its notebooks; those of spares ask for it.
 os.environ["VMCONTAINER_SPARES"] = "0"
+# Whatever the computer speaks; tests of another language ask for it.
+os.environ["LAB_LANGUAGE"] = "en"
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
 examined = functools.cache(doctor.check)

@@ -669,3 +669,45 @@ def test_a_forked_child_does_not_hold_the_session(tmp_path: Path) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         notebook.close()
+
+
+# -- another language
+
+
+@pytest.fixture
+def korean(notebook: Notebook) -> Iterator[Notebook]:
+    notebook.ok("LAB_LANGUAGE = 'ko'")
+    yield notebook
+    notebook.ok("del LAB_LANGUAGE")
+
+
+@pytest.mark.parametrize(
+    ("code", "first", "hint"),
+    [
+        ("%container logs nobody --on vm", "NotFound: 이 노드에는 nobody 컨테이너가 없습니다", "있는 것: "),
+        ("%%container --on vm\nexit 3", "CommandFailed: 컨테이너의 명령: 상태 3(으)로 끝남", ""),
+        ("%%container --image nobody\ntrue", "NotFound: nobody 이미지가 없습니다", "있는 것: "),
+        ("%vm stop nobody", "NotFound: nobody 가상 머신이 없습니다", "%%vm nobody"),
+        ("%%vm --memory much\ntrue", "UserError: 'much'은(는) 크기가 아닙니다", "숫자와 단위를 쓰세요"),
+        ("%vm stpo", "UserError: %vm에는 'stpo' 동사가 없습니다", "%vm stop을(를) 뜻했나요?"),
+    ],
+)
+def test_an_error_of_an_agent_or_of_ours_in_korean(korean: Notebook, code: str, first: str, hint: str) -> None:
+    told = korean.fails(code, first.partition(":")[0])
+    assert first in told
+    assert hint in told
+    assert " try: " not in told
+
+
+def test_doctor_tables_and_helps_in_korean(korean: Notebook) -> None:
+    assert "%%container가 실행되는 곳" in korean.value("%lab doctor")
+    assert korean.value("%vm ls").split()[:2] == ["가상", "머신"]
+    assert "%vm stop       전원을 끄고 지움" in korean.ok("%vm help").out
+    assert "가상 머신의 이름" in korean.ok("%container run --help").out
+    for magic in ("vm", "container", "asm"):
+        (page,) = korean.ok(f"%%{magic}?").payload
+        assert "이 셀을" in page["data"]["text/plain"]
+        assert "위치 인자" in page["data"]["text/plain"]
+    (page,) = korean.ok("%container?").payload
+    assert "컨테이너를 보고 바꿉니다" in page["data"]["text/plain"]
+    assert "노드의 컨테이너들" in page["data"]["text/plain"]

@@ -1,6 +1,6 @@
 """The catalogues of what people read: ``python -m tests.words`` brings them up to date with the sources.
 
-    sources ──collect──▶ messages ──merge──▶ vmcontainer_kernel/locale/LANG/LC_MESSAGES/vmcontainer.po
+    sources, views' labels ──collect──▶ messages ──merge──▶ vmcontainer_kernel/locale/LANG/LC_MESSAGES/vmcontainer.po
 
 A message is each string of a source that reads as prose, told by its shape and not by who shows it: so nothing is
 forgotten, and what is none (a script, a command's arguments) is named in `NOT_TOLD`. An f-string is a template whose
@@ -19,13 +19,14 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from vmcontainer_kernel.messages import LANGUAGES, TEMPLATE, Entry, Template, read_po
+from vmcontainer_kernel.messages import LANGUAGES, TEMPLATE, Entry, help_parts, read_po
 
-__all__ = ["LOCALE", "collect", "main", "merge", "po_path", "problems", "read", "template_of", "write"]
+__all__ = ["LOCALE", "collect", "main", "merge", "po_path", "problems", "read", "take_over", "template_of", "write"]
 
 ROOT = Path(__file__).parent.parent
 KERNEL = ROOT / "vmcontainer_kernel"
 LOCALE = KERNEL / "locale"
+LABELS = ROOT / "widgets" / "vmcontainer_widgets" / "labels"
 HEAD = """\
 # {language}: what people read; see docs/translation.md
 msgid ""
@@ -65,7 +66,7 @@ SHOWN = {
     "option": ("help",),
 }
 # Words that stand alone where no argument tells that they are shown: labels, states, and what an engine answers.
-LABELS = (
+WORDS = (
     *(
         "  where: ",
         "  try:   ",
@@ -109,7 +110,7 @@ NOT_TOLD = (
     *("Invalid image name", "no such file", "does not exist", "Callable[[int, Start, int], int]"),
 )
 PROSE = re.compile(r"([A-Za-z]{2,}|\ba)['’]?[,;:]? [a-z(]")
-SCRIPT = re.compile(r"\n.*\n|\$\(|&&|\|\||[A-Za-z_]=\"|^import |</|\\[swd(]|\(\?")
+SCRIPT = re.compile(r"\n.*\n|\$\(|&&|\|\||[A-Za-z_]=\"|^import \w+[,;]|</|\\[swd(]|\(\?")
 
 
 # ---- what the sources say
@@ -223,7 +224,8 @@ def _docstrings(tree: ast.Module, path: str) -> Iterator[str]:
             continue
         text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
         if path == "magics.py" and re.search("_(cell|line)$", node.name):
-            yield from text.split("\n\n")
+            parts = [part for block in text.split("\n\n") for part in help_parts(block)]
+            yield from (part for part in parts if _is_prose(part) or "\n" in part)
         if path == "vm/qemu.py" and text and [one.arg for one in node.args.args][1:] == ["wiring"]:
             yield text.splitlines()[0]
 
@@ -231,7 +233,7 @@ def _docstrings(tree: ast.Module, path: str) -> Iterator[str]:
 def collect() -> list[Entry]:
     """Return the messages of the sources, in their order, each once."""
     found: dict[tuple[str, str], Entry] = {}
-    for text in LABELS:
+    for text in WORDS:
         found["", text] = Entry(text)
     for path in sorted(KERNEL.rglob("*.py")):
         name = path.relative_to(KERNEL).as_posix()
@@ -245,7 +247,21 @@ def collect() -> list[Entry]:
             entry = found.setdefault(("", text), Entry(text, flags=[TEMPLATE] if is_template else []))
             if name not in entry.files:
                 entry.files.append(name)
-    return list(found.values())
+    return [*found.values(), *(entry for path in sorted(LABELS.glob("*.json")) for entry in _labels(path))]
+
+
+def _labels(path: Path) -> Iterator[Entry]:
+    """Yield the words of a view, each with its place as context."""
+    for key, text in json.loads(path.read_text(encoding="utf-8"))["en"].items():
+        for place, one in _places(f"{path.stem}.{key}", text):
+            entry = Entry(one, context=place)
+            entry.files = [path.name]
+            yield entry
+
+
+def _places(place: str, text: str | dict[str, str]) -> list[tuple[str, str]]:
+    terms = [(f"{place}.{term}", one) for term, one in text.items()] if isinstance(text, dict) else [(place, text)]
+    return [(name, one) for name, one in terms if one]
 
 
 # ---- the catalogues
@@ -312,25 +328,37 @@ def problems(wanted: list[Entry], known: list[Entry]) -> Iterator[str]:
             yield f"to be reviewed (fuzzy): {shown}"
         elif old.source.count("%") != old.text.count("%"):
             yield f"other signs % than {shown}: {old.text[:70]!r}"
-        elif TEMPLATE in new.flags and _gaps(old.source) != _gaps(old.text):
+        elif (new.context or TEMPLATE in new.flags) and _gaps(old.source) != _gaps(old.text):
             yield f"other gaps than {shown}: {old.text[:70]!r}"
         elif TEMPLATE in new.flags ^ old.flags:
             yield f"one is a template, the other is not: {shown}"
     yield from (f"stale: {source[:70]!r}" for _, source in by_source)
 
 
-def _gaps(text: str) -> list[str]:
-    try:
-        return sorted(set(Template(text).names))
-    except ValueError as error:
-        return [str(error)]
+def _gaps(text: str) -> set[str]:
+    return set(re.findall(r"\{(\w+)\}", text))
+
+
+def take_over(language: str) -> list[Entry]:
+    """Take the translations that views brought in their own files out of them; return them as messages."""
+    taken = []
+    for path in sorted(LABELS.glob("*.json")):
+        labels = json.loads(path.read_text(encoding="utf-8"))
+        english, brought = labels["en"], labels.pop(language, {})
+        for key, text in brought.items():
+            places = dict(_places(f"{path.stem}.{key}", text))
+            sources = dict(_places(f"{path.stem}.{key}", english.get(key, "")))
+            taken += [Entry(sources[place], one, place) for place, one in places.items() if place in sources]
+        if brought:
+            path.write_text(json.dumps(labels, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    return taken
 
 
 def main() -> int:
     """Write the catalogues anew, and tell what is to be translated."""
     wanted = collect()
     for language in LANGUAGES[1:]:
-        entries = merge(wanted, read(language))
+        entries = merge(wanted, [*read(language), *take_over(language)])
         po_path(language).parent.mkdir(parents=True, exist_ok=True)
         po_path(language).write_text(write(entries, language), encoding="utf-8")
         told = list(problems(wanted, entries))

@@ -28,10 +28,12 @@ __all__ = [
     "columns",
     "follow",
     "from_locale",
+    "help_parts",
     "language",
     "padded",
     "read_po",
     "say",
+    "say_document",
     "say_help",
     "say_lines",
     "unescaped",
@@ -41,6 +43,9 @@ LANGUAGES = ("en", "ko")
 TEMPLATE = "python-brace-format"  # gettext's name (GNU gettext manual, "c-format Flag") for a text with {gaps}
 LONGEST = 32 * 1024
 _DEPTH = 4
+_REMEMBERED = 4096
+# The places of a view's document that hold sentences of ours.
+_TOLD = frozenset({"reason", "missing", "why", "description", "failure", "hint", "what", "text", "title", "lacking"})
 _LOOKUPS = 100
 _SEPARATORS = ("\n", "; ", ": ")
 
@@ -205,6 +210,7 @@ def read_po(text: str) -> Iterator[Entry]:
 
 
 _read: dict[str, Catalogue] = {}
+_said: dict[str, dict[str, str]] = {}  # what stood in documents, by language
 
 
 def catalogue(chosen: str) -> Catalogue:
@@ -229,9 +235,41 @@ def say(text: str, chosen: str = "") -> str:
     return text if chosen == LANGUAGES[0] else catalogue(chosen).translate(text)
 
 
+def say_document(document: Any, chosen: str) -> Any:
+    """Return a view's JSON document with the reasons and descriptions in it in a language; what is data stays.
+
+    A whole document's own ``text`` is what a learner wrote; those further in are ours.
+    """
+    if chosen == LANGUAGES[0]:
+        return document
+    known = _said.setdefault(chosen, {})
+    if len(known) > _REMEMBERED:
+        known.clear()
+
+    def walk(value: Any, *, told: bool, inside: bool = True) -> Any:
+        if isinstance(value, dict):
+            ours = _TOLD if inside else _TOLD - {"text"}
+            return {key: walk(one, told=key in ours or (told and isinstance(one, str))) for key, one in value.items()}
+        if isinstance(value, list):
+            return [walk(one, told=told) for one in value]
+        if not told or not isinstance(value, str) or " " not in value:
+            return value
+        if value not in known:
+            known[value] = say(value, chosen)
+        return known[value]
+
+    return walk(document, told=False, inside=False)
+
+
+def help_parts(block: str) -> list[str]:
+    """Return what is a message of its own in a paragraph of a help: a table's lines, or the whole of it."""
+    lines = block.split("\n")
+    return lines if all("   " in line for line in lines) else [block]
+
+
 def say_lines(text: str) -> str:
     """Return a longer text, paragraph by paragraph: the helps of the magics."""
-    return "\n\n".join(say(block) for block in text.split("\n\n"))
+    return "\n\n".join("\n".join(map(say, help_parts(block))) for block in text.split("\n\n"))
 
 
 def columns(text: str) -> int:

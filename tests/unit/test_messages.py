@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -10,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmcontainer_kernel import messages
+from vmcontainer_kernel import doctor, messages
+from vmcontainer_kernel.doctor import Check
 from vmcontainer_kernel.errors import LabError, NotFound
 from vmcontainer_kernel.messages import LONGEST, TEMPLATE, Catalogue, Entry, Template
 
@@ -154,6 +158,61 @@ def test_an_error_is_told_in_the_readers_language(korean: None) -> None:
 
 def test_without_a_front_errors_are_english() -> None:
     assert NotFound("there is no check x", hint="there are: y").told() == "there is no check x\n  try:   there are: y"
+
+
+def test_a_doctors_report_is_translated(korean: None) -> None:
+    checks = [
+        Check("qemu", "ok", "QEMU emulator version 7.2.0"),
+        Check(
+            "kvm",
+            "no",
+            "/dev/kvm may not be opened by this user (group kvm may)",
+            hint="see signal(7)",
+            cost="no %%asm cells",
+        ),
+    ]
+    text, page = doctor.to_text(checks), doctor.to_html(checks)
+    for part in (
+        "정상",
+        "불가",
+        "이 사용자는 /dev/kvm을 열 수 없음",
+        "손해: %%asm 셀을 못 씀",
+        "signal(7)을 보세요",
+    ):
+        assert part in text
+        assert part in page
+    assert "QEMU emulator version 7.2.0" in text
+    assert doctor.to_json(checks)["checks"][1]["reason"].startswith("/dev/kvm may not"), "a document is for programs"
+
+
+def test_a_terminals_locale_chooses_the_language() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "LAB_LANGUAGE"}
+    command = [sys.executable, "-m", "vmcontainer_kernel.cli", "doctor"]
+    for locale, words in (("ko_KR.UTF-8", "정상"), ("C.UTF-8", "ok")):
+        spoken = {**environment, "LC_ALL": locale, "PYTHONUTF8": "1"}
+        done = subprocess.run([*command, "disk"], env=spoken, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(words)
+        done = subprocess.run([*command, "--help"], env=spoken, capture_output=True, text=True, check=True)
+        assert ("JSON 문서로" if words == "정상" else "as a JSON document") in done.stdout
+
+
+def test_a_views_document_is_translated_where_we_speak() -> None:
+    document = {
+        "kind": "compare",
+        "text": "the disk is full",
+        "places": [{"name": "the disk is full", "missing": "this is an ordinary user"}],
+        "missing": {"memory.used_bytes": "the guest is paused"},
+        "accelerator": {
+            "name": "tcg",
+            "reason": "there is no /dev/kvm: no hardware virtualization here, or its module is not loaded",
+        },
+    }
+    said = messages.say_document(document, "ko")
+    assert said["text"] == said["places"][0]["name"] == "the disk is full", "a learner's cell, and a name"
+    assert said["places"][0]["missing"] == "일반 사용자입니다"
+    assert said["missing"] == {"memory.used_bytes": "게스트가 일시 정지되어 있습니다"}
+    assert "하드웨어 가상화" in said["accelerator"]["reason"]
+    assert messages.say_document(document, "en") is document
 
 
 def test_a_parsers_help_is_translated(korean: None) -> None:

@@ -30,7 +30,7 @@ from vmcontainer_kernel.delta import difference
 
 from .recording import Recording
 from .still import static_html, static_text
-from .words import words
+from .words import told_in, words
 
 __all__ = ["Answer", "View", "module", "scope", "stylesheet"]
 
@@ -98,6 +98,8 @@ class View(anywidget.AnyWidget):
 
     def __init__(self, **traits: Any) -> None:
         self._lock = threading.RLock()
+        if "document" in traits:
+            traits["document"] = told_in(traits.get("language", "en"), traits["document"])
         self._told: dict[str, Any] = dict(traits.get("document", {}))
         self._identity = secrets.token_hex(8)
         self._number = 0
@@ -142,6 +144,10 @@ class View(anywidget.AnyWidget):
         """Let the page know that Python is there, though nothing changed."""
         if time.monotonic() - self._sent_s > 2:
             self.send({"alive": True})
+
+    @traitlets.validate("document")
+    def _translate(self, proposal: Any) -> dict[str, Any]:
+        return told_in(self.language, proposal["value"])
 
     @traitlets.observe("document")
     def _show(self, _change: object) -> None:

@@ -35,7 +35,7 @@ from ..rows import (
     vcpu_rows,
     visible,
 )
-from ..words import words
+from ..words import told_in, words
 
 __all__ = ["static_html", "static_text"]
 
@@ -50,7 +50,7 @@ def static_text(document: Document, *, full: bool = False, language: str = "en")
         return "\n".join([*_tabs(document, language), *parts])
     if kind not in forms:
         return str(words(language)["waiting"])
-    (short, numbers), w = forms[kind], words(language, kind)
+    (short, numbers), w, document = forms[kind], words(language, kind), told_in(language, document)
     return "\n".join(short(document, w) + (numbers(document, w) if full else []))
 
 
@@ -62,7 +62,7 @@ def static_html(document: Document, *, language: str = "en") -> str:
         body = [f"<p>{_foreign(line)}</p>" for line in _tabs(document, language)]
         body += [static_html(one, language=language) for one in _opened(document)]
     elif kind in forms:
-        body = forms[kind](document, words(language, kind))
+        body = forms[kind](told_in(language, document), words(language, kind))
     else:
         body = [f"<p>{escape(words(language)['waiting'])}</p>"]
     return f'<div lang="{escape(language)}">' + "\n".join(filter(None, body)) + "</div>"
