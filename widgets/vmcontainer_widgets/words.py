@@ -6,6 +6,7 @@ Python and the page read the same ones. A word's place there (gettext's msgctxt)
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,13 @@ def words(language: str, *names: str) -> dict[str, Any]:
     return found
 
 
-def told_in(language: str, document: dict[str, Any]) -> dict[str, Any]:
+def told_in(language: str, document: Mapping[str, Any]) -> dict[str, Any]:
     """A document with the reasons and descriptions in it in a language."""
     if language == "en":
-        return document
+        return dict(document)
     from vmcontainer_kernel.messages import say_document
 
-    told: dict[str, Any] = say_document(document, language)
+    told: dict[str, Any] = say_document(dict(document), language)
     return told
 
 
