@@ -232,7 +232,10 @@ def lab_line(line: str) -> Any:
     """Everything at once: %lab VERB.
 
     doctor                  what this computer can do, and why not
-    view                    live pictures of the host's kernel and every machine
+    view                    live pictures of the host's kernel and every machine, one tab each
+    timeline                the last starts of machines, containers and commands, step by step
+    nesting                 what is inside of what, and a process's PID at every level
+    replay FILE             show what a view recorded
     reset                   end and remove everything this notebook started
     """
     from . import verbs

@@ -7,5 +7,7 @@ from .base import Rendered
 from .kernel import kernel_view
 from .lab import lab_view
 from .machine import machine_view
+from .nesting import nesting_view
+from .timeline import timeline_view
 
-__all__ = ["Rendered", "kernel_view", "lab_view", "machine_view"]
+__all__ = ["Rendered", "kernel_view", "lab_view", "machine_view", "nesting_view", "timeline_view"]

@@ -28,6 +28,18 @@ def _view(session: Session, words: Words, language: str) -> None:
     show(lab_view(session, language))
 
 
+def _timeline(session: Session, words: Words, language: str) -> None:
+    from ..live import timeline_view
+
+    show(timeline_view(session, language))
+
+
+def _nesting(session: Session, words: Words, language: str) -> None:
+    from ..live import nesting_view
+
+    show(nesting_view(session, language))
+
+
 def _replay(session: Session, words: Words, language: str) -> None:
     from ..live.replay import replay_view
 
@@ -41,6 +53,8 @@ def _reset(session: Session, words: Words, language: str) -> None:
 VERBS: dict[str, Verb] = {
     "doctor": Verb(_doctor, "what this computer can do, and why not", word("name", "one check", needed=False)),
     "view": Verb(_view, "live pictures of the host's kernel and every machine, one tab each"),
+    "timeline": Verb(_timeline, "the last starts of machines, containers and commands, step by step"),
+    "nesting": Verb(_nesting, "what is inside of what, and a process's PID at every level"),
     "replay": Verb(_replay, "show what a view recorded", word("name", "a file ending in .recording.json")),
     "reset": Verb(_reset, "end and remove everything this notebook started"),
 }

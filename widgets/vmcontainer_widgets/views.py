@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from .view import View, module, scope
 from .words import words
 
-__all__ = ["VIEWS", "HypervisorView", "KernelView", "LabView"]
+__all__ = ["VIEWS", "HypervisorView", "KernelView", "LabView", "NestingView", "TimelineView"]
 
 
 class HypervisorView(View):
@@ -22,12 +22,26 @@ class KernelView(View):
     kind, labels, scripts = "kernel", ("kernel",), ("isolation", "kernel")
 
 
+class TimelineView(View):
+    """The last starts on one axis: set `document` to a timeline (``docs/architecture.md``)."""
+
+    kind, labels, scripts = "timeline", ("timeline",), ("timeline",)
+    styles = ("timeline",)
+
+
+class NestingView(View):
+    """What is inside of what: set `document` to a nesting view (``docs/architecture.md``)."""
+
+    kind, labels, scripts = "nesting", ("nesting",), ("nesting",)
+    styles = ("nesting",)
+
+
 class LabView(View):
     """Several views, one tab each: `tabs` ({id, kind, title}) and, of those shown, `documents` (by id)."""
 
     kind, labels, scripts = "lab", ("lab",), ("lab",)
-    styles = ("lab",)
-    holds: ClassVar[tuple[type[View], ...]] = (HypervisorView, KernelView)
+    styles = ("lab", "timeline", "nesting")
+    holds: ClassVar[tuple[type[View], ...]] = (HypervisorView, KernelView, NestingView, TimelineView)
 
     @classmethod
     def source(cls, ending: str, *more: str) -> str:
@@ -41,4 +55,4 @@ class LabView(View):
         return words(language, *cls.labels) | {"views": {one.kind: one.words_in(language) for one in cls.holds}}
 
 
-VIEWS: dict[str, type[View]] = {view.kind: view for view in (HypervisorView, KernelView, LabView)}
+VIEWS: dict[str, type[View]] = {view.kind: view for view in [*LabView.holds, LabView]}

@@ -36,6 +36,9 @@ from ..rows import (
     visible,
 )
 from ..words import told_in, words
+from .nesting import nesting_html, nesting_numbers, nesting_text
+from .tables import foreign, indented, table
+from .timeline import timeline_html, timeline_numbers, timeline_text
 
 __all__ = ["static_html", "static_text"]
 
@@ -43,7 +46,12 @@ __all__ = ["static_html", "static_text"]
 def static_text(document: Document, *, full: bool = False, language: str = "en") -> str:
     """The view as text: by default only what is the same in every run, with `full` every number it holds."""
     forms: dict[str, tuple[_Text, _Text]]
-    forms = {"hypervisor": (_hypervisor_text, _hypervisor_numbers), "kernel": (_kernel_text, _kernel_numbers)}
+    forms = {
+        "hypervisor": (_hypervisor_text, _hypervisor_numbers),
+        "kernel": (_kernel_text, _kernel_numbers),
+        "nesting": (nesting_text, nesting_numbers),
+        "timeline": (timeline_text, timeline_numbers),
+    }
     kind = str(document.get("kind"))
     if kind == "lab":
         parts = [static_text(one, full=full, language=language) for one in _opened(document)]
@@ -56,7 +64,12 @@ def static_text(document: Document, *, full: bool = False, language: str = "en")
 
 def static_html(document: Document, *, language: str = "en") -> str:
     """The view as one HTML element: tables, and SVG pictures of what they say; nothing in it runs."""
-    forms = {"hypervisor": _hypervisor_html, "kernel": _kernel_html}
+    forms: dict[str, _Text] = {
+        "hypervisor": _hypervisor_html,
+        "kernel": _kernel_html,
+        "nesting": nesting_html,
+        "timeline": timeline_html,
+    }
     kind = str(document.get("kind"))
     if kind == "lab":
         body = [f"<p>{_foreign(line)}</p>" for line in _tabs(document, language)]
@@ -87,10 +100,6 @@ _Text = Callable[[Document, Words], list[str]]
 # Text
 
 
-def _indented(rows: Iterable[Sequence[str]]) -> list[str]:
-    return ["  " + " · ".join(row) for row in rows]
-
-
 def _hypervisor_text(view: Document, w: Words) -> list[str]:
     given = format_bytes(part(view, "memory").get("given_bytes"))
     devices = [f"{visible(device.get('type'))} ({visible(device.get('id'))})" for device in items(view, "devices")]
@@ -109,12 +118,12 @@ def _hypervisor_numbers(view: Document, w: Words) -> list[str]:
     return [
         f"  {w['accelerator']}: {name}. {w['why']}: {reason}",
         f"  QEMU {visible(qemu.get('version'))}, pid {visible(qemu.get('pid'))}, {w['up']} {uptime}",
-        *_indented(
+        *indented(
             [f"{w['vcpu']} {index}", f"{w['thread']} {rest[0]}", *rest[1:]] for index, *rest in vcpu_rows(view, w)
         ),
-        *_indented(memory_rows(view, w)),
-        *_indented(block_rows(view)),
-        *_indented(event_rows(view, w)),
+        *indented(memory_rows(view, w)),
+        *indented(block_rows(view)),
+        *indented(event_rows(view, w)),
     ]
 
 
@@ -160,28 +169,16 @@ def _kernel_numbers(view: Document, w: Words) -> list[str]:
     memory = part(view, "memory")
     free, total = format_bytes(memory.get("available_bytes")), format_bytes(memory.get("total_bytes"))
     return [
-        *_indented([[f"{name} {visible(value)}" for name, value in part(view, "kernel").items()]]),
+        *indented([[f"{name} {visible(value)}" for name, value in part(view, "kernel").items()]]),
         f"  {w['memory_free']} {free} {w['of']} {total}",
-        *_indented(container_rows(view, w)),
-        *_indented(process_rows(view)),
-        *_indented(namespace_rows(view)),
-        *_indented(isolation_rows(view, w)),
+        *indented(container_rows(view, w)),
+        *indented(process_rows(view)),
+        *indented(namespace_rows(view)),
+        *indented(isolation_rows(view, w)),
     ]
 
 
 # HTML
-
-
-def _foreign(value: object) -> str:
-    return f"<bdi>{escape(visible(value))}</bdi>"
-
-
-def _table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    body = "\n".join("<tr>" + "".join(f"<td>{_foreign(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    if not body:
-        return ""
-    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _hypervisor_html(view: Document, w: Words) -> list[str]:
@@ -191,17 +188,17 @@ def _hypervisor_html(view: Document, w: Words) -> list[str]:
     box = w["process_gone" if view.get("status") == "gone" else "process_box"].format(
         version=visible(qemu.get("version")), pid=visible(qemu.get("pid"))
     )
-    title = f"<strong>{escape(w['machine'])} {_foreign(view.get('machine'))}</strong>"
+    title = f"<strong>{escape(w['machine'])} {foreign(view.get('machine'))}</strong>"
     return [
         f"<p>{title}: {escape(status_of(view, w))}, {escape(w['up'])} {format_seconds(view.get('uptime_s'))}</p>",
-        f"<p>{escape(kind)}. {escape(w['why'])}: {_foreign(accelerator.get('reason'))}</p>",
+        f"<p>{escape(kind)}. {escape(w['why'])}: {foreign(accelerator.get('reason'))}</p>",
         f"<p>{escape(box)}</p>",
-        _table(w["vcpus"], [w["vcpu"], w["thread"], w["state"], w["cpu_time"]], vcpu_rows(view, w)),
+        table(w["vcpus"], [w["vcpu"], w["thread"], w["state"], w["cpu_time"]], vcpu_rows(view, w)),
         _memory_picture(part(view, "memory"), w),
-        _table(w["memory"], ["", ""], memory_rows(view, w)),
-        _table(w["devices"], [w["address"], w["type"], w["id"], w["description"]], device_rows(view)),
-        _table(w["blocks"], [w["device"], w["read"], w["written"], w["requests"]], block_rows(view)),
-        _table(w["events"], [w["event"], w["meaning"]], reversed(event_rows(view, w))),
+        table(w["memory"], ["", ""], memory_rows(view, w)),
+        table(w["devices"], [w["address"], w["type"], w["id"], w["description"]], device_rows(view)),
+        table(w["blocks"], [w["device"], w["read"], w["written"], w["requests"]], block_rows(view)),
+        table(w["events"], [w["event"], w["meaning"]], reversed(event_rows(view, w))),
     ]
 
 
@@ -231,15 +228,15 @@ def _memory_picture(memory: Mapping[str, Any], w: Words) -> str:
 def _kernel_html(view: Document, w: Words) -> list[str]:
     kernel = part(view, "kernel")
     facts = f"Linux {visible(kernel.get('release'))} {visible(kernel.get('machine'))}"
-    title = f"{escape(w['kernel'])} {_foreign(facts)} {escape(w['of_node'])} {_foreign(view.get('node'))}"
+    title = f"{escape(w['kernel'])} {foreign(facts)} {escape(w['of_node'])} {foreign(view.get('node'))}"
     uses = [w["container"], w["state"], w["chart_memory"], w["chart_cpu"], w["chart_pids"]]
     rights = f"{w['capabilities_held']} / {w['capabilities_bound']}"
     isolation = [w["who"], w["ids"], rights, "seccomp", w["mounts"], w["links"], w["sockets"]]
     figures = [w["pid_node"], w["pid_inside"], w["container"], w["command_short"], w["cpu_time"], w["resident"]]
     return [
-        f"<p><strong>{title}</strong>, {escape(w['cgroup'])} {_foreign(kernel.get('cgroup'))}</p>",
-        _table(w["cgroups"], uses, container_rows(view, w)),
-        _table(w["processes"], figures, process_rows(view)),
-        _table(w["namespaces"], [w["who"], *NAMESPACES], namespace_rows(view)),
-        _table(w["isolation"], isolation, isolation_rows(view, w)),
+        f"<p><strong>{title}</strong>, {escape(w['cgroup'])} {foreign(kernel.get('cgroup'))}</p>",
+        table(w["cgroups"], uses, container_rows(view, w)),
+        table(w["processes"], figures, process_rows(view)),
+        table(w["namespaces"], [w["who"], *NAMESPACES], namespace_rows(view)),
+        table(w["isolation"], isolation, isolation_rows(view, w)),
     ]
