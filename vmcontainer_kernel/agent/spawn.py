@@ -72,7 +72,7 @@ def start_plain(command: Command, stdio: tuple[int, int, int]) -> Launch:
         raise _start_error(error) from None
     finally:
         os.chdir(own)
-    return Launch(pid, -1)
+    return Launch(pid, -1, "spawned")
 
 
 def start(command: Command, stdio: tuple[int, int, int]) -> Launch:

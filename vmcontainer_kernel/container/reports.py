@@ -25,8 +25,8 @@ class Launch(Record):
     """A process on its way: its pid (the caller reaps it), and a pipe that ends when it has become the program or
     failed.
 
-    `way`: how it was made (forked, ready, spare, exact spare); `marks`: when the parent had done what (`Stopwatch`);
-    `explain`: what describes, later and in order, what was done (`step.Step.explain`), if somebody asks.
+    `way`: how it was made (forked, spawned, ready, spare, exact spare); `marks`: when the parent had done what
+    (`Stopwatch`); `explain`: what describes, later and in order, what was done (`step.Step.explain`).
     """
 
     pid: int

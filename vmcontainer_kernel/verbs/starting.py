@@ -20,6 +20,7 @@ _WAYS: Final = {
     "exact spare": "made ahead, given now",
     "ready": "born by the process that was ready",
     "forked": "forked",
+    "spawned": "started by posix_spawn",
     "made ahead": "made ahead",
 }
 

@@ -55,4 +55,6 @@ class LabView(View):
         return words(language, *cls.labels) | {"views": {one.kind: one.words_in(language) for one in cls.holds}}
 
 
-VIEWS: dict[str, type[View]] = {view.kind: view for view in [*LabView.holds, LabView]}
+VIEWS: dict[str, type[View]] = {
+    view.kind: view for view in (HypervisorView, KernelView, NestingView, TimelineView, LabView)
+}

@@ -191,7 +191,7 @@ function draw({ body, root, words, say, again, want, memory }) {
   const axis = axisOf(), cards = h("div", { class: "vmc-time-starts" }), hint = h("div", { class: "vmc-soft" }, words.timeline_hint);
   const top = h("div", { class: "vmc-head" }, h("div", { class: "vmc-title", role: "heading", "aria-level": 3 }, words.timeline), choice);
   const stage = {
-    say, again, logarithmic: () => memory.get("logarithmic") ?? false,
+    say, again, logarithmic: () => memory.get("logarithmic") ?? memory.get("apart") ?? false,
     want: (number, is) => (wanted[is ? "add" : "delete"](`start-${number}`), want([...wanted])),
   };
   const rows = keyedRows(cards, () => startCard(words, stage));
@@ -201,7 +201,9 @@ function draw({ body, root, words, say, again, want, memory }) {
   let spoken = null;
   return (view) => {
     const starts = objects(view.starts).slice().reverse(), known = starts.map((start) => start.number);
-    const scale = scaleOf(Math.max(0.01, ...starts.map((start) => start.total_ms).filter(isNumber)), stage.logarithmic());
+    const totals = starts.map((start) => start.total_ms).filter(isNumber), longest = Math.max(0.01, ...totals);
+    memory.set("apart", longest > 20 * Math.min(...totals));
+    const scale = scaleOf(longest, stage.logarithmic());
     for (const one of wanted) if (!known.includes(Number(one.slice("start-".length)))) wanted.delete(one);
     setText(choice, `${words.axis}: ${stage.logarithmic() ? words.log : words.linear}`);
     setAttribute(choice, "aria-pressed", String(stage.logarithmic()));

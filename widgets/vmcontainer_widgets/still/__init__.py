@@ -7,7 +7,7 @@ JupyterLab drop style sheets from saved outputs, and says in tables all that its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
