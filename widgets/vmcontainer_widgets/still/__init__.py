@@ -72,7 +72,7 @@ def static_html(document: Document, *, language: str = "en") -> str:
     }
     kind = str(document.get("kind"))
     if kind == "lab":
-        body = [f"<p>{_foreign(line)}</p>" for line in _tabs(document, language)]
+        body = [f"<p>{foreign(line)}</p>" for line in _tabs(document, language)]
         body += [static_html(one, language=language) for one in _opened(document)]
     elif kind in forms:
         body = forms[kind](told_in(language, document), words(language, kind))
