@@ -69,6 +69,16 @@ SHOWN = {
 WORDS = (
     *(
         "  where: ",
+        "in Docker: --privileged",
+        "in Docker: --cap-add SYS_RESOURCE",
+        "show program's version number and exit",
+        "see --workdir",
+        "add --bg",
+        "write 0x7c00 or 31744",
+        "write NAME[:/FOLDER][:ro]",
+        "write FOLDER:/PLACE[:ro]",
+        "nothing",
+        "yes",
         "  try:   ",
         "show this help message and exit",
         "positional arguments",
@@ -101,6 +111,25 @@ WORDS = (
     *("Too many levels of symbolic links", "File name too long", "Directory not empty", "Exec format error"),
     *("Argument list too long", "Invalid cross-device link", "Disk quota exceeded", "Connection reset by peer"),
     *("Broken pipe", "Read-only file system"),
+)
+# Templates that other programs' libraries fill (argparse), or that are too short to be told from other strings.
+FORMS = (
+    "it does not run {names}",
+    "unrecognized arguments: {names}",
+    "the following arguments are required: {names}",
+    "it needs {names}",
+    "what is {names}?",
+    "argument {name}: expected one argument",
+    "argument {name}: expected at least one argument",
+    "argument {name}: invalid choice: {given} (choose from {names})",
+    "argument {name}: not allowed with argument {other}",
+    "argument {name}: ignored explicit argument {given}",
+    "see /proc/{path}",
+    "write {name}=VALUE",
+    "write {name}=value",
+    "give 1 to {count}",
+    "line {number}",
+    "{step} failed: {reason}",
 )
 # What reads as prose and is none.
 NOT_TOLD = (
@@ -235,6 +264,8 @@ def collect() -> list[Entry]:
     found: dict[tuple[str, str], Entry] = {}
     for text in WORDS:
         found["", text] = Entry(text)
+    for text in FORMS:
+        found["", text] = Entry(text, flags=[TEMPLATE])
     for path in sorted(KERNEL.rglob("*.py")):
         name = path.relative_to(KERNEL).as_posix()
         if any(fnmatch(name, pattern) for pattern in SILENT):

@@ -202,7 +202,7 @@ def _kvm() -> Finding:
 
 def _rung_line(rung: Rung) -> str:
     took = "-" if rung.seconds is None else f"{rung.seconds * 1e3:.2f} ms"
-    return f"{'yes' if rung.holds else 'no':<3} {rung.name:<9} {took:>9}  {rung.told}"
+    return f"{'yes' if rung.holds else 'no ':<3}  {rung.name:<9} {took:>9}  {rung.told}"
 
 
 def _kvm_real_mode() -> Finding:
@@ -211,8 +211,8 @@ def _kvm_real_mode() -> Finding:
 
     found = accelerator.abilities()
     works = [name for name, failure in found.items() if not failure]
-    fails = [f"{name} ({failure})" for name, failure in found.items() if failure]
-    reason = f"runs {', '.join(works) or 'nothing'}" + (f"; not {', '.join(fails)}" if fails else "")
+    fails = [f"{name}: {failure}" for name, failure in found.items() if failure]
+    reason = f"it runs {', '.join(works) or 'nothing'}" + (f"; it does not run {', '.join(fails)}" if fails else "")
     if found["16-bit real mode"] or found["single steps"]:
         return Finding("no", reason, "%%asm --run none shows the machine code")
     return Finding("degraded", reason, "what is missing works in a machine: %%vm") if fails else Finding("ok", reason)

@@ -43,11 +43,12 @@ LANGUAGES = ("en", "ko")
 TEMPLATE = "python-brace-format"  # gettext's name (GNU gettext manual, "c-format Flag") for a text with {gaps}
 LONGEST = 32 * 1024
 _DEPTH = 4
+_PREDICATES = ("is ", "must ", "has ", "needs ", "holds ", "cannot ", "belongs ")  # said of a field or file
 _REMEMBERED = 4096
 # The places of a view's document that hold sentences of ours.
 _TOLD = frozenset({"reason", "missing", "why", "description", "failure", "hint", "what", "text", "title", "lacking"})
 _LOOKUPS = 100
-_SEPARATORS = ("\n", "; ", ": ")
+_SEPARATORS = ("\n", "  ", "; ", ": ", ", ")
 
 
 # ---- which language
@@ -174,10 +175,10 @@ class _Translation:
         separator = next((one for one in _SEPARATORS if one in text), "")
         if depth == 0 or not separator:
             name, _, rest = text.partition(" ")
-            told = self._known(rest, depth) if " " in rest else None
+            told = self._known(rest, depth) if rest.startswith(_PREDICATES) else None
             return f"{name}: {told}" if told else None
         parts = text.split(separator)
-        said = [self.of(part, depth - 1) for part in parts]
+        said = [self.of(part, depth - 1) if part else "" for part in parts]
         return separator.join(said) if said != parts else None
 
 
@@ -188,7 +189,7 @@ def unescaped(text: str) -> str:
     """Return what a quoted text of a .po file says (GNU gettext manual, "The Format of PO Files")."""
     import json
 
-    found: str = json.loads(text)  # its escapes are C's, of which JSON has those that are used
+    found: str = json.loads(text) if "\\" in text else text[1:-1]  # the escapes that are used are JSON's too
     return found
 
 
@@ -290,7 +291,9 @@ def say_help(parser: Any) -> Any:
     """Put an `argparse` parser's helps into the language of what is shown now, its own few words too; return it."""
     if language() == LANGUAGES[0]:
         return parser
-    parser.description = say_lines(parser.description or "")
+    from inspect import cleandoc
+
+    parser.description = say_lines(cleandoc(parser.description or ""))
     for group in parser._action_groups:
         group.title = say(group.title or "")
     for action in parser._actions:

@@ -65,7 +65,7 @@ def test_what_kvm_can_do_for_lessons_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(accelerator, "abilities", lambda: found)
     check = doctor.check("kvm-real-mode")
     assert check.verdict == "degraded"
-    assert check.reason.startswith("runs 16-bit real mode, single steps; not floating point (ended with")
+    assert check.reason.startswith("it runs 16-bit real mode, single steps; it does not run floating point: ended with")
     monkeypatch.setattr(accelerator, "abilities", lambda: dict.fromkeys(found, ""))
     assert doctor.check("kvm-real-mode").verdict == "ok"
     monkeypatch.setattr(accelerator, "abilities", lambda: found | {"single steps": "ended with KVM_EXIT_HLT"})
@@ -76,7 +76,7 @@ def test_the_rungs_of_kvm_are_shown_with_their_times(monkeypatch: pytest.MonkeyP
     rungs = (accelerator.Rung("open", True, 0.00002, "it opens"), accelerator.Rung("loop", False, None, "not <tried>"))
     monkeypatch.setattr(accelerator, "choose", lambda: accelerator.Accelerator("tcg", "why", 0.1, rungs))
     check = doctor.check("kvm")
-    assert check.details == ("yes open        0.02 ms  it opens", "no  loop              -  not <tried>")
+    assert check.details == ("yes  open        0.02 ms  it opens", "no   loop              -  not <tried>")
     assert check.details[0] in doctor.to_text([check])
     assert "not &lt;tried&gt;" in doctor.to_html([check])
 
