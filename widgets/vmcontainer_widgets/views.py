@@ -13,7 +13,9 @@ __all__ = ["VIEWS", "HypervisorView", "KernelView", "LabView", "NestingView", "T
 class HypervisorView(View):
     """A virtual machine as its host sees it: set `document` to a hypervisor view (``docs/architecture.md``)."""
 
-    kind, labels, scripts = "hypervisor", ("hypervisor",), ("hypervisor",)
+    kind, labels = "hypervisor", ("hypervisor",)
+    scripts = ("hypervisor_parts", "hypervisor_inside", "hypervisor")
+    styles = ("hypervisor",)
 
 
 class KernelView(View):
@@ -40,7 +42,7 @@ class LabView(View):
     """Several views, one tab each: `tabs` ({id, kind, title}) and, of those shown, `documents` (by id)."""
 
     kind, labels, scripts = "lab", ("lab",), ("lab",)
-    styles = ("lab", "timeline", "nesting")
+    styles = ("lab", "hypervisor", "timeline", "nesting")
     holds: ClassVar[tuple[type[View], ...]] = (HypervisorView, KernelView, NestingView, TimelineView)
 
     @classmethod

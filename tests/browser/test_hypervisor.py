@@ -1,0 +1,135 @@
+"""The hypervisor view as a person uses it, with a real machine: what is pressed on the page is looked up at QEMU."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import Notebook, Notebooks, sample
+
+pytestmark = [pytest.mark.needs("chromium")]
+
+MACHINE = "from vmcontainer_kernel.session import current; machine = current().machines.guest('vm').machine; "
+PARTS = MACHINE + "print(sorted(part for one in machine.poller._followers for part in one.parts))"
+SHELF = "from vmcontainer_kernel.vm.state.shelf import Shelf; print([one.title for one in Shelf().snapshots()])"
+
+
+def qemu_says(page: Notebook, command: str) -> Any:
+    """QEMU's own answer to a QMP command, past the view."""
+    return json.loads(
+        page.ask(f"{MACHINE}import json; print(json.dumps(current().wait(machine.execute({command!r}))))")
+    )
+
+
+def section(page: Notebook, name: str) -> Any:
+    return page.page.locator("details.vmc-section", has=page.page.get_by_role("heading", name=name))
+
+
+def opened(page: Notebook, name: str) -> Any:
+    """Open or close a section by the keyboard."""
+    found = section(page, name)
+    found.locator("summary").first.press("Enter")
+    return found
+
+
+def press(page: Notebook, name: str) -> str:
+    """Press a button, wait for what came of it; its answer."""
+    button = page.page.get_by_role("button", name=name).first
+    button.press("Enter")
+    button.and_(page.page.locator("[aria-busy=false]")).wait_for(timeout=60_000)
+    answer = page.page.locator(".vmc-answer").first
+    assert answer.get_attribute("data-tone") == "good", answer.inner_text()
+    return str(answer.inner_text())
+
+
+@pytest.mark.needs("qemu")
+@pytest.mark.needs("guest-image")
+def test_a_machine_is_looked_into_and_changed(notebook: Notebooks) -> None:
+    start = "%load_ext vmcontainer_kernel\n%vm start vm --max-cpus 2"
+    page = notebook(start, "%vm view vm", "%vm rm vm; %vm snapshot rm vm:1", height=1400)
+    assert page.text(0) == ""
+    page.run(1)
+    page.page.locator(".vmc-status", has_text="running").wait_for()
+
+    assert page.ask(PARTS) == "[]"
+    registers = opened(page, "Registers")
+    registers.get_by_role("row", name="RIP").wait_for()
+    assert page.ask(PARTS) == "['registers']"
+    opened(page, "Registers")
+    page.eventually(PARTS, "[]")
+    twins_light_up(page)
+
+    title = press(page, "Take a snapshot").split(",")[0]
+    assert page.ask(SHELF) == f"['{title}']"
+    press(page, "Add a CPU")
+    assert len(qemu_says(page, "query-cpus-fast")) == 2
+    section(page, "Virtual CPUs").get_by_text("vCPU 1", exact=True).wait_for()
+    page.page.get_by_label("Memory of the machine in MiB").fill("160")
+    assert press(page, "Set memory").startswith("160 MiB")
+    assert qemu_says(page, "query-balloon")["actual"] == 160 << 20
+    opened(page, "Snapshots").get_by_role("listitem").filter(has_text=title).wait_for()
+    before = page.ask(MACHINE + "print(machine.pid)")
+    assert press(page, f"Restore {title}") == title
+    page.page.get_by_text(re.compile(rf"^To the host this machine is one process: .*pid (?!{before}$)\d+$")).wait_for()
+    assert len(qemu_says(page, "query-cpus-fast")) == 1
+
+    panic = page.page.get_by_role("button", name="Make the kernel panic")
+    panic.press("Enter")
+    page.page.get_by_role("button", name="Really? Press again").wait_for()
+    assert qemu_says(page, "query-status")["status"] == "running"
+    page.page.get_by_role("button", name="Really? Press again").press("Enter")
+    page.page.locator(".vmc-status", has_text="has ended").wait_for()
+    assert page.ask(MACHINE + "print(machine.reason)") == "the guest's kernel panicked"
+    page.run(2)
+
+
+def twins_light_up(page: Notebook) -> None:
+    """The same card in QEMU's tree and on the guest's bus; the driver's name came out of the guest."""
+    found = opened(page, "Devices from both sides")
+    listed = found.locator("tr[data-twin=net]")
+    listed.get_by_text("virtio-pci").wait_for()
+    listed.hover()
+    assert [one.split()[0] for one in found.locator(".vmc-lit").all_inner_texts()] == ["net", "00:04.0"]
+    found.locator("li[data-twin=disk]").focus()
+    assert found.locator(".vmc-lit").count() == 2
+    assert "⇄ disk" in found.locator("tr.vmc-lit").inner_text()
+    opened(page, "Devices from both sides")
+
+
+SHOW = """
+import json
+from vmcontainer_widgets import HypervisorView
+document = json.loads({text!r})
+view = HypervisorView(document=document)
+view
+"""
+
+
+def test_what_cannot_be_told_says_why_and_what_is_closed_is_not_drawn(notebook: Notebooks) -> None:
+    document = {**sample("hypervisor"), "translation": None, "exits": [{"name": "io_exits", "count": 7}]}
+    document["missing"] = {"translation": "the accelerator is KVM <b>"}
+    document["qemu"] = {
+        **document["qemu"],
+        "command": ["qemu", "-accel", "kvm", "-S", "-device", "virtio-rng-pci,id=r"],
+    }
+    page = notebook(SHOW.format(text=json.dumps(document)), height=1400)
+    page.run(0)
+    engine = section(page, "How the guest's instructions run")
+    engine.wait_for()
+    assert engine.locator("tbody tr").count() == 0
+    opened(page, "How the guest's instructions run")
+    engine.get_by_text("not available because the accelerator is KVM <b>").wait_for()
+    assert engine.locator("tbody tr").inner_text().split() == ["io_exits", "7", "—"]
+    rows = opened(page, "QEMU's command line").locator("tbody tr").all_inner_texts()
+    assert [one.split("\t")[0].strip() for one in rows] == ["program", "-accel", "-S", "-device"]
+    assert "who runs the guest's instructions" in rows[1]
+    assert "random numbers" in rows[3]
+    opened(page, "Virtqueues").get_by_text("Asked for; it comes with the next look.").wait_for()
+    page.eventually("print(view.wanted)", "['queues']")
+    page.ask("view.language = 'ko'")
+    page.page.locator(".vmc[lang=ko]").wait_for()
+    page.eventually("print(view.wanted)", "['queues']")
+    assert page.errors == []
