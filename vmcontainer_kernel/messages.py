@@ -42,7 +42,7 @@ __all__ = [
 LANGUAGES = ("en", "ko")
 TEMPLATE = "python-brace-format"  # gettext's name (GNU gettext manual, "c-format Flag") for a text with {gaps}
 LONGEST = 32 * 1024
-_DEPTH = 4
+_DEPTH = 6
 _PREDICATES = ("is ", "must ", "has ", "needs ", "holds ", "cannot ", "belongs ")  # said of a field or file
 _REMEMBERED = 4096
 # The places of a view's document that hold sentences of ours.
