@@ -21,7 +21,19 @@ from pathlib import Path
 
 from vmcontainer_kernel.messages import LANGUAGES, TEMPLATE, Entry, help_parts, read_po
 
-__all__ = ["LOCALE", "collect", "main", "merge", "po_path", "problems", "read", "take_over", "template_of", "write"]
+__all__ = [
+    "LOCALE",
+    "brought",
+    "collect",
+    "main",
+    "merge",
+    "po_path",
+    "problems",
+    "read",
+    "take_out",
+    "template_of",
+    "write",
+]
 
 ROOT = Path(__file__).parent.parent
 KERNEL = ROOT / "vmcontainer_kernel"
@@ -370,28 +382,34 @@ def _gaps(text: str) -> set[str]:
     return set(re.findall(r"\{(\w+)\}", text))
 
 
-def take_over(language: str) -> list[Entry]:
-    """Take the translations that views brought in their own files out of them; return them as messages."""
-    taken = []
+def brought(language: str) -> list[Entry]:
+    """Return the translations that views bring in their own files."""
+    found = []
     for path in sorted(LABELS.glob("*.json")):
         labels = json.loads(path.read_text(encoding="utf-8"))
-        english, brought = labels["en"], labels.pop(language, {})
-        for key, text in brought.items():
-            places = dict(_places(f"{path.stem}.{key}", text))
-            sources = dict(_places(f"{path.stem}.{key}", english.get(key, "")))
-            taken += [Entry(sources[place], one, place) for place, one in places.items() if place in sources]
-        if brought:
+        for key, text in labels.get(language, {}).items():
+            sources = dict(_places(f"{path.stem}.{key}", labels["en"].get(key, "")))
+            translations = _places(f"{path.stem}.{key}", text)
+            found += [Entry(sources[place], one, place) for place, one in translations if place in sources]
+    return found
+
+
+def take_out(language: str) -> None:
+    """Take them out of those files: they are in the catalogue now."""
+    for path in sorted(LABELS.glob("*.json")):
+        labels = json.loads(path.read_text(encoding="utf-8"))
+        if labels.pop(language, None):
             path.write_text(json.dumps(labels, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    return taken
 
 
 def main() -> int:
     """Write the catalogues anew, and tell what is to be translated."""
     wanted = collect()
     for language in LANGUAGES[1:]:
-        entries = merge(wanted, [*read(language), *take_over(language)])
+        entries = merge(wanted, [*read(language), *brought(language)])
         po_path(language).parent.mkdir(parents=True, exist_ok=True)
         po_path(language).write_text(write(entries, language), encoding="utf-8")
+        take_out(language)
         told = list(problems(wanted, entries))
         print(f"{language}: {len(entries)} messages, {len(told)} to be done", *told, sep="\n  ")
     return 0
