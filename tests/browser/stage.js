@@ -48,13 +48,19 @@ class Model {
   }
 }
 
-const opened = new Map(), outbox = [];
+const opened = new Map(), outbox = [], modules = new Map();
 
-async function open(id, { esm, css, state }) {
+// A module is kept by the browser for as long as the page lives (HTML, "module map"), so each is loaded once.
+async function load(esm) {
   const url = URL.createObjectURL(new Blob([esm], { type: "text/javascript" }));
   const loaded = (await import(url)).default;
   URL.revokeObjectURL(url);
-  const module = typeof loaded === "function" ? await loaded() : loaded;
+  return typeof loaded === "function" ? loaded() : loaded;
+}
+
+async function open(id, { esm, css, state }) {
+  if (!modules.has(esm)) modules.set(esm, load(esm));
+  const module = await modules.get(esm);
   const style = document.createElement("style");
   style.textContent = css;
   document.head.append(style);

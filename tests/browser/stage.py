@@ -63,6 +63,7 @@ class Wire:
         self.waiting: deque[dict[str, Any]] = deque()
         self.carried: list[dict[str, Any]] = []
         self.document: dict[str, Any] = {}
+        self.opened_bytes = 0
         self._hear: Callable[[dict[str, Any]], None] = lambda message: None
 
     def on_msg(self, callback: Callable[[dict[str, Any]], None]) -> None:
@@ -114,6 +115,7 @@ class Stage:
         state = {name: value for name, value in whole.items() if not name.startswith("_") and name != "layout"}
         wire.document = copy.deepcopy(state["document"])
         module = {"esm": whole["_esm"], "css": whole["_css"], "state": state}
+        wire.opened_bytes = len(json.dumps(module, separators=(",", ":")).encode())
         self.page.evaluate("([name, module]) => stage.open(name, module)", [wire.comm_id, module])
         return wire.comm_id
 
