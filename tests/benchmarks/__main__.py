@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks import engine, engines, layers, machines
+from tests.benchmarks import engine, engines, layers, machines, views
 from tests.benchmarks.measure import Notebook, Row, Series
 from tests.benchmarks.peers import every
 from vmcontainer_kernel.session import current
@@ -90,6 +90,7 @@ def main(rounds: int) -> None:
             lambda: engine.rows(rounds * 3),
             lambda: engines.rows(rounds),
             lambda: machines.rows(notebook, session, rounds, seen.get(engines.DOCKER)),
+            lambda: views.rows(notebook, session) if views.chromium() else [],
             lambda: layers.rows(3),  # last: the disk is busy for a while after it
         ):
             for row in rows():

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from tests.benchmarks.measure import Notebook, Row, Series
-from tests.browser.stage import Stage, Wire
+from tests.browser.stage import Stage, Wire, wired
 from vmcontainer_kernel.live import kernel_view, lab_view, machine_view
 from vmcontainer_kernel.session import Session, current
 
@@ -78,8 +78,8 @@ class Page(Wire):
 
 def update_rows(what: str, view: Any) -> Iterator[Row]:
     """What is sent and used while somebody looks, and while nobody does; returns the documents that were shown."""
-    page, documents = Page("bench"), list[dict[str, Any]]()
-    view.set_trait("comm", page)
+    page, documents = wired(view, Page), list[dict[str, Any]]()
+    assert isinstance(page, Page)
     view.observe(lambda change: documents.append(change["new"]), "document")
     time.sleep(REST_S)
     unseen_s = spent_s(LOOK_S)
@@ -116,14 +116,18 @@ def cpu_s() -> float:
     return total
 
 
+def chromium() -> str | None:
+    """Where Chromium is; None where it is not."""
+    return next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
 @contextlib.contextmanager
 def stage() -> Iterator[Stage]:
     """A page in Chromium."""
     from playwright.sync_api import sync_playwright
 
-    chromium = next(filter(None, map(shutil.which, CHROMIUM)))
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         yield Stage(browser.new_page(viewport={"width": 1280, "height": 1000}))
         browser.close()
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comm
 import ipywidgets
 
 from vmcontainer_kernel.delta import apply
@@ -84,6 +85,14 @@ class Wire:
         """Called by the widget's own `close`."""
 
 
+def wired(view: ipywidgets.Widget, kind: type[Wire] = Wire) -> Wire:
+    """Give a view a wire in place of the comm it was made with; the name stays, as ipywidgets keeps widgets by it."""
+    comm.get_comm_manager().unregister_comm(view.comm)
+    wire = kind(view.model_id)
+    view.set_trait("comm", wire)
+    return wire
+
+
 class Stage:
     """The page, and the views on it."""
 
@@ -108,8 +117,7 @@ class Stage:
         return next((name for name, wire in self.wires.items() if view.comm is wire), "")
 
     def _open(self, view: ipywidgets.Widget) -> str:
-        wire = Wire(f"view{len(self.wires)}")
-        view.set_trait("comm", wire)
+        wire = wired(view)
         self.wires[wire.comm_id] = wire
         whole = view.get_state()
         state = {name: value for name, value in whole.items() if not name.startswith("_") and name != "layout"}

@@ -123,6 +123,13 @@ class View(anywidget.AnyWidget):
                 state |= {"document": self._told, "number": self._number, "identity": self._identity}
         return state
 
+    def close(self) -> None:
+        """Close the view and its layout, a widget too, which ipywidgets would keep for as long as Python runs."""
+        layout = self._trait_values.get("layout")
+        super().close()
+        if layout is not None:
+            layout.close()
+
     def on_act(self, callback: Callable[[str, dict[str, Any], Answer], None]) -> None:
         """Call `callback(name, arguments, answer)` for each button pressed; `answer(ok, text)` follows once."""
         self._callbacks.append(callback)

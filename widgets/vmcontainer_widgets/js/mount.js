@@ -167,5 +167,11 @@ function recorder(model, feed) {
 }
 
 // A page that was loaded again restores its models with the `watched` of the page before it, though nothing is drawn yet.
-const initialize = ({ model }) => (feedOf(model), tellWatched(model));
+// What is kept of a model goes with it.
+const initialize = ({ model }) => {
+  const identity = model.get("identity");
+  feedOf(model);
+  tellWatched(model);
+  return () => (feeds.delete(identity), shownViews.delete(identity));
+};
 const view = (draw) => ({ initialize, render: (context) => mount(context, draw) });
