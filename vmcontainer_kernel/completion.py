@@ -38,21 +38,22 @@ def _candidates(percent: str, kind: str, rest: str, token: str) -> list[str]:
         return _option_names(_ARGUMENTS[kind])
     if kind == "asm":
         return []
-    if percent == "%%":
+    if percent == "%%" and kind != "lab":
         return ["host", *_names("vm")] if rest.split()[-2:-1] == ["--on"] or rest.endswith("--on ") else _names(kind)
-    return _line_candidates(kind, rest, token)
+    return _line_candidates(percent, kind, rest, token)
 
 
-def _line_candidates(kind: str, rest: str, token: str) -> list[str]:
-    from .verbs import VERBS
+def _line_candidates(percent: str, kind: str, rest: str, token: str) -> list[str]:
+    from .verbs import CELL_VERBS, VERBS
 
+    verbs = CELL_VERBS if percent == "%%" else VERBS[kind]
     verb, space, words = rest.partition(" ")
     if not space:
-        return list(VERBS[kind])
-    if verb not in VERBS[kind]:
+        return list(verbs)
+    if verb not in verbs:
         return []
     if token.startswith("-"):
-        return VERBS[kind][verb].options()
+        return verbs[verb].options()
     if words.split()[-1:] == ["--on"] or words.split()[-2:-1] == ["--on"]:
         return ["host", *_names("vm")]
     return VOLUME_ACTIONS if verb == "volume" and " " not in words else _names(kind)

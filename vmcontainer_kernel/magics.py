@@ -81,6 +81,22 @@ def container_cell(line: str, cell: str) -> None:
     _run(options, where, cells.container_start(session, options, cell, node, progress.report), progress)
 
 
+def lab_cell(line: str, cell: str) -> None:
+    """Experiment with this cell: %%lab VERB [OPTIONS]; %%lab VERB --help shows them.
+
+    compare     run it as a plain process, in a container, in a machine, and in a container in a machine, several times
+                in turns: what each costs, what it sees and what it could reach
+    peel        run it in a container, and with walls of the container left out; in a machine made for that
+
+        %%lab compare --rounds 5            %%lab peel --without pid,uts
+        echo hello                          echo $$; hostname
+    """
+    from . import verbs
+    from .session import current
+
+    verbs.lab_cell(current(), line, cell, _language())
+
+
 def asm_cell(line: str, cell: str) -> Any:
     """Assemble this cell and run it on a virtual CPU that this notebook's own hypervisor drives, without QEMU.
 
@@ -298,6 +314,7 @@ _CELLS: dict[str, Any] = {
     "vm": vm_arguments("%vm")(vm_cell),
     "container": container_arguments("%container")(container_cell),
     "asm": asm_arguments("%asm")(asm_cell),
+    "lab": lab_cell,
 }
 _LINES = {"vm": vm_line, "container": container_line, "lab": lab_line}
 

@@ -8,16 +8,19 @@ from ..session import current
 from . import booting, containers, lab, machines
 from .booting import sector_cell
 from .build import build_cell
+from .experiments import CELL_VERBS, lab_cell
 from .explain import explain_container, explain_machine
 from .nodes import default_node_name, node_finder
 from .words import Verb, choose
 
 __all__ = [
+    "CELL_VERBS",
     "VERBS",
     "build_cell",
     "default_node_name",
     "explain_container",
     "explain_machine",
+    "lab_cell",
     "node_finder",
     "run",
     "sector_cell",

@@ -17,7 +17,7 @@ from ..session import Session
 from .nodes import FindNode, finder
 from .words import Argument, Words, rest, word
 
-__all__ = ["EXEC_OPTIONS", "RUN_OPTIONS", "copy", "create", "execute", "follow", "run", "variables"]
+__all__ = ["CELL_OPTIONS", "EXEC_OPTIONS", "RUN_OPTIONS", "copy", "create", "execute", "follow", "run", "variables"]
 
 
 def _as_arguments(decorators: tuple[Any, ...]) -> tuple[Argument, ...]:
@@ -26,10 +26,10 @@ def _as_arguments(decorators: tuple[Any, ...]) -> tuple[Argument, ...]:
 
 _PROCESS = _as_arguments(arguments.RUN)
 EXEC_OPTIONS: tuple[Argument, ...] = _PROCESS
+CELL_OPTIONS: tuple[Argument, ...] = (*_as_arguments(arguments.CREATE), *_PROCESS)
 RUN_OPTIONS: tuple[Argument, ...] = (
     *_as_arguments(arguments.CELL[1:]),
-    *_as_arguments(arguments.CREATE),
-    *_PROCESS,
+    *CELL_OPTIONS,
     word("reference", "the image"),
     rest("command", "the command; the image's own if there is none"),
 )

@@ -7,7 +7,16 @@ from typing import Any, ClassVar
 from .view import View, module, scope
 from .words import words
 
-__all__ = ["VIEWS", "HypervisorView", "KernelView", "LabView", "NestingView", "TimelineView"]
+__all__ = [
+    "VIEWS",
+    "CompareView",
+    "HypervisorView",
+    "KernelView",
+    "LabView",
+    "NestingView",
+    "PeelView",
+    "TimelineView",
+]
 
 
 class HypervisorView(View):
@@ -38,6 +47,20 @@ class NestingView(View):
     styles = ("nesting",)
 
 
+class CompareView(View):
+    """One cell in four places: set `document` to a comparison (``docs/architecture.md``)."""
+
+    kind, labels, scripts = "compare", ("compare",), ("compare",)
+    styles = ("compare",)
+
+
+class PeelView(View):
+    """A cell in a container, and with walls left out: set `document` to what differs (``docs/architecture.md``)."""
+
+    kind, labels, scripts = "peel", ("peel",), ("peel",)
+    styles = ("peel",)
+
+
 class LabView(View):
     """Several views, one tab each: `tabs` ({id, kind, title}) and, of those shown, `documents` (by id)."""
 
@@ -57,6 +80,5 @@ class LabView(View):
         return words(language, *cls.labels) | {"views": {one.kind: one.words_in(language) for one in cls.holds}}
 
 
-VIEWS: dict[str, type[View]] = {
-    view.kind: view for view in (HypervisorView, KernelView, NestingView, TimelineView, LabView)
-}
+_ALL: tuple[type[View], ...] = (*LabView.holds, LabView, CompareView, PeelView)
+VIEWS: dict[str, type[View]] = {view.kind: view for view in _ALL}

@@ -36,7 +36,9 @@ from ..rows import (
     visible,
 )
 from ..words import told_in, words
+from .compare import compare_html, compare_numbers, compare_text
 from .nesting import nesting_html, nesting_numbers, nesting_text
+from .peel import peel_html, peel_numbers, peel_text
 from .tables import foreign, indented, table
 from .timeline import timeline_html, timeline_numbers, timeline_text
 
@@ -51,6 +53,8 @@ def static_text(document: Document, *, full: bool = False, language: str = "en")
         "kernel": (_kernel_text, _kernel_numbers),
         "nesting": (nesting_text, nesting_numbers),
         "timeline": (timeline_text, timeline_numbers),
+        "compare": (compare_text, compare_numbers),
+        "peel": (peel_text, peel_numbers),
     }
     kind = str(document.get("kind"))
     if kind == "lab":
@@ -69,6 +73,8 @@ def static_html(document: Document, *, language: str = "en") -> str:
         "kernel": _kernel_html,
         "nesting": nesting_html,
         "timeline": timeline_html,
+        "compare": compare_html,
+        "peel": peel_html,
     }
     kind = str(document.get("kind"))
     if kind == "lab":
