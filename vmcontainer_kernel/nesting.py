@@ -23,8 +23,8 @@ _NAMESPACES: Final = ("pid", "mnt", "uts", "ipc", "net", "cgroup", "user", "time
 def nesting(host: Json, machines: Mapping[str, Json], guests: Mapping[str, Json | str]) -> Json:
     """Return the nesting view (docs/architecture.md, "Views").
 
-    `host` and `guests`: kernel views, a guest's by its machine's name, or why there is none; `machines`: hypervisor
-    views. What a guest says is believed of that guest only, and bounded.
+    `host` and `guests`: kernel views, a guest's by its machine's name, or why there is none; `machines`: of hypervisor
+    views ``status``, ``qemu`` and ``vcpus``. What a guest says is believed of that guest only, and bounded.
     """
     box = _kernel("host", "host", host, [])
     box["boxes"] = [

@@ -6,6 +6,7 @@ a view, a verb ───▶ Starts.document ─▶ a node's ``container.steps``:
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,6 +21,7 @@ __all__ = ["Started", "Starts", "placed"]
 
 Json = dict[str, Any]
 _MOST: Final = 50
+_LIMIT_S: Final = 5.0
 _WHAT: Final = {"container.run": "container", "container.start": "container", "container.exec": "exec", "exec": "exec"}
 
 
@@ -33,17 +35,19 @@ class Started:
         self._event: Mapping[str, Any] | None = None
         self._heard_s = 0.0
         self._output_s: float | None = None
-        self._explained: Json | None = None
+        self._told: Json | None = None
+        self._explained: tuple[Json, Json] | None = None  # what was told, and the same with its calls
+        self._steps: list[Json] | None = None
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         """Take note that the program runs."""
         if event.get("event") == "started" and self._event is None:
-            self._event, self._heard_s = event, time.monotonic()
+            self._event, self._heard_s, self._told = event, time.monotonic(), None
 
     def on_data(self) -> None:
         """Take note of the first byte."""
         if self._output_s is None:
-            self._output_s = time.monotonic()
+            self._output_s, self._told = time.monotonic(), None
 
     @property
     def known(self) -> bool:
@@ -52,20 +56,31 @@ class Started:
 
     def told(self) -> Json:
         """Return the start as far as it is known here."""
-        head = {"number": self.number, "time_s": self.time_s}
+        if self._told is None:
+            self._told = {"number": self.number, "time_s": self.time_s} | self._start()
+        return self._told
+
+    def _start(self) -> Json:
         event = self._event or {}
-        start = timelines.start_of(self.what, self.name, self.node, self.asked_s, event, self._heard_s, self._output_s)
-        return head | start
+        return timelines.start_of(self.what, self.name, self.node, self.asked_s, event, self._heard_s, self._output_s)
 
     async def explained(self, find: Callable[[str], Awaitable[Node]]) -> Json:
         """Return the start with its calls, which its node tells; without, if the node is gone or has forgotten."""
-        if self._explained is None:
+        told = self.told()
+        if self._explained is None or self._explained[0] is not told:
+            steps = await self._ask(find)
+            self._explained = told, placed(timelines.explained(told, steps))
+        return self._explained[1]
+
+    async def _ask(self, find: Callable[[str], Awaitable[Node]]) -> list[Json]:
+        if self._steps is None:
             try:
-                answer = await (await find(self.node)).call("container.steps", request=self.request)
-            except LabError:
-                return placed(timelines.explained(self.told(), ()))
-            self._explained = placed(timelines.explained(self.told(), answer["steps"]))
-        return self._explained
+                async with asyncio.timeout(_LIMIT_S):
+                    answer = await (await find(self.node)).call("container.steps", request=self.request)
+                self._steps = answer["steps"]
+            except (LabError, TimeoutError):  # the node is gone, or the start too old: its times are known still
+                self._steps = []
+        return self._steps
 
 
 class Starts:

@@ -20,8 +20,14 @@ _LIMIT_S: Final = 5.0
 def nesting_source(session: Session) -> Source:
     """Return where nesting views come from."""
 
+    last: Json = {"box": None}
+
     async def fetch(_wanted: frozenset[str]) -> Json:
-        return await _document(session)
+        nonlocal last
+        found = await _document(session)
+        # The same boxes a second later are no news: nothing is sent.
+        last = last if found["box"] == last["box"] else found
+        return last
 
     return Source(repeated(fetch, _PERIOD_S))
 
@@ -38,9 +44,20 @@ def nesting_view(session: Session, language: str) -> Any:
 async def _document(session: Session) -> Json:
     guests = dict(session.machines.guests)
     host = await (await session.host()).view(live=True)
-    machines = {name: await guest.machine.view() for name, guest in guests.items()}
+    machines = await asyncio.gather(*(_machine(guest) for guest in guests.values()))
     kernels = await asyncio.gather(*(_kernel(guest) for guest in guests.values()))
-    return nesting(host, machines, dict(zip(guests, kernels, strict=True)))
+    return nesting(host, dict(zip(guests, machines, strict=True)), dict(zip(guests, kernels, strict=True)))
+
+
+async def _machine(guest: Guest) -> Json:
+    """Return of the hypervisor view what is told here: two questions instead of fifteen."""
+    machine = guest.machine
+    try:
+        status, cpus = await asyncio.gather(machine.status(), machine.execute("query-cpus-fast"))
+    except LabError:
+        return {"status": "gone"}
+    threads = [{"index": cpu["cpu-index"], "thread_id": cpu["thread-id"]} for cpu in cpus]
+    return {"status": status, "qemu": {"pid": machine.pid}, "vcpus": threads}
 
 
 async def _kernel(guest: Guest) -> Json | str:

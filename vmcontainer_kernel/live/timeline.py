@@ -18,8 +18,14 @@ _KEPT: Final = ("name", "by", "begin_ms", "ms")
 def timeline_source(session: Session) -> Source:
     """Return where timelines come from."""
 
+    last: Json = {"starts": None}
+
     async def fetch(wanted: frozenset[str]) -> Json:
-        return await _document(session, wanted)
+        nonlocal last
+        found = await _document(session, wanted)
+        # The same starts a second later are no news: nothing is sent.
+        last = last if found["starts"] == last["starts"] else found
+        return last
 
     return Source(repeated(fetch, _PERIOD_S))
 
