@@ -193,11 +193,12 @@ def vm_line(line: str) -> Any:
     cp NAME:/PATH HERE      copy a file or folder out of a machine; cp HERE NAME:/PATH into one
     network | network connect LAB NAME     machines in private networks (%%vm NAME --network LAB), by name
     view NAME               the same as a live picture, with buttons
+    terminal NAME [COMMAND] a terminal in it; --console: at its serial port
     timeline NAME           what its start consisted of, from the cell to the first byte
 
     systems                 what can be booted besides this computer's own system, and what of it is here
     boot NAME --system S    start what needs no Linux: memtest, ipxe, uefi; or --cdrom FILE, --disk DATA, [--uefi]
-    screen NAME             a picture of its screen
+    screen NAME             a picture of its screen; --live: one that follows it and takes keys and clicks
     type NAME TEXT          type on its keyboard; key NAME ctrl-alt-delete; click NAME X Y
     console NAME            its serial port; -f follows it
     poweroff NAME           press its power button
@@ -227,7 +228,7 @@ def container_line(line: str) -> Any:
     inspect NAME                     a JSON document                    port NAME     its published ports
     stats [NAME] [--no-stream]       what they use                      steps NAME    times of its start
     view [NAME]                      a live picture of the kernel       diff NAME     the files it changed
-    timeline [NAME]                  its start, from cell to first byte
+    timeline [NAME]                  its start, from cell to first byte terminal NAME [COMMAND]
     images                           the images there are               pull REF      fetch one
     import | load FILE               images out of a file               export | save IMAGE FILE
     tag IMAGE NAME                   one more name                      rmi | history IMAGE

@@ -8,6 +8,19 @@ from .kernel import kernel_view
 from .lab import lab_view
 from .machine import machine_view
 from .nesting import nesting_view
+from .screen import screen_view
+from .terminal import container_terminal, guest_terminal, serial_terminal
 from .timeline import timeline_view
 
-__all__ = ["Rendered", "kernel_view", "lab_view", "machine_view", "nesting_view", "timeline_view"]
+__all__ = [
+    "Rendered",
+    "container_terminal",
+    "guest_terminal",
+    "kernel_view",
+    "lab_view",
+    "machine_view",
+    "nesting_view",
+    "screen_view",
+    "serial_terminal",
+    "timeline_view",
+]

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..arguments import parse_number, parse_size
 from ..cells import Printer
@@ -208,7 +208,12 @@ def _screen_of(session: Session, name: str) -> Screen:
     return Screen(machine)
 
 
-def _screen(session: Session, given: Words, language: str) -> ScreenImage:
+def _screen(session: Session, given: Words, language: str) -> Any:
+    if given.live:
+        from ..live import screen_view
+
+        _screen_of(session, given.name)
+        return screen_view(session, given.name, language)
     screen = _screen_of(session, given.name)
     wanted, limit_s = given.until, _seconds(given)
 
@@ -337,7 +342,14 @@ VERBS: dict[str, Verb] = {
         option("--cpus", metavar="N", help="its virtual CPUs (default: 1)"),
         flag("--no-network", help="without a network card"),
     ),
-    "screen": Verb(_screen, "a picture of its screen", NAME, _UNTIL, _TIMEOUT),
+    "screen": Verb(
+        _screen,
+        "a picture of its screen",
+        NAME,
+        flag("--live", help="one that follows it, and takes keys and clicks"),
+        _UNTIL,
+        _TIMEOUT,
+    ),
     "type": Verb(
         _type,
         "type on its keyboard",

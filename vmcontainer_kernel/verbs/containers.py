@@ -15,7 +15,7 @@ from ..session import Session
 from . import build, images, networks, running, volumes
 from .nodes import ask, default_node_name, finder
 from .starting import container_timeline
-from .words import NAME, ON, Argument, Verb, Words, flag, option, rest, word, words
+from .words import NAME, ON, READER, Argument, Verb, Words, flag, option, rest, word, words
 
 __all__ = ["VERBS"]
 
@@ -213,6 +213,16 @@ def _view(session: Session, given: Words, language: str) -> Any:
     return kernel_view(session, given.on or default_node_name(), language)
 
 
+def _terminal(session: Session, given: Words, language: str) -> Any:
+    from ..live import container_terminal
+
+    status = ask(session, given, "container.inspect", name=given.name)["state"]["status"]
+    if status != "running":
+        raise UserError(f"container {given.name} is {status}", hint=f"%container start {given.name}")
+    find = finder(session, given)
+    return container_terminal(session, find, given.name, language, given.command, reader=given.screen_reader)
+
+
 NAMES = words("names", "their names")
 _TIME = option("-t", "--time", metavar="SECONDS", help="how long to wait before it is killed (default: 10)")
 _LIMIT_OPTIONS: tuple[Argument, ...] = tuple((one.args, one.kwds) for one in LIMITS)
@@ -306,6 +316,14 @@ VERBS: dict[str, Verb] = {
     ),
     "prune": Verb(_prune, "remove all that have ended", ON),
     "view": Verb(_view, "a live picture of the node's kernel", word("name", "a container", needed=False), ON),
+    "terminal": Verb(
+        _terminal,
+        "a terminal in it: terminal NAME [COMMAND…] (default: its shell)",
+        ON,
+        READER,
+        NAME,
+        rest("command", "the command"),
+    ),
     **images.VERBS,
     **build.VERBS,
     "network": Verb(

@@ -11,7 +11,7 @@ from ..errors import LabError
 from ..session import Session
 from . import disks, inspecting, lans, resources, states
 from .starting import timeline_table
-from .words import NAME, Action, Verb, Words, word
+from .words import NAME, READER, Action, Verb, Words, flag, rest, word
 
 if TYPE_CHECKING:
     from ..vm.machine import Machine
@@ -69,6 +69,20 @@ def _view(session: Session, words: Words, language: str) -> Any:
     return machine_view(session, words.name or DEFAULT_MACHINE, language)
 
 
+def _terminal(session: Session, words: Words, language: str) -> Any:
+    from ..live import guest_terminal, serial_terminal
+
+    async def check() -> None:
+        guest = session.machines.guest(words.name)
+        if not words.console:
+            _ = guest.node  # which raises, where there is no agent
+
+    session.wait(check())
+    if words.console:
+        return serial_terminal(session, words.name, language, reader=words.screen_reader)
+    return guest_terminal(session, words.name, language, words.command, reader=words.screen_reader)
+
+
 VERBS: dict[str, Verb] = {
     "ls": Verb(_ls, "the machines there are"),
     "stop": Verb(_do("remove"), "power off and remove", NAME),
@@ -93,5 +107,13 @@ VERBS: dict[str, Verb] = {
     ),
     "network": Verb(lans.run, "networks of machines: network; network connect NETWORK MACHINE", *lans.ARGUMENTS),
     "view": Verb(_view, "a live picture, with buttons", word("name", "a machine", needed=False)),
+    "terminal": Verb(
+        _terminal,
+        "a terminal in it: terminal NAME [COMMAND…] (default: its shell)",
+        flag("--console", help="its serial port instead, as a cable to it would be"),
+        READER,
+        NAME,
+        rest("command", "the command"),
+    ),
     **states.VERBS,
 }

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..messages import say, say_help
 from ..session import Session
 
-__all__ = ["NAME", "ON", "Verb", "choose", "flag", "nearest", "option", "rest", "word", "words"]
+__all__ = ["NAME", "ON", "READER", "Verb", "choose", "flag", "nearest", "option", "rest", "word", "words"]
 
 T = TypeVar("T")
 Words = argparse.Namespace
@@ -46,6 +46,7 @@ def option(*names: str, help: str, metavar: str = "TEXT", default: str | None = 
 
 
 NAME = word("name", "its name")
+READER = flag("--screen-reader", help="read what is written aloud, if a screen reader listens")
 ON = option("--on", metavar="NODE", help="the node: host, or a machine's name", default="")
 
 

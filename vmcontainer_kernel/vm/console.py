@@ -7,7 +7,7 @@ import contextlib
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 __all__ = ["Console", "last_words", "readable"]
@@ -58,6 +58,7 @@ class Console:
         self.early: list[tuple[float, bytes]] = []
         self._line = b""
         self._total_bytes = 0
+        self._listeners: list[Callable[[bytes], None]] = []
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock.fileno(), self._read)
 
@@ -77,6 +78,8 @@ class Console:
         self._kept += data
         self._total_bytes += len(data)
         del self._kept[:-KEPT_BYTES]
+        for listener in list(self._listeners):
+            listener(data)
         # A full disk costs the log, not the machine.
         with contextlib.suppress(OSError):
             self._log(data)
@@ -94,6 +97,11 @@ class Console:
             self._written, data = 0, bytes(self._kept)
         self._file.write(data)
         self._written += len(data)
+
+    def listen(self, listener: Callable[[bytes], None]) -> Callable[[], None]:
+        """Call `listener` with what comes, and with nothing at the end; return what stops that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
 
     def since(self, position: int) -> tuple[bytes, int]:
         """Return what has come after a position (0: the beginning) and is still kept, and the next position."""
@@ -132,3 +140,5 @@ class Console:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()
             self._file.close()
+            for listener in list(self._listeners):
+                listener(b"")

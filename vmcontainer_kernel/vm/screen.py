@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from ..errors import MachineError, UserError
+from .inputs import pointer_events
 
 __all__ = ["Picture", "Screen", "chord", "keys", "letters", "png_size", "press_power", "stands_still"]
 
@@ -26,7 +27,6 @@ COLUMNS, ROWS = 80, 25
 TEXT_MODE: Final = (720, 400)  # what QEMU makes of 80 by 25 letters of 9 by 16 points
 HOLD_MS: Final = 20
 INTERRUPTS: Final = 1 << 9  # IF of the x86 flags
-SCALE: Final = 0x7FFF  # a pointer's axis, QMP's InputMoveEvent
 TYPE_LIMIT: Final = 2000
 
 # QKeyCode of the QEMU QMP Reference Manual, for letters on a keyboard of the United States.
@@ -198,10 +198,7 @@ class Screen:
         picture = await self.picture()
         if not (0 <= x < picture.width and 0 <= y < picture.height):
             raise UserError(f"{x}, {y} is not on the screen", hint=f"it has {picture.width} by {picture.height} points")
-        moves = [("x", x, picture.width), ("y", y, picture.height)]
-        place = [
-            {"type": "abs", "data": {"axis": axis, "value": at * SCALE // max(size - 1, 1)}} for axis, at, size in moves
-        ]
+        place = pointer_events(x, y, picture.width, picture.height)
         await self._machine.execute("input-send-event", events=place)
         for down in (True, False):
             await self._machine.execute(

@@ -53,8 +53,8 @@ def scripts() -> str:
 
 
 def styles() -> str:
-    """Return all style sheets."""
-    return "\n".join(one.text() for one in FILES if one.file.endswith(".css"))
+    """Return all style sheets, for what is inside a view only: JupyterLab has another version of some."""
+    return "\n".join(f".vmc {{\n{one.text()}\n}}" for one in FILES if one.file.endswith(".css"))
 
 
 def _as_function(file: ThirdParty) -> str:

@@ -8,6 +8,8 @@
                          ◀── watched, wanted ────────────────────  on screen or not; which optional parts are open
   on_act(callback)       ◀── {"act": "pause", "id", "arguments"} ─ a button was pressed
   answer(True, "…")      ── {"answer": id, "ok", "text"} ────────▶  what came of it
+  stream({…}, b"…")      ── {"stream": {…}}, bytes ──────────────▶  a terminal's bytes, a picture
+  on_stream(take)        ◀── {"stream": {…}}, bytes ─────────────  keys
 ```
 
 Callbacks run where ipykernel handles widget messages: in the main thread, or in another one while a cell runs. A view
@@ -79,13 +81,18 @@ class View(anywidget.AnyWidget):
         # Not for the class that traitlets makes of each instance whose traits are added late.
         if "kind" in cls.__dict__:
             cls._esm = cls.source("export default view(draw);")
-            cls._css = stylesheet(*cls.styles)
+            cls._css = cls.looks()
         super().__init_subclass__(**kwargs)
 
     @classmethod
     def source(cls, ending: str, *more: str) -> str:
         """The ES module of this view; `ending` says what becomes of its `draw`."""
         return module(cls.scripts, ending, *more)
+
+    @classmethod
+    def looks(cls) -> str:
+        """Its style sheet."""
+        return stylesheet(*cls.styles)
 
     document = traitlets.Dict()
     language = traitlets.Unicode("en").tag(sync=True)
@@ -106,6 +113,8 @@ class View(anywidget.AnyWidget):
         self._sent_s = 0.0
         self._pages: dict[str, tuple[int, float]] = {}
         self._callbacks: list[Callable[[str, dict[str, Any], Answer], None]] = []
+        self._streams: list[Callable[[dict[str, Any], bytes], None]] = []
+        self._ends: list[Callable[[], None]] = []
         self._recording: Recording | None = None
         super().__init__(words=self.words_in(traits.get("language", "en")), **traits)
         self.on_msg(self._hear)
@@ -125,6 +134,9 @@ class View(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Close the view and its layout, a widget too, which ipywidgets would keep for as long as Python runs."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            end()
         layout = self._trait_values.get("layout")
         super().close()
         if layout is not None:
@@ -133,6 +145,18 @@ class View(anywidget.AnyWidget):
     def on_act(self, callback: Callable[[str, dict[str, Any], Answer], None]) -> None:
         """Call `callback(name, arguments, answer)` for each button pressed; `answer(ok, text)` follows once."""
         self._callbacks.append(callback)
+
+    def on_stream(self, take: Callable[[dict[str, Any], bytes], None]) -> None:
+        """Call `take(content, data)` for what is no button and no document: nothing in it is believed yet."""
+        self._streams.append(take)
+
+    def stream(self, content: dict[str, Any], data: bytes = b"") -> None:
+        """Send bytes to the page (``stage.listen``)."""
+        self.send({"stream": content}, [data] if data else [])
+
+    def on_close(self, end: Callable[[], None]) -> None:
+        """Call `end` when the view is closed for good."""
+        self._ends.append(end)
 
     def begin_recording(self, place: str) -> None:
         """Keep what is shown from now on; `place` says on what machine that is."""
@@ -187,7 +211,7 @@ class View(anywidget.AnyWidget):
             self._number += 1
             self.send({"change": change, "number": self._number})
 
-    def _hear(self, _widget: object, content: object, _buffers: object) -> None:
+    def _hear(self, _widget: object, content: object, buffers: object) -> None:
         """A message of the page: nothing in it is believed."""
         if not isinstance(content, dict):
             return
@@ -196,6 +220,10 @@ class View(anywidget.AnyWidget):
                 self.send({"whole": self._told, "number": self._number})
         elif isinstance(content.get("seen"), int) and isinstance(content.get("page"), str):
             self._seen(content["page"][:40], content["seen"])
+        elif isinstance(content.get("stream"), dict):
+            data = _bytes(buffers)
+            for take in list(self._streams):
+                take(content["stream"], data)
         elif isinstance(content.get("act"), str):
             self._act(content["act"], content.get("arguments"), content.get("id"))
 
@@ -228,3 +256,9 @@ class View(anywidget.AnyWidget):
             "text/plain": static_text(document, language=self.language),
             "text/html": static_html(document, language=self.language),
         }
+
+
+def _bytes(buffers: object) -> bytes:
+    """The first of a message's buffers, which arrive as bytes or as views of them."""
+    first = buffers[0] if isinstance(buffers, list | tuple) and buffers else b""
+    return bytes(first) if isinstance(first, bytes | bytearray | memoryview) else b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from . import third_party
 from .view import View, module, scope
 from .words import words
 
@@ -15,6 +16,8 @@ __all__ = [
     "LabView",
     "NestingView",
     "PeelView",
+    "ScreenView",
+    "TerminalView",
     "TimelineView",
 ]
 
@@ -80,5 +83,28 @@ class LabView(View):
         return words(language, *cls.labels) | {"views": {one.kind: one.words_in(language) for one in cls.holds}}
 
 
-_ALL: tuple[type[View], ...] = (*LabView.holds, LabView, CompareView, PeelView)
+class TerminalView(View):
+    """A terminal: what it is called and whether it is open is its document, its bytes are streamed (js/terminal.js)."""
+
+    kind, labels, scripts, styles = "terminal", ("terminal",), ("terminal",), ("terminal",)
+
+    @classmethod
+    def source(cls, ending: str, *more: str) -> str:
+        """Its module with xterm.js before it; a replay shows text only, and needs none."""
+        before = "" if "replay" in more else third_party.scripts()
+        return f"{before}\n{super().source(ending, *more)}"
+
+    @classmethod
+    def looks(cls) -> str:
+        """Its style sheet with that of xterm.js."""
+        return f"{third_party.styles()}\n{super().looks()}"
+
+
+class ScreenView(View):
+    """A machine's screen: its size and its letters are its document, its pictures are streamed (js/screen.js)."""
+
+    kind, labels, scripts, styles = "screen", ("screen",), ("screen",), ("screen",)
+
+
+_ALL: tuple[type[View], ...] = (*LabView.holds, LabView, CompareView, PeelView, TerminalView, ScreenView)
 VIEWS: dict[str, type[View]] = {view.kind: view for view in _ALL}

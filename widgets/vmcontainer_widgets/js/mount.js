@@ -5,6 +5,7 @@
 //          ◀── {seen: number} ──── so that a slow page is told less often, never later
 //          ◀── {act, id, arguments} ── a button ── {answer: id, ok, text} ──▶
 //          ◀── watched, wanted (traits): is it looked at, and which of its optional parts are open
+//          ◀─▶ {stream, …} and bytes: what is no document (a terminal's bytes, a picture); stage.send, stage.listen
 
 // Python is heard of at least every three seconds by a page that watches.
 const SILENCE_MS = 8000;
@@ -35,7 +36,7 @@ const feeds = new Map();
 function feedOf(model) {
   const identity = model.get("identity");
   if (feeds.has(identity)) return feeds.get(identity);
-  const feed = { document: {}, number: 0, history: new History(), memory: new Map(), listeners: new Set(), answers: new Map() };
+  const feed = { document: {}, number: 0, history: new History(), memory: new Map(), listeners: new Set(), streams: new Set(), answers: new Map() };
   const page = Math.random().toString(36).slice(2);
   const whole = (document, number) => Object.assign(feed, { document: structuredClone(document ?? {}), number: number ?? 0 });
   const tell = () => feed.listeners.forEach((listener) => listener());
@@ -46,10 +47,13 @@ function feedOf(model) {
     model.send({ act: name, id, arguments: args });
   });
   feed.acts = 0;
+  feed.send = (content, buffers = []) => model.send({ stream: content }, undefined, buffers);
   feed.heard = performance.now();
-  const hear = (message) => {
+  const hear = (message, buffers) => {
     feed.heard = performance.now();
-    if ("answer" in message) {
+    if ("stream" in message) {
+      feed.streams.forEach((listener) => listener(message.stream, buffers));
+    } else if ("answer" in message) {
       feed.answers.get(message.answer)?.(message);
       feed.answers.delete(message.answer);
     } else if ("whole" in message) {
@@ -70,17 +74,22 @@ function feedOf(model) {
   return feed;
 }
 
-// Build the page of a view in `el`. `source` = {words, language, feed, act(name, arguments), want(parts), replays}.
+// Build the page of a view in `el`. `source` = {words, language, feed, act(name, arguments), want(parts), replays}; one
+// without `feed.send` shows documents only. `atEnd` is told what to undo when the page is no more.
 function paint(el, source, draw) {
   const { words, feed } = source;
   const alert = h("div", { class: "vmc-failure", role: "alert" }), spoken = h("div", { class: "vmc-spoken", role: "status", "aria-live": "polite" });
   const answer = h("div", { class: "vmc-answer", role: "status" }), waiting = h("div", { class: "vmc-waiting" }, words.waiting), body = h("div", { class: "vmc-body" });
   const root = h("section", { class: "vmc", lang: source.language }, alert, waiting, body, answer, spoken);
+  const ends = [];
   let failure = "";
   const again = () => "kind" in feed.document && drawn(feed.document, failure);
   const drawn = draw({
     body, root, words, again, history: feed.history, memory: feed.memory, want: source.want, replays: source.replays ?? false,
     say: (text) => setText(spoken, text),
+    send: feed.send,
+    listen: (listener) => (feed.streams.add(listener), ends.push(() => feed.streams.delete(listener))),
+    atEnd: (undo) => ends.push(undo),
     act: (name, args = {}) => answered(source.act(name, args), answer, words),
   });
   el.replaceChildren(root);
@@ -92,7 +101,7 @@ function paint(el, source, draw) {
     root.classList.toggle("vmc-ended", failure !== "");
     again();
   };
-  return { root, update };
+  return { root, update, end: () => ends.splice(0).forEach((undo) => undo()) };
 }
 
 // Show how an action ended. An answer may take long (a boot), or wait for the notebook's running cell: then say so.
@@ -120,6 +129,7 @@ function mount({ model, el }, draw) {
     model.save_changes();
   };
   const build = () => {
+    painted?.end();
     painted = paint(el, { words: model.get("words"), language: model.get("language"), feed, act: feed.act, want }, draw);
     if (model.get("records")) painted.root.append(recorder(model, feed));
     now();
@@ -150,6 +160,7 @@ function mount({ model, el }, draw) {
     model.off("change:words", build);
     clearInterval(listening);
     watching.end();
+    painted.end();
   };
 }
 

@@ -39,6 +39,7 @@ from ..words import told_in, words
 from .compare import compare_html, compare_numbers, compare_text
 from .nesting import nesting_html, nesting_numbers, nesting_text
 from .peel import peel_html, peel_numbers, peel_text
+from .streams import screen_html, screen_numbers, screen_text, terminal_html, terminal_numbers, terminal_text
 from .tables import foreign, indented, table
 from .timeline import timeline_html, timeline_numbers, timeline_text
 
@@ -55,6 +56,8 @@ def static_text(document: Document, *, full: bool = False, language: str = "en")
         "timeline": (timeline_text, timeline_numbers),
         "compare": (compare_text, compare_numbers),
         "peel": (peel_text, peel_numbers),
+        "terminal": (terminal_text, terminal_numbers),
+        "screen": (screen_text, screen_numbers),
     }
     kind = str(document.get("kind"))
     if kind == "lab":
@@ -75,6 +78,8 @@ def static_html(document: Document, *, language: str = "en") -> str:
         "timeline": timeline_html,
         "compare": compare_html,
         "peel": peel_html,
+        "terminal": terminal_html,
+        "screen": screen_html,
     }
     kind = str(document.get("kind"))
     if kind == "lab":
