@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from vmcontainer_widgets.words import words
 
-from vmcontainer_kernel.errors import UserError
+from vmcontainer_kernel.errors import CommandFailed, UserError
 from vmcontainer_kernel.experiments import attempts, compare, peel
 from vmcontainer_kernel.experiments.commands import Outcome, held_text
 from vmcontainer_kernel.experiments.costs import Measured, costs
@@ -19,6 +23,9 @@ from vmcontainer_kernel.experiments.differences import compare_configurations, c
 from vmcontainer_kernel.experiments.looking import FACTS, LOOK, read_facts
 from vmcontainer_kernel.experiments.switches import LIMITS, SWITCHES, check, peeled, states
 from vmcontainer_kernel.experiments.using import Use, add_up, cpu_seconds, use_of
+from vmcontainer_kernel.live.finished import Finished
+from vmcontainer_kernel.session import Session
+from vmcontainer_kernel.verbs import experiments
 
 SHELLS = ["/bin/sh", "/bin/busybox sh"]
 
@@ -287,3 +294,102 @@ def test_steps_are_compared_by_what_they_call() -> None:
     kept = [{"step": "clone", "call": "clone(A|B)"}, {"step": "hostname", "call": "sethostname()"}]
     rows = compare_steps(kept, [{"step": "clone", "call": "clone(A)"}])
     assert [row["mark"] for row in rows] == ["changed", "with"]
+
+
+# -- what people read of them, and how they are asked for
+
+
+def test_the_manual_tells_every_attempt_and_switch() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
+    heads = [line.split(" | ")[0] for line in manual.splitlines() if line.startswith("| `")]
+    told = {word.strip("`") for head in heads for word in head.removeprefix("| ").split()}
+    places = {one.name for one in compare.PLACES}
+    assert told == places | {one.name for one in attempts.ATTEMPTS} | {one.name for one in SWITCHES}
+
+
+@pytest.mark.parametrize("kind", ["compare", "peel"])
+def test_the_views_have_words_for_all_of_it(kind: str) -> None:
+    for language in ("en", "ko"):
+        said = words(language, kind)
+        if kind == "compare":
+            assert said["attempts"].keys() == {one.name for one in attempts.ATTEMPTS}
+            assert said["facts"].keys() == FACTS.keys()
+            assert said["places"].keys() == {one.name for one in compare.PLACES}
+        else:
+            assert said["walls"].keys() == said["wall_notes"].keys() == {one.name for one in SWITCHES}
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("", "needs a verb"),
+        ("comapre", "did you mean %%lab compare"),
+        ("compare --rounds 21", "1 to 20"),
+        ("compare --only moon", "no place moon"),
+        ("peel --bg", "--bg is not for"),
+        ("peel --name x", "--name is not for"),
+    ],
+)
+def test_a_line_that_makes_no_sense_is_refused_before_anything_is_made(line: str, problem: str) -> None:
+    session: Any = None
+    with pytest.raises(UserError) as caught:
+        experiments.lab_cell(session, line, "true", "en")
+    assert problem in str(caught.value)
+
+
+def test_the_interrupt_button_ends_an_experiment_with_all_it_has_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, gone = Session(), threading.Event()
+
+    def press(_self: object) -> None:
+        raise KeyboardInterrupt
+
+    async def make(_report: object) -> dict[str, Any]:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)  # what has been made takes a moment to end
+            gone.set()
+        return {}
+
+    monkeypatch.setattr(experiments.Progress, "show", press)
+    try:
+        with pytest.raises(CommandFailed, match="interrupted"):
+            experiments._carry_out(session, make)
+        assert gone.is_set()
+    finally:
+        session.close()
+
+
+# -- made again
+
+
+def test_an_experiment_is_made_again_and_tells_how_far_it_is() -> None:
+    async def go() -> None:
+        finished, seen = Finished({"kind": "peel", "n": 1}), list[dict[str, Any]]()
+
+        async def look() -> None:
+            async for document in finished.documents(frozenset):
+                seen.append(document)
+
+        async def make(report: Any) -> dict[str, Any]:
+            report("half", 0.5)
+            await asyncio.sleep(0.05)
+            with pytest.raises(UserError, match="runs already"):
+                await finished.replace(make)
+            return {"kind": "peel", "n": 2}
+
+        async def fail(_report: Any) -> dict[str, Any]:
+            raise UserError("no")
+
+        looking = asyncio.ensure_future(look())
+        await asyncio.sleep(0)
+        await finished.replace(make)
+        with pytest.raises(UserError, match="no"):
+            await finished.replace(fail)
+        await asyncio.sleep(0.05)
+        looking.cancel()
+        assert seen[0] == {"kind": "peel", "n": 1}
+        assert {"kind": "peel", "n": 1, "running": "half"} in seen
+        assert seen[-1] == finished.document == {"kind": "peel", "n": 2}  # a failure leaves it as it was
+
+    asyncio.run(go())
