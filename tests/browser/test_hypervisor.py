@@ -7,8 +7,10 @@ import re
 from typing import Any
 
 import pytest
+from vmcontainer_widgets import HypervisorView
 
-from tests.browser.conftest import Notebook, Notebooks, sample
+from tests.browser.conftest import Notebook, Notebooks, sample, violations
+from tests.browser.stage import Stage
 
 pytestmark = [pytest.mark.needs("chromium")]
 
@@ -99,37 +101,85 @@ def twins_light_up(page: Notebook) -> None:
     opened(page, "Devices from both sides")
 
 
-SHOW = """
-import json
-from vmcontainer_widgets import HypervisorView
-document = json.loads({text!r})
-view = HypervisorView(document=document)
-view
-"""
+def shown(stage: Stage, document: dict[str, Any]) -> HypervisorView:
+    view = HypervisorView(document=document)
+    stage.show(view)
+    return view
 
 
-def test_what_cannot_be_told_says_why_and_what_is_closed_is_not_drawn(notebook: Notebooks) -> None:
+def toggle(stage: Stage, name: str) -> Any:
+    found = stage.page.locator("details.vmc-section", has=stage.page.get_by_role("heading", name=name))
+    found.locator("summary").first.press("Enter")
+    stage.pump()
+    return found
+
+
+def test_what_cannot_be_told_says_why_and_what_is_closed_is_not_drawn(stage: Stage) -> None:
     document = {**sample("hypervisor"), "translation": None, "exits": [{"name": "io_exits", "count": 7}]}
     document["missing"] = {"translation": "the accelerator is KVM <b>"}
-    document["qemu"] = {
-        **document["qemu"],
-        "command": ["qemu", "-accel", "kvm", "-S", "-device", "virtio-rng-pci,id=r"],
-    }
-    page = notebook(SHOW.format(text=json.dumps(document)), height=1400)
-    page.run(0)
-    engine = section(page, "How the guest's instructions run")
-    engine.wait_for()
-    assert engine.locator("tbody tr").count() == 0
-    opened(page, "How the guest's instructions run")
-    engine.get_by_text("not available because the accelerator is KVM <b>").wait_for()
+    command = ["qemu", "-accel", "kvm", "-S", "-device", "virtio-rng-pci,id=r"]
+    document["qemu"] = {**document["qemu"], "command": command}
+    view = shown(stage, document)
+    rows = "details:has-text('How the guest') tbody tr"
+    assert stage.page.locator(rows).count() == 0
+    engine = toggle(stage, "How the guest's instructions run")
+    assert "not available because the accelerator is KVM <b>" in engine.inner_text()
     assert engine.locator("tbody tr").inner_text().split() == ["io_exits", "7", "—"]
-    rows = opened(page, "QEMU's command line").locator("tbody tr").all_inner_texts()
-    assert [one.split("\t")[0].strip() for one in rows] == ["program", "-accel", "-S", "-device"]
-    assert "who runs the guest's instructions" in rows[1]
-    assert "random numbers" in rows[3]
-    opened(page, "Virtqueues").get_by_text("Asked for; it comes with the next look.").wait_for()
-    page.eventually("print(view.wanted)", "['queues']")
-    page.ask("view.language = 'ko'")
-    page.page.locator(".vmc[lang=ko]").wait_for()
-    page.eventually("print(view.wanted)", "['queues']")
-    assert page.errors == []
+    options = toggle(stage, "QEMU's command line").locator("tbody tr").all_inner_texts()
+    assert [one.split("\t")[0].strip() for one in options] == ["program", "-accel", "-S", "-device"]
+    assert "who runs the guest's instructions" in options[1]
+    assert "random numbers" in options[3]
+    assert view.wanted == []
+    assert "Asked for; it comes with the next look." in toggle(stage, "Virtqueues").inner_text()
+    assert view.wanted == ["queues"]
+    view.language = "ko"
+    stage.pump()
+    assert view.wanted == ["queues"], "what was open is open still"
+    assert stage.errors == []
+
+
+def open_all(stage: Stage) -> None:
+    stage.page.locator("details:not([open])").evaluate_all("(all) => all.forEach((one) => (one.open = true))")
+    stage.pump()
+
+
+def test_everything_open_is_for_everybody(stage: Stage) -> None:
+    view = shown(stage, sample("hypervisor-parts"))
+    open_all(stage)
+    assert view.wanted == ["devices", "interrupts", "memory", "queues", "registers", "snapshots"]
+    open_all(stage)
+    text = stage.page.locator(".vmc").inner_text()
+    for words in (
+        "RIP",
+        "dma-chan",
+        "virtio-balloon",
+        "IO-APIC 4-edge ttyS0",
+        "the machine comes from here",
+        "1 of 2 places",
+    ):
+        assert words in text
+    for width in (1280, 420):
+        stage.page.set_viewport_size({"width": width, "height": 1000})
+        stage.pump()
+        assert stage.page.locator(".vmc").evaluate("(one) => one.scrollWidth <= one.clientWidth"), f"{width} pixels"
+    stage.page.set_viewport_size({"width": 1280, "height": 1000})
+    view.language = "ko"
+    stage.pump()
+    found = violations(stage.page, "main")
+    assert not found, "\n".join(found)
+
+
+def test_names_a_guest_chose_are_text(stage: Stage) -> None:
+    document = sample("hypervisor-parts")
+    hostile = "</script><img src=x onerror=alert(1)>\u202e"
+    document["parts"]["devices"]["objects"][0]["type"] = hostile
+    document["parts"]["devices"]["pci"][0]["guest"] = {"driver": hostile}
+    document["parts"]["interrupts"]["guest"] = [{"line": hostile, "count": "1", "what": None}, None, 3]
+    document["snapshots"] = [{"name": hostile, "of": hostile, "made_s": "x"}, "no object"]
+    document["parts"]["registers"] = {"vcpus": [{"index": 0, "values": None}]}
+    document["parts"]["queues"]["devices"][0]["queues"] = "none"
+    shown(stage, document)
+    open_all(stage)
+    assert "onerror=alert(1)>\\u202e" in stage.page.locator(".vmc").inner_text()
+    assert stage.page.locator(".vmc img").count() == 0
+    assert stage.errors == []
