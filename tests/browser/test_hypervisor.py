@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from typing import Any
@@ -167,6 +168,25 @@ def test_everything_open_is_for_everybody(stage: Stage) -> None:
     stage.pump()
     found = violations(stage.page, "main")
     assert not found, "\n".join(found)
+
+
+def test_a_counter_that_is_not_renewed_each_time_has_a_steady_speed(stage: Stage) -> None:
+    """The part is asked for every two seconds, the view has a document each half second."""
+    view = shown(stage, sample("hypervisor-parts"))
+    open_all(stage)
+    row = stage.page.locator("details.vmc-section", has=stage.page.get_by_role("heading", name="Interrupts"))
+    speed = row.locator("tr", has_text="timer").locator("td").last
+    seen = []
+    for step in range(1, 23):
+        document = copy.deepcopy(view.document)
+        document["time_s"] += 0.5
+        document["parts"]["interrupts"]["guest"][0]["count"] += 50 if step in (4, 8) else 0
+        view.document = document
+        stage.pump()
+        seen.append(speed.inner_text())
+    assert seen[:4] == ["—", "—", "—", "25/s"]
+    assert seen[4:12] == ["25/s"] * 8
+    assert seen[-1] == "0.0/s"
 
 
 def test_names_a_guest_chose_are_text(stage: Stage) -> None:

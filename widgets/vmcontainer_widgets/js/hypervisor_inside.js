@@ -115,7 +115,7 @@ function drawQueues(words, history) {
     const cells = figures.map((one, i) => h("td", { class: columns[i + 1][1] }, one));
     const row = h("tr", {}, h("th", { scope: "row" }, device, " ", kind), ...cells, h("td", { class: columns[6][1] }, spark.node));
     const update = (queue) => {
-      const samples = history.counter(`queue ${queue.key}`, queue.used);
+      const samples = history.level(`queue ${queue.key}`, steadyRate(history, `queue ${queue.key}`, queue.used));
       setText(device, visible(queue.device, 60));
       setText(kind, queue.ready === false ? words.not_set_up : visible(queue.kind, 40));
       const use = isNumber(queue.in_use) ? `${queue.in_use} ${words.of} ${formatCount(queue.size)}` : visible(queue.missing, 120) || "—";
@@ -134,7 +134,7 @@ function drawQueues(words, history) {
 // How often each line was raised, as QEMU counts it and as the guest does.
 function drawInterrupts(words, history) {
   const counted = (title, side, name, columns) =>
-    plainTable(title, [...columns, [words.count, "vmc-number"], [words.per_second, "vmc-number"]], (one) => [...name(one), formatCount(one.count), perSecond(history.counter(`interrupt ${side} ${name(one).join(" ")}`, one.count))], (one) => name(one).join(" "));
+    plainTable(title, [...columns, [words.count, "vmc-number"], [words.per_second, "vmc-number"]], (one) => [...name(one), formatCount(one.count), perSecond(steadyRate(history, `interrupt ${side} ${name(one).join(" ")}`, one.count))], (one) => name(one).join(" "));
   const lines = counted(words.lines, "host", (one) => [`${visible(one.controller, 30)} ${formatCount(one.line)}`], [[words.line, "vmc-strong"]]);
   const guest = counted(words.guest_counts, "guest", (one) => [visible(one.line, 12), visible(one.what, 100)], [[words.line, "vmc-strong"], [words.meaning, "vmc-soft"]]);
   const routes = plainTable(words.routes, [[words.pin, "vmc-number"], [words.vector, "vmc-number"], [words.trigger], [words.goes_to]], (one) => [formatCount(one.pin), formatCount(one.vector), visible(one.trigger, 20), visible(one.destination, 20)], (one) => String(one.pin));

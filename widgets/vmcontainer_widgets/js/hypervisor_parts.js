@@ -155,7 +155,7 @@ function drawEngine(words, history) {
   const exits = plainTable(
     words.exits,
     [[words.reason, "vmc-strong"], [words.count, "vmc-number"], [words.per_second, "vmc-number"]],
-    (exit) => [visible(exit.name, 60), formatCount(exit.count), perSecond(history.counter(`exit ${exit.name}`, exit.count))],
+    (exit) => [visible(exit.name, 60), formatCount(exit.count), perSecond(steadyRate(history, `exit ${exit.name}`, exit.count))],
     (exit) => String(exit.name),
   );
   const noExits = h("div", { class: "vmc-soft" });
@@ -166,7 +166,7 @@ function drawEngine(words, history) {
     setHidden(no, told !== null);
     setText(no, told === null ? reasonOf(words, view.missing, "translation") : "");
     if (told !== null) {
-      const speed = perSecond(history.counter("translated blocks", told.blocks));
+      const speed = perSecond(steadyRate(history, "translated blocks", told.blocks));
       code.update([told.code_bytes], told.code_limit_bytes || 1, formatBytes(told.code_bytes), `${words.of} ${formatBytes(told.code_limit_bytes)}`);
       setText(facts, put(words.blocks_translated, { blocks: formatCount(told.blocks), speed, flushes: formatCount(told.flushes), invalidations: formatCount(told.invalidations) }));
     }
@@ -178,10 +178,19 @@ function drawEngine(words, history) {
   return { node, update };
 }
 
-function perSecond(samples) {
-  const last = samples[samples.length - 1];
-  return isNumber(last) ? `${last.toFixed(last < 10 ? 1 : 0)}/s` : "—";
+// Speed of a counter that is not asked for with every document: from the last time it changed to this one.
+const STALE_S = 6;
+
+function steadyRate(history, name, value) {
+  const key = `steady ${name}`, last = history.counters.get(key), { time_s } = history;
+  if (!isNumber(value)) return null;
+  if (last === undefined || time_s < last.time_s) history.counters.set(key, { value, time_s, speed: null });
+  else if (value !== last.value) Object.assign(last, { speed: rate(last.value, value, time_s - last.time_s), value, time_s });
+  else if (time_s - last.time_s > STALE_S) last.speed = 0;
+  return history.counters.get(key).speed;
 }
+
+const perSecond = (speed) => (isNumber(speed) ? `${speed.toFixed(speed < 10 ? 1 : 0)}/s` : "—");
 
 // QEMU's command line, one option a row, each with what it is for.
 function drawCommand(words) {
