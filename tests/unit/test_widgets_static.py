@@ -86,6 +86,20 @@ def test_hypervisor_text() -> None:
         assert figure in full
 
 
+def test_what_was_open_is_in_the_still_form() -> None:
+    document = sample("hypervisor-parts")
+    page = Balanced(static_html(document)).text
+    for seen in ("RIP", "virtio-pci", "IO-APIC 2-edge timer", "virtqueue", "└ vm:other", "the machine comes from here"):
+        assert seen.lower() in page.lower()
+    assert "who runs the guest's instructions" in page
+    text = static_text(document, full=True)
+    assert "not available because the accelerator is TCG" in text
+    assert "vm:second · 8.1 MiB · the machine comes from here" in text
+    document["parts"] = {"queues": {"devices": [{"queues": 3}, None]}, "registers": {"vcpus": [{"values": 3}]}}
+    document["qemu"], document["snapshots"] = {"command": "-S"}, [{"name": ["list"], "of": {}}]
+    assert Balanced(static_html(document)).text
+
+
 def test_kernel_text_tells_what_is_shared_and_with_whom() -> None:
     text = static_text(sample("kernel"))
     web = text[text.index("container web") : text.index("container db")]

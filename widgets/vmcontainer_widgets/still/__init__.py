@@ -15,28 +15,22 @@ from ..rows import (
     NAMESPACES,
     Document,
     Words,
-    block_rows,
     container_rows,
-    device_rows,
-    event_rows,
     first_process,
     format_bytes,
-    format_seconds,
     inside,
     isolation_rows,
     items,
     limits,
-    memory_rows,
     namespace_rows,
     part,
     process_rows,
-    size_of,
     status_of,
-    vcpu_rows,
     visible,
 )
 from ..words import told_in, words
 from .compare import compare_html, compare_numbers, compare_text
+from .hypervisor import hypervisor_html, hypervisor_numbers, hypervisor_text
 from .nesting import nesting_html, nesting_numbers, nesting_text
 from .peel import peel_html, peel_numbers, peel_text
 from .streams import screen_html, screen_numbers, screen_text, terminal_html, terminal_numbers, terminal_text
@@ -50,7 +44,7 @@ def static_text(document: Document, *, full: bool = False, language: str = "en")
     """The view as text: by default only what is the same in every run, with `full` every number it holds."""
     forms: dict[str, tuple[_Text, _Text]]
     forms = {
-        "hypervisor": (_hypervisor_text, _hypervisor_numbers),
+        "hypervisor": (hypervisor_text, hypervisor_numbers),
         "kernel": (_kernel_text, _kernel_numbers),
         "nesting": (nesting_text, nesting_numbers),
         "timeline": (timeline_text, timeline_numbers),
@@ -72,7 +66,7 @@ def static_text(document: Document, *, full: bool = False, language: str = "en")
 def static_html(document: Document, *, language: str = "en") -> str:
     """The view as one HTML element: tables, and SVG pictures of what they say; nothing in it runs."""
     forms: dict[str, _Text] = {
-        "hypervisor": _hypervisor_html,
+        "hypervisor": hypervisor_html,
         "kernel": _kernel_html,
         "nesting": nesting_html,
         "timeline": timeline_html,
@@ -109,33 +103,6 @@ _Text = Callable[[Document, Words], list[str]]
 
 
 # Text
-
-
-def _hypervisor_text(view: Document, w: Words) -> list[str]:
-    given = format_bytes(part(view, "memory").get("given_bytes"))
-    devices = [f"{visible(device.get('type'))} ({visible(device.get('id'))})" for device in items(view, "devices")]
-    return [
-        f"{w['machine']} {visible(view.get('machine'))}: {status_of(view, w)}",
-        f"  {w['vcpu']}: {len(items(view, 'vcpus'))}",
-        f"  {w['memory_given']}: {given}",
-        f"  {w['devices']}: {', '.join(devices) or w['none']}",
-    ]
-
-
-def _hypervisor_numbers(view: Document, w: Words) -> list[str]:
-    accelerator, qemu = part(view, "accelerator"), part(view, "qemu")
-    name, reason = visible(accelerator.get("name")), visible(accelerator.get("reason"))
-    uptime = format_seconds(view.get("uptime_s"))
-    return [
-        f"  {w['accelerator']}: {name}. {w['why']}: {reason}",
-        f"  QEMU {visible(qemu.get('version'))}, pid {visible(qemu.get('pid'))}, {w['up']} {uptime}",
-        *indented(
-            [f"{w['vcpu']} {index}", f"{w['thread']} {rest[0]}", *rest[1:]] for index, *rest in vcpu_rows(view, w)
-        ),
-        *indented(memory_rows(view, w)),
-        *indented(block_rows(view)),
-        *indented(event_rows(view, w)),
-    ]
 
 
 def _kernel_text(view: Document, w: Words) -> list[str]:
@@ -190,50 +157,6 @@ def _kernel_numbers(view: Document, w: Words) -> list[str]:
 
 
 # HTML
-
-
-def _hypervisor_html(view: Document, w: Words) -> list[str]:
-    accelerator, qemu = part(view, "accelerator"), part(view, "qemu")
-    name = visible(accelerator.get("name"))
-    kind = w.get(f"accelerator_{name}", f"{w['accelerator']} {name}")
-    box = w["process_gone" if view.get("status") == "gone" else "process_box"].format(
-        version=visible(qemu.get("version")), pid=visible(qemu.get("pid"))
-    )
-    title = f"<strong>{escape(w['machine'])} {foreign(view.get('machine'))}</strong>"
-    return [
-        f"<p>{title}: {escape(status_of(view, w))}, {escape(w['up'])} {format_seconds(view.get('uptime_s'))}</p>",
-        f"<p>{escape(kind)}. {escape(w['why'])}: {foreign(accelerator.get('reason'))}</p>",
-        f"<p>{escape(box)}</p>",
-        table(w["vcpus"], [w["vcpu"], w["thread"], w["state"], w["cpu_time"]], vcpu_rows(view, w)),
-        _memory_picture(part(view, "memory"), w),
-        table(w["memory"], ["", ""], memory_rows(view, w)),
-        table(w["devices"], [w["address"], w["type"], w["id"], w["description"]], device_rows(view)),
-        table(w["blocks"], [w["device"], w["read"], w["written"], w["requests"]], block_rows(view)),
-        table(w["events"], [w["event"], w["meaning"]], reversed(event_rows(view, w))),
-    ]
-
-
-def _bar(x: float, y: int, width: float, look: str) -> str:
-    return f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="16" rx="2" {look}/>'
-
-
-def _memory_picture(memory: Mapping[str, Any], w: Words) -> str:
-    given, used, resident, private, shared = (
-        size_of(memory, f"{name}_bytes") for name in ("given", "guest_used", "resident", "private", "shared")
-    )
-    scale = 600 / max(given, resident, 1.0)
-    bars = [
-        _bar(1, 2, given * scale, 'fill="none" stroke="#1976d2"'),
-        _bar(1, 24, used * scale, 'fill="#66a96a"'),
-        _bar(1, 46, private * scale, 'fill="#4f94d8"'),
-        _bar(1 + private * scale, 46, shared * scale, 'fill="#bcd7f2" stroke="#4f94d8" stroke-dasharray="3 2"'),
-    ]
-    names = (w["memory_given"], w["memory_used"], f"{w['memory_resident']} ({w['private']} + {w['shared']})")
-    looks = 'x="612" font-size="12" fill="currentColor"'
-    texts = [f'<text y="{14 + 22 * row}" {looks}>{escape(name)}</text>' for row, name in enumerate(names)]
-    frame = 'viewBox="0 0 900 64" width="100%" style="max-width: 900px" role="img"'
-    label = escape(w["memory"])
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {frame} aria-label="{label}">{"".join(bars + texts)}</svg>'
 
 
 def _kernel_html(view: Document, w: Words) -> list[str]:
