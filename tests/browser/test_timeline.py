@@ -78,10 +78,12 @@ def test_a_step_opens_to_its_call_and_our_line(notebook: Notebooks) -> None:
 
     bar = start.locator(".vmc-time-bar[data-who='agent']").last
     before = bar.get_attribute("style")
-    axis = page.page.get_by_role("button", name="Axis: linear")
-    axis.press("Enter")
-    page.page.get_by_role("button", name="Axis: logarithmic", pressed=True).wait_for()
+    axis = page.page.get_by_role("combobox", name="Axis")
+    assert axis.input_value() == "linear"
+    axis.select_option("logarithmic")
     assert bar.get_attribute("style") != before
+    axis.select_option("each its own")
+    assert page.page.locator(".vmc-time-axis:visible").count() == page.page.locator(".vmc-time-start").count()
 
     start.get_by_text("As a table", exact=True).click()
     rows = start.get_by_role("row").all_inner_texts()

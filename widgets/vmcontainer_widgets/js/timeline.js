@@ -3,6 +3,7 @@
 
 const WHO = ["notebook", "agent", "process", "machine", "guest"];
 const TICKS = 6;
+const AXES = ["linear", "log", "own"];
 
 const formatMs = (ms) => (!isNumber(ms) ? "—" : ms >= 1000 ? `${(ms / 1000).toFixed(2)} s` : `${ms.toFixed(ms < 10 ? 2 : 1)} ms`);
 const stepName = (words, step) => (step.by === "process" && step.name !== "exec" ? visible(step.name, 60) : lookup(words.phases, step.name) ?? visible(step.name, 60));
@@ -158,12 +159,15 @@ function startCard(words, stage) {
     stage.again();
   };
   const own = lanes(words, choose("own"), stage.say), before = lanes(words, choose("before"), stage.say);
-  const shown = detail(words), grid = stepTable(words);
+  const shown = detail(words), grid = stepTable(words), axis = axisOf();
   const summary = h("summary", {}), fold = h("details", { class: "vmc-fold" }, summary, before.node);
   fold.addEventListener("toggle", () => (stage.want(number, open !== null || fold.open), stage.again()));
-  const node = h("article", { class: "vmc-card vmc-time-start" }, head, own.node, fold, shown.node, grid.node);
-  const update = (start, scale) => {
+  const node = h("article", { class: "vmc-card vmc-time-start" }, head, axis.node, own.node, fold, shown.node, grid.node);
+  const update = (start, common) => {
+    const scale = common ?? scaleOf(start.total_ms, false);
     number = start.number;
+    setHidden(axis.node, common !== null);
+    if (common === null) axis.update(scale);
     const phases = inTime(start.phases), earlier = objects(start.earlier)[0], label = startTitle(words, start);
     setText(title, lookup(words.what, start.what) ?? visible(start.what, 20));
     setText(name, visible(start.name, 60));
@@ -177,7 +181,7 @@ function startCard(words, stage) {
     const made = inTime(earlier?.phases);
     if (earlier) {
       setText(summary, put(words.made_before, { way: lookup(words.ways, earlier.way) ?? visible(earlier.way, 30), total: formatMs(earlier.total_ms) }));
-      if (fold.open) before.update(made, scaleOf(earlier.total_ms, stage.logarithmic()), open?.part === "before" ? open.index : -1, summary.shownText);
+      if (fold.open) before.update(made, scaleOf(earlier.total_ms, stage.axis() === "log"), open?.part === "before" ? open.index : -1, summary.shownText);
     }
     shown.update(open === null ? null : (open.part === "own" ? phases : made)[open.index] ?? null);
   };
@@ -187,15 +191,15 @@ function startCard(words, stage) {
 function draw({ body, root, words, say, again, want, memory }) {
   const wanted = memory.get("timeline") ?? new Set();
   memory.set("timeline", wanted);
-  const choice = h("button", { type: "button", class: "vmc-button vmc-toggle" }), empty = h("div", { class: "vmc-soft" }, words.no_starts), cut = h("div", { class: "vmc-soft" });
+  const choice = h("select", { class: "vmc-button" }, ...AXES.map((name) => h("option", { value: name }, words.axes[name]))), empty = h("div", { class: "vmc-soft" }, words.no_starts), cut = h("div", { class: "vmc-soft" });
   const axis = axisOf(), cards = h("div", { class: "vmc-time-starts" }), hint = h("div", { class: "vmc-soft" }, words.timeline_hint);
-  const top = h("div", { class: "vmc-head" }, h("div", { class: "vmc-title", role: "heading", "aria-level": 3 }, words.timeline), choice);
+  const top = h("div", { class: "vmc-head" }, h("div", { class: "vmc-title", role: "heading", "aria-level": 3 }, words.timeline), h("label", {}, h("span", { class: "vmc-soft" }, `${words.axis} `), choice));
   const stage = {
-    say, again, logarithmic: () => memory.get("logarithmic") ?? memory.get("apart") ?? false,
+    say, again, axis: () => memory.get("axis") ?? (memory.get("apart") ? "log" : "linear"),
     want: (number, is) => (wanted[is ? "add" : "delete"](`start-${number}`), want([...wanted])),
   };
   const rows = keyedRows(cards, () => startCard(words, stage));
-  choice.addEventListener("click", () => (memory.set("logarithmic", !stage.logarithmic()), again()));
+  choice.addEventListener("change", () => (memory.set("axis", choice.value), again()));
   body.append(top, hint, empty, h("div", { class: "vmc-time" }, axis.node, cards), cut);
   setAttribute(root, "aria-label", words.timeline);
   let spoken = null;
@@ -203,14 +207,14 @@ function draw({ body, root, words, say, again, want, memory }) {
     const starts = objects(view.starts).slice().reverse(), known = starts.map((start) => start.number);
     const totals = starts.map((start) => start.total_ms).filter(isNumber), longest = Math.max(0.01, ...totals);
     memory.set("apart", longest > 20 * Math.min(...totals));
-    const scale = scaleOf(longest, stage.logarithmic());
+    const common = stage.axis() === "own" ? null : scaleOf(longest, stage.axis() === "log");
     for (const one of wanted) if (!known.includes(Number(one.slice("start-".length)))) wanted.delete(one);
-    setText(choice, `${words.axis}: ${stage.logarithmic() ? words.log : words.linear}`);
-    setAttribute(choice, "aria-pressed", String(stage.logarithmic()));
+    if (choice.value !== stage.axis()) choice.value = stage.axis();
     setHidden(empty, starts.length > 0);
     setHidden(hint, starts.length === 0);
-    axis.update(scale);
-    rows(starts, (start) => String(start.number), scale);
+    setHidden(axis.node, common === null);
+    if (common) axis.update(common);
+    rows(starts, (start) => String(start.number), common);
     const others = (view.starts_total ?? starts.length) - starts.length;
     setText(cut, others > 0 ? put(words.not_shown, { count: others }) : "");
     if (spoken !== null && starts.length && starts[0].number > spoken) say(`${startTitle(words, starts[0])}: ${put(words.together, { total: formatMs(starts[0].total_ms) })}`);
