@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vmcontainer_widgets import static_html, static_text
 from vmcontainer_widgets.rows import format_bytes
@@ -173,6 +173,7 @@ def test_unknown_numbers_are_dashes() -> None:
     Balanced(static_html(document))
 
 
+@settings(deadline=None)  # it is not about time, and the first run reads the words
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=5),
