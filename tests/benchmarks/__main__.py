@@ -19,6 +19,7 @@ from pathlib import Path
 from tests.benchmarks import engine, engines, layers, machines, views
 from tests.benchmarks.measure import Notebook, Row, Series
 from tests.benchmarks.peers import every
+from tests.browser.stage import chromium
 from vmcontainer_kernel.session import current
 from vmcontainer_kernel.vm import accelerator, qemu
 from vmcontainer_kernel.vm.config import PLATFORMS
@@ -90,7 +91,7 @@ def main(rounds: int) -> None:
             lambda: engine.rows(rounds * 3),
             lambda: engines.rows(rounds),
             lambda: machines.rows(notebook, session, rounds, seen.get(engines.DOCKER)),
-            lambda: views.rows(notebook, session) if views.chromium() else [],
+            lambda: views.rows(notebook, session) if chromium() else [],
             lambda: layers.rows(3),  # last: the disk is busy for a while after it
         ):
             for row in rows():

@@ -13,7 +13,6 @@ import contextlib
 import gc
 import itertools
 import os
-import shutil
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from typing import Any
 import psutil
 
 from tests.benchmarks.measure import Notebook, Row, Series
-from tests.browser.stage import Stage, Wire, wired
+from tests.browser.stage import Stage, Wire, staged, wired
 from vmcontainer_kernel.live import kernel_view, lab_view, machine_view
 from vmcontainer_kernel.session import Session, current
 
@@ -33,7 +32,6 @@ REST_S = 3.0
 CYCLES, UPDATES = 50, 1200  # 1200 updates are ten minutes at 2 Hz
 UPDATE_BYTES, OPEN_BYTES = 2048, 150_000
 SCRIPT_MS, OPEN_MS = 4, 1000
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 def rows(notebook: Notebook, session: Session) -> Iterator[Row]:
@@ -48,7 +46,7 @@ def rows(notebook: Notebook, session: Session) -> Iterator[Row]:
     documents = {}
     for what, view in views.items():
         documents[what] = yield from update_rows(f"view of a {what}", view)
-    with stage() as page:
+    with staged() as page:
         for what, view in views.items():
             yield script_row(page, f"view of a {what}", type(view), documents[what])
         yield from open_rows(page, session)
@@ -114,22 +112,6 @@ def cpu_s() -> float:
             times = process.cpu_times()
             total += times.user + times.system
     return total
-
-
-def chromium() -> str | None:
-    """Where Chromium is; None where it is not."""
-    return next(filter(None, map(shutil.which, CHROMIUM)), None)
-
-
-@contextlib.contextmanager
-def stage() -> Iterator[Stage]:
-    """A page in Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
-        yield Stage(browser.new_page(viewport={"width": 1280, "height": 1000}))
-        browser.close()
 
 
 def script_s(session: Any) -> float:

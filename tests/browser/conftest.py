@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,20 +23,10 @@ from typing import Any
 import nbformat
 import pytest
 
-from tests.browser.stage import Stage
+from tests.browser.stage import CHROMIUM_ARGUMENTS, Stage, chromium
 
 SAMPLES = Path(__file__).with_name("samples")
 START_TIMEOUT_S = 60
-CHROMIUM_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--force-color-profile=srgb",
-]
 
 # The panel is found by its path: a workspace may hold others, and the one in front changes while it is restored.
 PANEL = """
@@ -185,11 +174,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
+    program = chromium()
+    if program is None:
         pytest.skip("chromium: there is none; apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        started = driver.chromium.launch(executable_path=program, args=CHROMIUM_ARGUMENTS)
         yield started
         started.close()
 

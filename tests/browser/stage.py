@@ -11,12 +11,14 @@ Messages travel when `pump` is called and not before, so a test decides how slow
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,17 @@ from vmcontainer_kernel.delta import apply
 ADDRESS = "http://views.test/"
 SCRIPT = Path(__file__).with_name("stage.js")
 THEMES = ("light", "dark")
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--force-color-profile=srgb",
+)
 # JupyterLab's page is as high as the window, and so is this.
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Views</title><style id="theme"></style>
 <style>
@@ -37,6 +50,22 @@ main { padding: 12px; } .output { margin-bottom: 12px; }
 </style></head><body><main></main></body></html>"""
 # A view is drawn when two frames have passed: the first may begin it, see `mount` in the modules.
 FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+def chromium() -> str | None:
+    """Where Chromium is; None where it is not."""
+    return next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
+@contextlib.contextmanager
+def staged(width: int = 1280, height: int = 1000) -> Iterator[Stage]:
+    """A stage in a browser of its own, for programs that are no tests."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=CHROMIUM_ARGUMENTS)
+        yield Stage(browser.new_page(viewport={"width": width, "height": height}, reduced_motion="reduce"))
+        browser.close()
 
 
 def theme_css(name: str) -> str:

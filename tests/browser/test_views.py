@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,11 @@ def test_it_says_what_it_shows_without_a_page(kind: str) -> None:
     assert len(bundle["text/plain"].splitlines()) > 1
     assert "<table" in bundle["text/html"]
     assert "<script" not in bundle["text/html"]
+
+
+def test_every_picture_of_the_documentation_is_there() -> None:
+    """`python -m tests.browser.pictures` takes them."""
+    docs = Path(__file__).parents[2] / "docs"
+    named = set(re.findall(r"\((views/[^)]+\.png)\)", (docs / "views.md").read_text(encoding="utf-8")))
+    assert {f"views/{path.name}" for path in (docs / "views").glob("*.png")} == named
+    assert {f"views/{kind}-{theme}.png" for kind in ("hypervisor", "kernel") for theme in THEMES} <= named
