@@ -75,6 +75,6 @@ def test_it_says_what_it_shows_without_a_page(kind: str) -> None:
 def test_every_picture_of_the_documentation_is_there() -> None:
     """`python -m tests.browser.pictures` takes them."""
     docs = Path(__file__).parents[2] / "docs"
-    named = set(re.findall(r"\((views/[^)]+\.png)\)", (docs / "views.md").read_text(encoding="utf-8")))
+    named = set(re.findall(r"\"(views/[^\"]+\.png)\"", (docs / "views.md").read_text(encoding="utf-8")))
     assert {f"views/{path.name}" for path in (docs / "views").glob("*.png")} == named
     assert {f"views/{kind}-{theme}.png" for kind in ("hypervisor", "kernel") for theme in THEMES} <= named

@@ -87,6 +87,8 @@ function drawMultiples(words) {
   return { node, update };
 }
 
+const namesOf = (places) => JSON.stringify(places.map((place) => String(place.name)));
+
 // A table with a column for each place; `cell(place, row, first)` gives [text, mark, what the mark says].
 function drawTable(words, name, cell) {
   const grid = h("table", { class: "vmc-table vmc-compare", "aria-label": words[name] });
@@ -94,7 +96,7 @@ function drawTable(words, name, cell) {
   let columns = "";
   let rows = null;
   const build = (places) => {
-    columns = places.map((place) => place.name).join(" ");
+    columns = namesOf(places);
     const body = h("tbody");
     grid.replaceChildren(h("thead", {}, h("tr", {}, h("th", { scope: "col" }, words.what), ...places.map((place) => h("th", { scope: "col" }, placeName(words, place))))), body);
     rows = keyedRows(body, ({ label }) => {
@@ -111,7 +113,7 @@ function drawTable(words, name, cell) {
   };
   const update = (places, items) => {
     const now = there(places);
-    if (rows === null || now.map((place) => place.name).join(" ") !== columns) build(now);
+    if (rows === null || namesOf(now) !== columns) build(now);
     rows(items, (row) => row.key, now);
   };
   return { node, update };
