@@ -56,7 +56,7 @@ def test_the_root_disk_is_read_only_and_its_commas_are_doubled():
 def test_tcg_has_a_bounded_code_buffer_and_a_plain_cpu():
     command = qemu.argv(CONFIG, Wiring())
     assert options(command, "-accel") == ["tcg,tb-size=96"]
-    assert options(command, "-cpu") == ["qemu64"]
+    assert options(command, "-cpu") == ["qemu64,+rdrand"]
     fast = MachineConfig("vm", GUEST, Accelerator("kvm", "it works"))
     assert options(qemu.argv(fast, Wiring()), "-accel") == ["kvm"]
     assert options(qemu.argv(fast, Wiring()), "-cpu") == ["host"]
@@ -120,6 +120,13 @@ def test_a_machine_without_our_agent_has_no_port_and_no_descriptor_for_one():
         "socket,id=console,fd=11",
     ]
     assert "-kernel" not in command
+
+
+def test_a_pc_has_its_own_disk_controller_only_if_that_has_something_to_control():
+    disk = Disk("d", Path("/d.iso"), "raw", 1 << 20, read_only=True)
+    bare, with_cd = (MachineConfig("vm", GUEST, TCG, drives=drives) for drives in ((), (Drive(disk, "cdrom"),)))
+    assert "sata=off" in options(qemu.argv(bare, Wiring()), "-machine")[0]
+    assert "sata=off" not in options(qemu.argv(with_cd, Wiring()), "-machine")[0]
 
 
 def test_firmware_tries_the_disks_in_order_and_never_guesses_a_format():

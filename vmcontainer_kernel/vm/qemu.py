@@ -85,7 +85,13 @@ def sandbox(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
 def board(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """The board, with what its architecture's table says of it."""
     kind = config.machine_type or config.platform.machine_type
-    return ("-machine", f"{kind}{config.platform.board},memory-backend=ram")
+    return ("-machine", f"{kind}{config.platform.board}{_without_sata(config)},memory-backend=ram")
+
+
+def _without_sata(config: MachineConfig) -> str:
+    """Leave out a PC's own disk controller that controls nothing: each device is milliseconds of each start."""
+    used = not config.agent or any(drive.bus in ("sata", "cdrom") for drive in config.drives)
+    return "" if used or config.arch != "x86_64" else ",sata=off"
 
 
 def accelerator(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
