@@ -63,6 +63,19 @@ def test_it_fits_wide_and_narrow_pages_in_both_themes(stage: Stage, kind: str, t
     assert len(grounds) == len(THEMES)
 
 
+MOVING = """() => [...document.querySelectorAll(".vmc, .vmc *")].filter((one) => {
+  const style = getComputedStyle(one);
+  return style.transitionDuration !== "0s" || style.animationName !== "none";
+}).map((one) => one.outerHTML.slice(0, 200))"""
+
+
+@ALL
+def test_nothing_moves_for_who_asked_for_that(stage: Stage, kind: str) -> None:
+    """The stage's page prefers reduced motion."""
+    shown(stage, kind)
+    assert stage.page.evaluate(MOVING) == []
+
+
 @ALL
 def test_it_says_what_it_shows_without_a_page(kind: str) -> None:
     """As text and as HTML in which nothing runs: what GitHub, nbconvert and a terminal have of it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -300,42 +299,6 @@ def test_a_machine_that_has_ended(shared: Open) -> None:
         assert page.page.get_by_role("button", name=name).get_attribute("aria-disabled") == "true"
 
 
-HOSTILE = "<script>window.broken=1</script><img src=x onerror='window.broken=1'>\\u202egnp\\u001b[2J"
-
-
-def test_foreign_text_stays_text(shared: Open) -> None:
-    page = opened(shared, "kernel")
-    page.ask(f"change('processes', 6, 'command', \"{HOSTILE}\"); change('containers', 0, 'name', \"{HOSTILE}\")")
-    page.ask("change('containers', 0, 'status', '__proto__'); change('processes', 7, 'comm', 'שלום')")
-    page.page.get_by_text("<script>window.broken=1</script>").first.wait_for()
-    page.page.locator("bdi").get_by_text("שלום").first.wait_for()
-    assert page.page.evaluate("() => window.broken") is None
-    assert page.page.locator(".vmc script, .vmc img").count() == 0
-    text = page.page.locator(".vmc").inner_text()
-    assert "\\u202egnp\\u001b[2J" in text
-    assert not set(text) & {"\u202e", "\x1b"}
-
-
-@BOTH
-def test_documents_of_another_shape_do_not_break_it(shared: Open, kind: str) -> None:
-    page = opened(shared, kind)
-    errors: list[str] = []
-    page.page.on("pageerror", lambda error: errors.append(str(error)))
-    page.ask(f"""
-import time
-for odd in (None, [], {{}}, "text", 5, [None], [5], [{{}}], [[]], {{"name": None}}):
-    for key in document:
-        if key not in ("kind", "time_s"):
-            view.document = {{**document, key: odd}}
-            time.sleep(0.03)
-view.document = {{"kind": "{kind}"}}
-""")
-    page.ask("change('time_s', 1)")
-    page.page.wait_for_timeout(200)
-    assert errors == []
-    assert page.page.locator(".vmc table").count() >= 2
-
-
 @BOTH
 def test_korean(shared: Open, kind: str) -> None:
     page = opened(shared, kind)
@@ -343,58 +306,6 @@ def test_korean(shared: Open, kind: str) -> None:
     page.page.locator(".vmc[lang=ko]").wait_for()
     title = {"hypervisor": "가상 머신 vm", "kernel": "커널 Linux 6.18.5 노드 host"}[kind]
     assert re.sub(r"\s+", " ", page.page.locator(".vmc-title").inner_text()) == title
-
-
-@BOTH
-def test_fits_wide_and_narrow_pages_in_both_themes(notebook: Open, kind: str, tmp_path: Path) -> None:
-    page = opened(notebook, kind, height=1400)
-    page.widen()
-    view = page.page.locator(".vmc")
-    grounds = set()
-    for theme in ("JupyterLab Light", "JupyterLab Dark"):
-        page.theme(theme)
-        grounds.add(view.evaluate("(one) => getComputedStyle(one).backgroundColor"))
-        for width in (1280, 620):
-            page.page.set_viewport_size({"width": width, "height": 1400})
-            page.page.wait_for_timeout(100)
-            assert view.evaluate("(one) => one.scrollWidth <= one.clientWidth"), f"{width} pixels"
-            view.screenshot(path=tmp_path / f"{kind} {theme} {width}.png")
-    assert len(grounds) == 2
-    # JupyterLab's own tests ask for 4.5 : 1 too (WCAG 2.2, 1.4.3)
-    assert view.evaluate(LEAST_CONTRAST) >= 4.5
-
-
-# The least contrast of text and ground among the strong texts of a view, by the formula of WCAG 2.2.
-LEAST_CONTRAST = """(view) => {
-  const paint = window.document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const rgb = (colours) => {
-    paint.fillStyle = "#fff";
-    paint.fillRect(0, 0, 1, 1);
-    for (const colour of colours) { paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1); }
-    return paint.getImageData(0, 0, 1, 1).data;
-  };
-  const light = (data) => {
-    const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-    const [r, g, b] = [...data].slice(0, 3).map((c) => linear(c / 255));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  let least = 21;
-  const texts = ".vmc-strong, .vmc-heading, .vmc-status, .vmc-pill, .vmc-alarm, .vmc-figures, .vmc-soft";
-  for (const node of view.querySelectorAll(texts)) {
-    if (!node.textContent.trim() || !node.checkVisibility()) continue;
-    const grounds = [];
-    for (let up = node; up; up = up.parentElement) grounds.unshift(getComputedStyle(up).backgroundColor);
-    const a = light(rgb(grounds)), b = light(rgb([...grounds, getComputedStyle(node).color]));
-    least = Math.min(least, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05));
-  }
-  return least;
-}"""
-
-
-def test_nothing_moves_for_who_asked_for_that(notebook: Open) -> None:
-    page = opened(notebook, "hypervisor", reduced_motion="reduce")
-    moving = "[...view.querySelectorAll('*')].filter((one) => getComputedStyle(one).transitionDuration !== '0s')"
-    assert page.page.locator(".vmc").evaluate(f"(view) => {moving}.length") == 0
 
 
 def test_two_views_of_one_model(notebook: Open) -> None:
@@ -405,26 +316,3 @@ def test_two_views_of_one_model(notebook: Open) -> None:
     page.page.locator(".vmc-title").nth(1).wait_for(state="detached")
     page.page.wait_for_timeout(200)
     assert page.ask("print(view.watched)") == "True"
-
-
-@BOTH
-def test_an_update_costs_the_page_little(shared: Open, kind: str) -> None:
-    page = opened(shared, kind)
-    session = page.page.context.new_cdp_session(page.page)
-    session.send("Performance.enable")
-
-    def script_s() -> float:
-        metrics = session.send("Performance.getMetrics")["metrics"]
-        return float(next(metric["value"] for metric in metrics if metric["name"] == "ScriptDuration"))
-
-    many = "import time\nfor step in range({}):\n    change('time_s', document['time_s'] + 0.5)\n    time.sleep(0.05)"
-    page.ask(many.format(10))
-    idle_before = script_s()
-    page.page.wait_for_timeout(2500)
-    idle = script_s() - idle_before
-    before = script_s()
-    page.ask(many.format(40))
-    each_ms = (script_s() - before - idle) / 40 * 1000
-    print(f"{kind}: {each_ms:.2f} ms of script an update, JupyterLab's own message handling included")
-    # Measured 1.0 (hypervisor) and 1.6 ms (kernel).
-    assert each_ms < 4
