@@ -20,6 +20,7 @@ from typing import Any
 
 from .agent.protocol import CREDIT_AFTER, Kind
 from .errors import CommandFailed, LabError, NodeLost, ProtocolError
+from .messages import say
 from .node import Request
 
 __all__ = ["STDERR", "STDOUT", "Captured", "Run"]
@@ -62,7 +63,7 @@ class Captured:
 
 def dropped_marker(count: int) -> str:
     """Return the line that stands where output was left out."""
-    return f"\n[{count} more bytes of output are not shown here; --out NAME keeps up to 256 MiB]\n"
+    return f"\n[{say(f'{count} more bytes of output are not shown here; --out NAME keeps up to 256 MiB')}]\n"
 
 
 class Run:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..messages import say
+
 __all__ = ["figure"]
 
 _MIB = 1 << 20
@@ -18,7 +20,7 @@ def figure(document: Mapping[str, Any]) -> Any:
 
     places = [one for one in document["places"] if not one["missing"]]
     names = [one["name"] for one in places]
-    titles = ("first byte, ms (median)", "memory, MiB", "processor time, s")
+    titles = [say("first byte, ms (median)"), say("memory, MiB"), say("processor time, s")]
     drawn = make_subplots(rows=1, cols=3, subplot_titles=titles, horizontal_spacing=0.08)
     first = [_number(one["first_byte_ms"], "median", 1) for one in places]
     drawn.add_trace(_bars(go, names, first, "first byte"), row=1, col=1)

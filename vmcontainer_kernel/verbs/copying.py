@@ -17,6 +17,7 @@ from ..cells import FindNode
 from ..container import transfer
 from ..display import Progress, size_text
 from ..errors import NotFound, UserError
+from ..messages import say
 from ..session import Session
 from ..sharing import fetch, pack, send
 from .words import Words
@@ -65,7 +66,7 @@ def copy_out(session: Session, far: Far, path: str, target: str) -> None:
     async def come(archive: IO[bytes], told: Callable[[int], None]) -> None:
         left_out = await fetch(await far.find(), far.verb("copy_out"), far.arguments(path), archive, told)
         if left_out:
-            print(left_out, end="", file=sys.stderr)
+            print(say(left_out), end="", file=sys.stderr)
 
     with tempfile.TemporaryFile() as archive:
         _shown(session, lambda told: come(archive, told))
