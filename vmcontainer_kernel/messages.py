@@ -265,7 +265,7 @@ def say_document(document: Any, chosen: str) -> Any:
 def help_parts(block: str) -> list[str]:
     """Return what is a message of its own in a paragraph of a help: a table's lines, or the whole of it."""
     lines = block.split("\n")
-    return lines if all("   " in line for line in lines) else [block]
+    return lines if 2 * sum("   " in line for line in lines) > len(lines) else [block]
 
 
 def say_lines(text: str) -> str:
