@@ -135,7 +135,14 @@ def test_namespaces_that_are_shared_have_one_letter() -> None:
 
 def test_what_divides_them_is_in_both_forms() -> None:
     page, text = Balanced(static_html(sample("kernel"))).text, static_text(sample("kernel"), full=True)
-    for seen in ("1 inside is 100000 outside (65536)", "2 / 3", "system calls are filtered", "eth0 10.88.0.2"):
+    for seen in (
+        "1 inside is 100000 outside (65536)",
+        "2 / 3",
+        "system calls are filtered",
+        "313 of 373",
+        "10.88.0.2",
+        "sha256:2e2e",
+    ):
         assert seen in page
         assert seen in text
     assert "시스템 콜을 거름" in static_html(sample("kernel"), language="ko")

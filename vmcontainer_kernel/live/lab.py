@@ -15,6 +15,7 @@ from .base import Json, Source, Wanted, join
 from .kernel import kernel_source
 from .machine import machine_source
 from .nesting import nesting_source
+from .network import network_source
 from .timeline import timeline_source
 
 __all__ = ["lab_view"]
@@ -37,6 +38,7 @@ def _tabs(session: Session) -> list[Tab]:
         tabs.append(Tab(f"machine:{name}", "hypervisor", name, machine_source(session, name)))
         if guest.agent is not None:
             tabs.append(Tab(f"kernel:{name}", "kernel", name, kernel_source(session, name)))
+    tabs.append(Tab("network:host", "network", "host", network_source(session, "host")))
     tabs.append(Tab("nesting:", "nesting", "", nesting_source(session)))
     tabs.append(Tab("timeline:", "timeline", "", timeline_source(session)))
     return tabs

@@ -327,7 +327,7 @@ VERBS: dict[str, Verb] = {
     **images.VERBS,
     **build.VERBS,
     "network": Verb(
-        networks.run, "networks: network ls|create|inspect|rm|connect [NAME] [MACHINE]", *networks.ARGUMENTS
+        networks.run, "networks: network ls|create|inspect|view|rm|connect [NAME] [MACHINE]", *networks.ARGUMENTS
     ),
     "volume": Verb(volumes.run, "named volumes: volume ls|create|inspect|rm|prune [NAME]", *volumes.ARGUMENTS),
 }

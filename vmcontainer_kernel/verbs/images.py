@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..messages import say
 from ..paths import cache_dir
 from ..session import Session
-from .nodes import ask, finder
+from .nodes import ask, default_node_name, finder
 from .words import NAME, ON, Verb, Words, flag, option, word, words
 
 __all__ = ["VERBS"]
@@ -138,6 +138,13 @@ _FORMAT = option("--format", metavar="FORMAT", default=archives.FORMATS[0], help
 _LOAD = (word("file", "an archive or an OCI layout's folder"), word("image", "its name here", needed=False))
 _SAVE = (IMAGE, word("file", "where to"), _FORMAT)
 
+
+def _layers(session: Session, given: Words, language: str) -> Any:
+    from ..live import image_view
+
+    return image_view(session, given.on or default_node_name(), given.image, language)
+
+
 VERBS: dict[str, Verb] = {
     "images": Verb(_ls, "the images there are", ON),
     "pull": Verb(
@@ -152,6 +159,7 @@ VERBS: dict[str, Verb] = {
     "save": Verb(_export, "the same as export", *_SAVE),
     "tag": Verb(_tag, "give an image one more name", IMAGE, word("name", "the new name")),
     "rmi": Verb(_rmi, "remove images", words("images", "their names"), ON),
+    "layers": Verb(_layers, "live picture of an image's layers, and of what is written above them", IMAGE, ON),
     "history": Verb(_history, "how an image came to be", IMAGE),
     "diff": Verb(_diff, "what a container changed in its files: A added, C changed, D deleted", NAME, ON),
     "commit": Verb(

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..display import Table
 from ..errors import UserError
+from ..messages import language
 from ..session import Session
-from .nodes import ask
+from .nodes import ask, default_node_name
 from .words import ON, Argument, Words, flag, nearest, option, word
 
 __all__ = ["ACTIONS", "ARGUMENTS", "run"]
@@ -29,6 +30,12 @@ def _create(session: Session, given: Words) -> None:
 
 def _inspect(session: Session, given: Words) -> dict[str, Any]:
     return ask(session, given, "network.inspect", name=_name(given))
+
+
+def _view(session: Session, given: Words) -> Any:
+    from ..live import network_view
+
+    return network_view(session, given.on or default_node_name(), language())
 
 
 def _rm(session: Session, given: Words) -> None:
@@ -80,6 +87,7 @@ ACTIONS: dict[str, Callable[[Session, Words], Any]] = {
     "ls": _ls,
     "create": _create,
     "inspect": _inspect,
+    "view": _view,
     "rm": _rm,
     "connect": _connect,
 }
@@ -93,6 +101,6 @@ ARGUMENTS: tuple[Argument, ...] = (
 )
 
 
-def run(session: Session, given: Words, language: str) -> Any:
+def run(session: Session, given: Words, _language: str) -> Any:
     """Carry out ``%container network ACTION [NAME]``."""
     return nearest(ACTIONS, given.action or "ls", "%container network")(session, given)

@@ -232,25 +232,19 @@ def namespace_rows(view: Document) -> list[list[str]]:
 
 
 def isolation_rows(view: Document, w: Words) -> list[list[str]]:
-    """Who, user ids, capabilities held and possible, filter, mounts, interfaces with addresses, sockets."""
+    """Who, user ids, capabilities held and possible, filter, and how many system calls it leaves open."""
     rows = []
     for one in items(view, "isolation")[:_ROWS_LIMIT]:
         maps = [w["id_map"].format(**_shown(row, "inside", "outside", "count")) for row in items(one, "uid_map")]
         held, bound = (len(_list(part(one, "capabilities"), kind)) for kind in ("effective", "bounding"))
-        links = [
-            " ".join([visible(link.get("name")), *map(visible, _list(link, "addresses"))])
-            for link in items(one, "links")
-        ]
-        sockets = one.get("sockets_total")
+        calls = part(one, "filter")
         rows.append(
             [
                 visible(one.get("name")),
                 ", ".join(maps),
                 f"{held} / {bound}",
                 _word(w, "seccomp", one.get("seccomp")),
-                visible(one.get("mounts_total")),
-                ", ".join(links),
-                "—" if sockets is None else visible(sockets),
+                w["filter_numbers"].format(**_shown(calls, "open", "known", "conditional", "closed")) if calls else "",
             ]
         )
     return rows

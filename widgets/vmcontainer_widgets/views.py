@@ -12,9 +12,11 @@ __all__ = [
     "VIEWS",
     "CompareView",
     "HypervisorView",
+    "ImageView",
     "KernelView",
     "LabView",
     "NestingView",
+    "NetworkView",
     "PeelView",
     "ScreenView",
     "TerminalView",
@@ -33,7 +35,22 @@ class HypervisorView(View):
 class KernelView(View):
     """A Linux kernel and how it is divided: set `document` to a kernel view (``docs/architecture.md``)."""
 
-    kind, labels, scripts = "kernel", ("kernel",), ("isolation", "kernel")
+    kind, labels, styles = "kernel", ("kernel",), ("kernel",)
+    scripts = ("sections", "namespaces", "processes", "meters", "isolation", "mounts", "links", "kernel")
+
+
+class NetworkView(View):
+    """The way of a packet from each container: set `document` to a network view (``docs/architecture.md``)."""
+
+    kind, labels, styles = "network", ("network",), ("kernel",)
+    scripts = ("sections", "network")
+
+
+class ImageView(View):
+    """An image's layers and what is written above them: set `document` to an image view (``docs/architecture.md``)."""
+
+    kind, labels, styles = "image", ("image",), ("kernel",)
+    scripts = ("sections", "images")
 
 
 class TimelineView(View):
@@ -68,8 +85,8 @@ class LabView(View):
     """Several views, one tab each: `tabs` ({id, kind, title}) and, of those shown, `documents` (by id)."""
 
     kind, labels, scripts = "lab", ("lab",), ("lab",)
-    styles = ("lab", "hypervisor", "timeline", "nesting")
-    holds: ClassVar[tuple[type[View], ...]] = (HypervisorView, KernelView, NestingView, TimelineView)
+    styles = ("lab", "hypervisor", "kernel", "timeline", "nesting")
+    holds: ClassVar[tuple[type[View], ...]] = (HypervisorView, KernelView, NetworkView, NestingView, TimelineView)
 
     @classmethod
     def source(cls, ending: str, *more: str) -> str:
@@ -106,5 +123,5 @@ class ScreenView(View):
     kind, labels, scripts, styles = "screen", ("screen",), ("screen",), ("screen",)
 
 
-_ALL: tuple[type[View], ...] = (*LabView.holds, LabView, CompareView, PeelView, TerminalView, ScreenView)
+_ALL: tuple[type[View], ...] = (*LabView.holds, LabView, ImageView, CompareView, PeelView, TerminalView, ScreenView)
 VIEWS: dict[str, type[View]] = {view.kind: view for view in _ALL}

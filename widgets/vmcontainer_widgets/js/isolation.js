@@ -3,40 +3,33 @@
 const CARDS = 40;
 
 const idText = (words, maps) => objects(maps).map((map) => put(words.id_map, map)).join(", ");
-const linkText = (link) => `${visible(link.name, 20)} ${list(link.addresses).map((address) => visible(address, 50)).join(" ")} ↓ ${formatBytes(link.received_bytes)} ↑ ${formatBytes(link.sent_bytes)}`;
-const socketText = (socket) => [socket.protocol, socket.local, socket.remote ? "→ " + socket.remote : "", socket.state].filter(Boolean).map((word) => visible(word, 110)).join(" ");
-const mountText = (mount) => `${visible(mount.point, 100)} ${visible(mount.type, 30)} ${visible(mount.options, 100)}`;
+const names = (value) => list(value).map((one) => visible(one, 60));
 
-// A count that opens to a list; the list is written only while it is open.
-function fold(label) {
-  const summary = h("summary", { class: "vmc-figures" }), items = h("div", { class: "vmc-code" });
-  const node = h("details", { class: "vmc-fold" }, summary, items);
-  let latest = [];
-  const write = () => node.open && setText(items, latest.join("\n"));
-  node.addEventListener("toggle", write);
-  const update = (texts, count = texts.length) => {
-    latest = texts.length < count ? [...texts, "…"] : texts;
-    setText(summary, `${label}: ${formatCount(count)}`);
-    write();
-  };
-  return { node, update };
+// What our filter leaves open of the kernel, in numbers of system calls.
+function filterText(words, filter) {
+  if (filter === null || typeof filter !== "object" || !isNumber(filter.known)) return "";
+  return put(words.filter_numbers, { open: filter.open, known: filter.known, conditional: filter.conditional, closed: filter.closed });
 }
 
 function isolationCard(words) {
-  const name = foreign("vmc-strong"), ids = h("div", { class: "vmc-figures" }), guard = h("div");
-  const held = fold(words.capabilities_held), bound = fold(words.capabilities_bound), mounts = fold(words.mounts), links = fold(words.links), sockets = fold(words.sockets);
-  const node = h("div", { class: "vmc-card", role: "listitem" }, h("div", { class: "vmc-card-head" }, name), ids, guard, ...[held, bound, mounts, links, sockets].map((one) => one.node));
+  const name = foreign("vmc-strong"), ids = h("div", { class: "vmc-figures" }), groups = h("div", { class: "vmc-figures" });
+  const guard = h("div"), numbers = h("div", { class: "vmc-figures" }), clocks = h("div", { class: "vmc-figures" });
+  const folds = Object.fromEntries(["capabilities_held", "capabilities_bound", "capabilities_ambient", "calls_closed", "calls_conditional"].map((key) => [key, fold(words[key])]));
+  const node = h("div", { class: "vmc-card", role: "listitem" }, h("div", { class: "vmc-card-head" }, name), ids, groups, guard, numbers, clocks, ...Object.values(folds).map((one) => one.node));
+  const optional = (one, items) => (setHidden(one.node, items.length === 0), one.update(items));
   const update = (now) => {
-    const capabilities = now.capabilities ?? {};
+    const capabilities = now.capabilities ?? {}, filter = now.filter ?? {}, offsets = entries(now.time_offsets).filter(([, value]) => value !== 0);
     setText(name, visible(now.name, 60));
     setText(ids, `${words.ids}: ${idText(words, now.uid_map) || words.not_known}`);
+    setText(groups, `${words.group_ids}: ${idText(words, now.gid_map) || words.not_known}${now.groups_denied ? " · " + words.groups_denied : ""}`);
     setText(guard, [lookup(words.seccomp, now.seccomp) ?? visible(now.seccomp, 20), now.no_new_privs ? words.no_new_privs : words.new_privs].join(" · "));
-    held.update(list(capabilities.effective).map((one) => visible(one, 40)));
-    bound.update(list(capabilities.bounding).map((one) => visible(one, 40)));
-    mounts.update(objects(now.mounts).map(mountText), now.mounts_total);
-    links.update(objects(now.links).map(linkText));
-    setHidden(sockets.node, !isNumber(now.sockets_total));
-    sockets.update(objects(now.sockets).map(socketText), now.sockets_total);
+    setText(numbers, filterText(words, now.filter));
+    setText(clocks, offsets.length ? `${words.clocks}: ${offsets.map(([clock, value]) => `${visible(clock, 20)} ${formatSeconds(value)}`).join(" · ")}` : "");
+    folds.capabilities_held.update(names(capabilities.effective));
+    folds.capabilities_bound.update(names(capabilities.bounding));
+    optional(folds.capabilities_ambient, names(capabilities.ambient));
+    optional(folds.calls_closed, names(filter.closed_names));
+    optional(folds.calls_conditional, names(filter.conditional_names));
   };
   return { node, update };
 }
@@ -44,5 +37,6 @@ function isolationCard(words) {
 function drawIsolation(words) {
   const node = h("div", { class: "vmc-cards", role: "list", "aria-label": words.isolation });
   const rows = keyedRows(node, () => isolationCard(words));
-  return { node, update: (isolations) => rows(isolations.slice(0, CARDS), (one) => `${one.container ?? ""}\u0000${one.name}`) };
+  const changed = changes();
+  return { node, update: (isolations) => changed(isolations) && rows(isolations.slice(0, CARDS), (one) => `${one.container ?? ""}\u0000${one.name}`) };
 }

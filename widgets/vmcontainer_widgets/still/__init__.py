@@ -31,7 +31,10 @@ from ..rows import (
 from ..words import told_in, words
 from .compare import compare_html, compare_numbers, compare_text
 from .hypervisor import hypervisor_html, hypervisor_numbers, hypervisor_text
+from .image import image_html, image_numbers, image_text
+from .kernel_parts import kernel_tables
 from .nesting import nesting_html, nesting_numbers, nesting_text
+from .network import network_html, network_numbers, network_text
 from .peel import peel_html, peel_numbers, peel_text
 from .streams import screen_html, screen_numbers, screen_text, terminal_html, terminal_numbers, terminal_text
 from .tables import foreign, indented, table
@@ -46,6 +49,8 @@ def static_text(document: Document, *, full: bool = False, language: str = "en")
     forms = {
         "hypervisor": (hypervisor_text, hypervisor_numbers),
         "kernel": (_kernel_text, _kernel_numbers),
+        "network": (network_text, network_numbers),
+        "image": (image_text, image_numbers),
         "nesting": (nesting_text, nesting_numbers),
         "timeline": (timeline_text, timeline_numbers),
         "compare": (compare_text, compare_numbers),
@@ -68,6 +73,8 @@ def static_html(document: Document, *, language: str = "en") -> str:
     forms: dict[str, _Text] = {
         "hypervisor": hypervisor_html,
         "kernel": _kernel_html,
+        "network": network_html,
+        "image": image_html,
         "nesting": nesting_html,
         "timeline": timeline_html,
         "compare": compare_html,
@@ -153,6 +160,7 @@ def _kernel_numbers(view: Document, w: Words) -> list[str]:
         *indented(process_rows(view)),
         *indented(namespace_rows(view)),
         *indented(isolation_rows(view, w)),
+        *indented(row for _, _, rows in kernel_tables(view, w) for row in rows),
     ]
 
 
@@ -165,7 +173,7 @@ def _kernel_html(view: Document, w: Words) -> list[str]:
     title = f"{escape(w['kernel'])} {foreign(facts)} {escape(w['of_node'])} {foreign(view.get('node'))}"
     uses = [w["container"], w["state"], w["chart_memory"], w["chart_cpu"], w["chart_pids"]]
     rights = f"{w['capabilities_held']} / {w['capabilities_bound']}"
-    isolation = [w["who"], w["ids"], rights, "seccomp", w["mounts"], w["links"], w["sockets"]]
+    isolation = [w["who"], w["ids"], rights, "seccomp", w["calls"]]
     figures = [w["pid_node"], w["pid_inside"], w["container"], w["command_short"], w["cpu_time"], w["resident"]]
     return [
         f"<p><strong>{title}</strong>, {escape(w['cgroup'])} {foreign(kernel.get('cgroup'))}</p>",
@@ -173,4 +181,5 @@ def _kernel_html(view: Document, w: Words) -> list[str]:
         table(w["processes"], figures, process_rows(view)),
         table(w["namespaces"], [w["who"], *NAMESPACES], namespace_rows(view)),
         table(w["isolation"], isolation, isolation_rows(view, w)),
+        *(table(*one) for one in kernel_tables(view, w)),
     ]

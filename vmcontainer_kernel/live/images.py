@@ -1,0 +1,62 @@
+"""The image view: layers, and what the containers of an image write above them, as it appears."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from ..agent.protocol import Kind
+from ..errors import NotFound
+from ..node import Node
+from ..session import Session
+from .base import Json, Source, join, repeated
+
+__all__ = ["image_source", "image_view"]
+
+# What is written is read by a child of the agent, so that a folder of many files holds up nobody: 5 ms at least.
+PERIOD_S: Final = 1.0
+CHANGES: Final = "changes"
+_MOST: Final = 200
+
+
+async def _view(session: Session, node_name: str, name: str, parts: frozenset[str]) -> Json:
+    node = await session.node(node_name)
+    document = await node.call("image.view", node=node_name, name=name)
+    if CHANGES in parts:
+        document["containers"] = [await _with_changes(node, one) for one in document["containers"]]
+    return document
+
+
+async def _with_changes(node: Node, container: Json) -> Json:
+    written = bytearray()
+
+    def keep(stream: int, data: bytes) -> None:
+        if stream == Kind.STDOUT:
+            written.extend(data)
+        request.consumed(stream, len(data))
+
+    request = node.start("container.changes", {"name": container["name"], "most": _MOST}, on_data=keep)
+    try:
+        await request.done
+        return {**container, "changes": json.loads(written)}
+    except (NotFound, ValueError):  # it was removed meanwhile
+        return container
+
+
+def image_source(session: Session, node_name: str, name: str) -> Source:
+    """Return where an image's views come from."""
+
+    async def fetch(wanted: frozenset[str]) -> Json:
+        return await _view(session, node_name, name, wanted)
+
+    return Source(repeated(fetch, PERIOD_S))
+
+
+def image_view(session: Session, node_name: str, name: str, language: str) -> Any:
+    """Return a live ImageView of an image of a node; raises NotFound."""
+    from vmcontainer_widgets.views import ImageView
+
+    document = session.wait(_view(session, node_name, name, frozenset([CHANGES])))
+    view = ImageView(document=document, language=language)
+    join(session, view, image_source(session, node_name, name))
+    return view
