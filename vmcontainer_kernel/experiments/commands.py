@@ -65,7 +65,7 @@ class Command:
         self._marker, self._tails = f"{marker}\n".encode(), {Kind.STDOUT: b"", Kind.STDERR: b""}
         self._watches = bool(marker)
         self.pid = 0
-        self.held = asyncio.Event()
+        self.begun, self.held = asyncio.Event(), asyncio.Event()
         self.node = node
         self.request = node.start(verb, arguments, on_data=self._take, on_event=self._note)
 
@@ -76,6 +76,7 @@ class Command:
         if event.get("event") == "started":
             self._mark("started")
             self.pid = int(event.get("pid") or 0)
+            self.begun.set()
 
     def _take(self, stream: int, data: bytes) -> None:
         self.request.consumed(stream, len(data))
@@ -99,9 +100,12 @@ class Command:
         """Return what it has written to its standard output so far."""
         return self._kept[Kind.STDOUT].data()
 
-    async def wait(self, limit_s: float) -> None:
-        """Wait until it is over, at most for so long."""
-        waiting = asyncio.ensure_future(self.held.wait())
+    async def wait(self, limit_s: float, *, begun: bool = False) -> None:
+        """Wait until it is over, or until it has told that it runs (`begun`), at most for so long.
+
+        A command's first bytes may come before its start is told: they are different pipes.
+        """
+        waiting = asyncio.ensure_future((self.begun if begun else self.held).wait())
         try:
             await asyncio.wait((waiting, self.request.done), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -178,6 +178,7 @@ async def _watch(place: Place, command: Command, deadline_s: float) -> Use | Non
         if not place.host_pid:
             most = _larger(most, use_of(command.pid)) if command.pid else None
         await command.wait(_SAMPLE_S)
+    await command.wait(_LOOK_S, begun=True)
     return _larger(most, use_of(place.host_pid or command.pid))
 
 

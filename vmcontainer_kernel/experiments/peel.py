@@ -21,7 +21,7 @@ from ..giving import give_image
 from ..machines import Report, quiet
 from ..node import Node
 from ..session import Session
-from .commands import Command, Outcome
+from .commands import Command
 from .differences import compare_configurations, compare_lines, compare_steps
 from .places import throw_away
 from .switches import LIMITS, check, peeled, states
@@ -62,11 +62,13 @@ async def peel(session: Session, wish: Wish, report: Report = quiet) -> dict[str
     async with _node(session, wish.on, report) as node:
         await give_image(node, base.get("image"), report)
         report("the cell with all walls", 0.5)
-        kept = await _run(node, base, wish.limit_s)
-        without = None
+        kept, plan = await _run(node, base, wish.limit_s), await _plan(node, base)
+        without, other = kept, plan
         if wish.turned:
+            options = peeled(base, wish.turned)
+            other = await _plan(node, options)  # before the run: nobody knows what is left of the node after it
             report(f"the cell, {', '.join(wish.turned)} turned", 0.75)
-            without = await _run(node, peeled(base, wish.turned), wish.limit_s)
+            without = await _run(node, options, wish.limit_s)
     report("", 1.0)
     return {
         "kind": "peel",
@@ -76,38 +78,12 @@ async def peel(session: Session, wish: Wish, report: Report = quiet) -> dict[str
         "text": wish.text[:4096],
         "switches": states(wish.turned, on_host=on_host),
         "turned": sorted(wish.turned),
-        "with": kept.output(),
-        "without": without and without.output(),
-        **_differences(kept, without or kept),
+        "with": kept,
+        "without": without if wish.turned else None,
+        "output": compare_lines(_lines(kept), _lines(without)),
+        "configuration": compare_configurations(plan["config"], other["config"]),
+        "steps": compare_steps(plan["steps"], other["steps"]),
         "units": UNITS,
-    }
-
-
-@dataclass(frozen=True)
-class _Ran:
-    """One run: how it ended, or the error that kept it from starting; its configuration and its steps."""
-
-    outcome: Outcome | None
-    failure: str
-    config: dict[str, Any]
-    steps: list[dict[str, Any]]
-
-    def output(self) -> dict[str, Any]:
-        if self.outcome is None:
-            return {"status": None, "out": "", "err": "", "cut_bytes": 0, "failure": self.failure}
-        return {**self.outcome.output(), "failure": None}
-
-    def lines(self) -> str:
-        if self.outcome is None:
-            return self.failure
-        return self.outcome.out + self.outcome.err
-
-
-def _differences(kept: _Ran, other: _Ran) -> dict[str, Any]:
-    return {
-        "output": compare_lines(kept.lines(), other.lines()),
-        "configuration": compare_configurations(kept.config, other.config),
-        "steps": compare_steps(kept.steps, other.steps),
     }
 
 
@@ -124,16 +100,24 @@ async def _node(session: Session, on: str, report: Report) -> AsyncIterator[Node
         await throw_away(session, name)
 
 
-async def _run(node: Node, options: Mapping[str, Any], limit_s: float) -> _Ran:
-    """Run a container of the same name each time, as a name is seen inside; its error is a result, too."""
-    plan = await node.call("container.explain", name=_NAME, options=options)
+async def _plan(node: Node, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the container's ``config`` and ``steps``."""
+    return await node.call("container.explain", name=_NAME, options=options)
+
+
+async def _run(node: Node, options: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
+    """Run a container of the same name each time, as a name is seen inside; an error is a result, too: a cell that has
+    lost its walls may end its machine.
+    """
+    command = Command(node, "container.run", {"name": _NAME, "options": options, "remove": True})
     try:
-        command = Command(node, "container.run", {"name": _NAME, "options": options, "remove": True})
-        return _Ran(await command.outcome(limit_s), "", plan["config"], plan["steps"])
+        return {**(await command.outcome(limit_s)).output(), "failure": None}
     except LabError as error:
-        if node.lost.is_set():
-            raise
-        return _Ran(None, error.message, plan["config"], plan["steps"])
+        return {"status": None, "out": "", "err": "", "cut_bytes": 0, "failure": error.message}
+
+
+def _lines(ran: Mapping[str, Any]) -> str:
+    return str(ran["failure"] or ran["out"] + ran["err"])
 
 
 def turned_by(words: Collection[str]) -> tuple[str, ...]:

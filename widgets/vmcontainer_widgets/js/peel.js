@@ -77,7 +77,7 @@ function drawDifferences(words, name, { keyed = false, folded = false } = {}) {
 function endText(words, run) {
   if (!run) return "";
   const more = run.cut_bytes ? ` · ${put(words.cut, { size: formatBytes(run.cut_bytes) })}` : "";
-  return (run.failure ? put(words.not_started, { why: visible(run.failure) }) : put(words.ended, { status: formatCount(run.status) })) + more;
+  return (run.failure ? put(words.no_result, { why: visible(run.failure) }) : put(words.ended, { status: formatCount(run.status) })) + more;
 }
 
 function draw({ body, root, words, say, act, again, replays }) {
