@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vmcontainer_widgets import TimelineView
 
-from tests.browser.conftest import Notebook, Notebooks
+from tests.browser.conftest import Notebook, Notebooks, sample
+from tests.browser.stage import Stage
 
-pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("containers-on-host")]
+pytestmark = pytest.mark.needs("chromium")
+REAL = pytest.mark.needs("containers-on-host")
 
 ROOT = Path(__file__).parents[2]
 FLAGS = {"pid": "PID", "mnt": "NS", "uts": "UTS", "ipc": "IPC", "net": "NET", "user": "USER"}
@@ -51,6 +54,7 @@ def opened(page: Notebook, start: Any, name: str) -> Any:
     return detail
 
 
+@REAL
 def test_a_step_opens_to_its_call_and_our_line(notebook: Notebooks) -> None:
     cells = ("%load_ext vmcontainer_kernel", "%%container web\necho hi", "%lab timeline", "%container rm web")
     page = notebook(*cells, height=1400)
@@ -93,6 +97,7 @@ def test_a_step_opens_to_its_call_and_our_line(notebook: Notebooks) -> None:
     page.run(3)
 
 
+@REAL
 def test_a_new_start_comes_on_top_and_is_told(notebook: Notebooks) -> None:
     cells = ("%load_ext vmcontainer_kernel", "%lab timeline", "%%container\necho one")
     page = notebook(*cells, height=1200)
@@ -110,3 +115,66 @@ def test_a_new_start_comes_on_top_and_is_told(notebook: Notebooks) -> None:
         "print(s.wait(s.timeline())['starts'][-1]['total_ms'])"
     )
     assert f"{float(total):.2f} ms" in first.inner_text() or f"{float(total):.1f} ms" in first.inner_text()
+
+
+# -- with the sample, on a page without Jupyter
+
+
+def staged(stage: Stage, **changes: Any) -> tuple[Any, Any]:
+    """A view of the sample, and its oldest start: a machine's."""
+    view = TimelineView(document=sample("timeline") | changes)
+    stage.show(view)
+    return view, stage.page.locator(".vmc-time-start").last
+
+
+def active(stage: Stage, steps: Any) -> Any:
+    return stage.page.locator(f"#{steps.get_attribute('aria-activedescendant')}")
+
+
+def test_arrow_keys_go_along_a_lane_and_between_lanes(stage: Stage) -> None:
+    _, machine = staged(stage)
+    steps = machine.get_by_role("listbox").first
+    steps.focus()
+    seen = [active(stage, steps).get_attribute("data-who")]
+    for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowUp", "End", "Home"):
+        steps.press(key)
+        seen.append(active(stage, steps).get_attribute("data-who"))
+    assert seen == ["notebook", "machine", "guest", "guest", "machine", "notebook", "notebook"]
+    steps.press("ArrowRight")
+    assert active(stage, steps).get_attribute("aria-label").startswith("QEMU's process begun: notebook")
+
+
+def test_what_is_open_is_asked_for_and_nothing_else(stage: Stage) -> None:
+    view, machine = staged(stage)
+    number = sample("timeline")["starts"][0]["number"]
+    assert view.wanted == []
+    machine.get_by_text("Made before anybody asked", exact=False).click()
+    stage.pump()
+    assert view.wanted == [f"start-{number}"]
+    machine.get_by_text("Made before anybody asked", exact=False).click()
+    stage.pump()
+    assert view.wanted == []
+    steps = machine.get_by_role("listbox").first
+    steps.press("Enter")
+    stage.pump()
+    assert view.wanted == [f"start-{number}"]
+    assert machine.get_by_text("Asking what it called…").count() == 1
+    view.document = view.document | {"starts": view.document["starts"][1:]}
+    stage.pump()
+    assert stage.page.locator(".vmc-time-start").count() == 7
+    steps = stage.page.get_by_role("listbox").last
+    steps.press("Enter")
+    stage.pump()
+    assert f"start-{number}" not in view.wanted
+
+
+def test_a_step_without_a_length_or_of_nobody_is_no_bar(stage: Stage) -> None:
+    phases = [
+        {"name": "a", "by": "process", "begin_ms": 0, "ms": 1},
+        {"name": "b", "by": "nobody", "begin_ms": 0, "ms": 1},
+        {"name": "c", "by": "process", "begin_ms": None, "ms": 1},
+    ]
+    start = {"number": 1, "what": "exec", "name": "", "node": "host", "way": "?", "total_ms": 1, "phases": phases}
+    staged(stage, starts=[start])
+    bars = stage.page.locator(".vmc-time-bar").all()
+    assert [bar.get_attribute("aria-label") for bar in bars] == ["a: new process, begins at 0.00 ms, takes 1.00 ms"]
