@@ -151,7 +151,7 @@ NOT_TOLD = (
     *("Invalid image name", "no such file", "does not exist", "Callable[[int, Start, int], int]"),
 )
 PROSE = re.compile(r"([A-Za-z]{2,}|\ba)['’]?[,;:]? [a-z(]")
-SCRIPT = re.compile(r"\n.*\n|\$\(|&&|\|\||[A-Za-z_]=\"|^import \w+[,;]|</|\\[swd(]|\(\?")
+SCRIPT = re.compile(r"\b(console|panic)=|\n.*\n|\$\(|&&|\|\||[A-Za-z_]=\"|^import \w+[,;]|</|\\[swd(]|\(\?")
 
 
 # ---- what the sources say
@@ -224,7 +224,7 @@ class _Collector(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        if any(isinstance(target, ast.Name) and target.id == "head" for target in node.targets):
+        if isinstance(node.value, ast.Tuple) and [ast.unparse(target) for target in node.targets] == ["head"]:
             self.found += [(text, False) for text in _words_of(node.value) if not _is_prose(text)]
         self.generic_visit(node)
 
