@@ -77,7 +77,7 @@ class Started:
             try:
                 async with asyncio.timeout(_LIMIT_S):
                     answer = await (await find(self.node)).call("container.steps", request=self.request)
-                self._steps = answer["steps"]
+                self._steps = timelines.read_steps(answer)
             except (LabError, TimeoutError):  # the node is gone, or the start too old: its times are known still
                 self._steps = []
         return self._steps

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["UNITS", "calls_of", "document", "explained", "rows", "start_of"]
+__all__ = ["UNITS", "calls_of", "document", "explained", "read_steps", "rows", "start_of"]
 
 Json = dict[str, Any]
 Mark = tuple[str, float]
@@ -25,6 +25,8 @@ UNITS: Final = {
     "starts[].phases[].begin_ms": ["ms", "level"],
     "starts[].phases[].ms": ["ms", "level"],
 }
+_MOST, _NAME, _TEXT = 200, 300, 20_000
+_FOREVER_NS: Final = 1e19  # three centuries
 _REQUEST, _EXEC, _OUTPUT = "request", "exec", "output"
 _CLOCKS: Final = {"notebook": "notebook's clock", "agent": "agent's clock", "process": "the new process's clock"}
 PARENT: Final[Mapping[str, tuple[str, str]]] = {
@@ -54,14 +56,14 @@ def start_of(
     `asked_s`, `heard_s`, `output_s`: when the notebook asked, heard that the program runs, and got its first byte, by
     its monotonic clock. What had been done before anybody asked is in ``earlier``.
     """
-    marks = [(str(mark), int(ns) / 1e9) for mark, ns in event.get("marks") or ()]
+    marks = [(str(mark)[:_NAME], ns / 1e9) for mark, ns in _pairs(event.get("marks"))]
     lines = _process_phases(event, marks)
     if node != "host" and marks:
         ahead_s = heard_s - max(at_s for _, at_s in marks)
         marks = [(mark, at_s + ahead_s) for mark, at_s in marks]
         lines = [(step, begin_s + ahead_s, ms) for step, begin_s, ms in lines]
     received_s = next((at_s for mark, at_s in marks if mark == "received"), asked_s)
-    head = {"what": what, "name": name, "node": node, "way": str(event.get("way") or "forked")}
+    head = {"what": what, "name": name, "node": node, "way": str(event.get("way") or "forked")[:_NAME]}
     end_s = output_s if output_s is not None else max([at_s for _, at_s in marks], default=heard_s)
     now = [(mark, at_s) for mark, at_s in marks if at_s >= received_s and mark != "received"]
     parent = [(_REQUEST, received_s), *sorted(now, key=_at)]
@@ -89,8 +91,9 @@ def _process_phases(event: Mapping[str, Any], marks: Sequence[Mark]) -> list[Lin
     """Return the steps with their times. In a time namespace of its own a process's clock is another
     (time_namespaces(7)): what cannot have been then is laid so that it ends with the agent's last mark.
     """
-    steps = [(str(step), float(ms)) for step, ms in event.get("steps") or ()]
-    begins = [(int(number), int(ns) / 1e9) for number, ns in event.get("begins") or ()]
+    steps = [(str(step)[:_NAME], max(0.0, ms)) for step, ms in _pairs(event.get("steps"))]
+    told = [(first, ns / 1e9) for first, ns in _pairs(event.get("begins")) if isinstance(first, int) and first >= 0]
+    begins = sorted(told, key=lambda one: one[0])
     found: list[Line] = []
     for (first, begin_s), (last, _) in zip(begins, [*begins[1:], (len(steps), 0.0)], strict=False):
         row = steps[first:last]
@@ -101,6 +104,26 @@ def _process_phases(event: Mapping[str, Any], marks: Sequence[Mark]) -> list[Lin
         for step, ms in row:
             found.append((step, begin_s, ms))
             begin_s += ms / 1e3  # noqa: PLW2901 - one step begins where the last one ended
+    return found
+
+
+def _pairs(value: object) -> list[tuple[object, float]]:
+    """Return pairs of something and a number: a guest's agent may be anything, and say anything."""
+    rows = value[:_MOST] if isinstance(value, list) else []
+    pairs = [tuple(one) for one in rows if isinstance(one, list) and len(one) == 2]
+    return [(what, count) for what, count in pairs if isinstance(count, int | float) and abs(count) < _FOREVER_NS]
+
+
+def read_steps(answer: Mapping[str, Any]) -> list[Json]:
+    """Return the steps that an agent tells (``container.steps``), those of them that are well-formed."""
+    steps = answer.get("steps")
+    found = []
+    for one in steps[:_MOST] if isinstance(steps, list) else ():
+        if isinstance(one, dict) and all(isinstance(one.get(key), str) for key in ("step", "call", "why", "source")):
+            line = one.get("line")
+            place = {key: str(one.get(key, ""))[:_NAME] for key in ("file", "function") if key in one}
+            told = {key: one[key][:_TEXT] for key in ("step", "call", "why", "source")}
+            found.append({**told, **place, "line": line if isinstance(line, int) and 0 <= line < 1 << 20 else 0})
     return found
 
 

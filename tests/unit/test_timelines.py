@@ -16,7 +16,7 @@ from vmcontainer_kernel.container.step import explained as explained_steps
 from vmcontainer_kernel.errors import NotFound
 from vmcontainer_kernel.sources import located
 from vmcontainer_kernel.starts import Starts
-from vmcontainer_kernel.timelines import PARENT, calls_of, explained, rows, start_of
+from vmcontainer_kernel.timelines import PARENT, calls_of, explained, read_steps, rows, start_of
 
 
 def ns(ms: float, base_s: float = 100.0) -> int:
@@ -106,6 +106,38 @@ def test_an_event_that_says_nothing_breaks_nothing() -> None:
     start = start_of("exec", "", "vm", 100.0, {"event": "started"}, 100.002, None)
     assert told(start) == [("notebook", "request", 0.0, 0.0)]
     assert start["total_ms"] == 2.0
+
+
+NONSENSE = [
+    None,
+    5,
+    "x",
+    [],
+    [[]],
+    [["a", "b"]],
+    [["a", 1e300]],
+    [[[], float("nan")]],
+    [["a", -5]],
+    [[10**30, 1]] * 999,
+]
+
+
+@pytest.mark.parametrize("odd", NONSENSE)
+@pytest.mark.parametrize("part", ["marks", "steps", "begins", "way"])
+def test_a_guest_that_says_nonsense_breaks_nothing(odd: object, part: str) -> None:
+    start = start_of("container", "web", "vm", 100.0, event() | {part: odd}, 100.005, 100.006)
+    rows(explained(start, ()))
+    assert len(start["phases"]) < 700
+    assert len(start["way"]) <= 300
+
+
+@pytest.mark.parametrize(
+    "odd", [None, {}, {"steps": None}, {"steps": [None, {}, {"step": 5}]}, {"steps": [{"step": "a", "call": "b"}] * 9}]
+)
+def test_steps_that_are_none_are_left_out(odd: dict | None) -> None:
+    assert read_steps(odd or {}) == []
+    good = {"step": "overlay", "call": "mount()", "why": "w", "source": "s", "file": "f", "line": "x", "function": "g"}
+    assert read_steps({"steps": [good, None]}) == [good | {"line": 0}]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,10 @@ def timeline_table(*starts: Json) -> Table:
     for start in starts:
         for one in (start, *start["earlier"]):
             name = " ".join(filter(None, (one["what"], one["name"])))
-            table += [(f"{name}: {_WAYS[one['way']]}", "", f"{one['total_ms']:.2f}", "", ""), *rows(one)]
+            table += [
+                (f"{name}: {_WAYS.get(one['way'], one['way'])}", "", f"{one['total_ms']:.2f}", "", ""),
+                *rows(one),
+            ]
     return Table(("phase", "from ms", "ms", "measured by", "time"), table, "nothing was started yet")
 
 
