@@ -70,7 +70,7 @@ def later(document: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-@pytest.mark.parametrize("kind", ["hypervisor", "kernel"])
+@pytest.mark.parametrize("kind", ["hypervisor", "kernel", "compare", "peel"])
 def test_short_text_is_the_same_in_every_run(kind: str) -> None:
     assert static_text(later(sample(kind))) == static_text(sample(kind))
     assert static_text(later(sample(kind)), full=True) != static_text(sample(kind), full=True)
@@ -116,13 +116,18 @@ def test_a_node_whose_init_may_not_be_read() -> None:
     assert "shared with host: user time" in static_text(document)
 
 
-@pytest.mark.parametrize("kind", ["hypervisor", "kernel"])
+@pytest.mark.parametrize("kind", ["hypervisor", "kernel", "compare", "peel"])
 @pytest.mark.parametrize("language", ["en", "ko"])
 def test_html_holds_the_figures_in_tables(kind: str, language: str) -> None:
     page = Balanced(static_html(sample(kind), language=language))
     assert "table" in page.seen
     assert not page.seen & {"script", "style", "iframe", "link", "img"}
-    figures = {"hypervisor": ["4714", "61.0 MiB", "virtio-rng-pci"], "kernel": ["4731", "C 4026532214", "57"]}
+    figures = {
+        "hypervisor": ["4714", "61.0 MiB", "virtio-rng-pci"],
+        "kernel": ["4731", "C 4026532214", "57"],
+        "compare": ["79.7 MiB", "6.1.0-56-cloud-amd64", "ECONNREFUSED"],
+        "peel": ["linux.namespaces[uts]", 'sethostname("peel")', "≠"],
+    }
     for figure in figures[kind]:
         assert figure in page.text
 
@@ -148,7 +153,7 @@ def test_what_divides_them_is_in_both_forms() -> None:
     assert "시스템 콜을 거름" in static_html(sample("kernel"), language="ko")
 
 
-@pytest.mark.parametrize("kind", ["hypervisor", "kernel"])
+@pytest.mark.parametrize("kind", ["hypervisor", "kernel", "compare", "peel"])
 def test_foreign_text_stays_text(kind: str) -> None:
     hostile = "<script>alert(1)</script>\"'&<img src=x onerror=alert(1)>\x1b[2J\u202egnp.exe"
 

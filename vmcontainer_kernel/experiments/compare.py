@@ -39,10 +39,12 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE: Final = Path("/proc/self/ns/pid")
 _MARK: Final = b"\nattempts\n"
 
-# The program comes as standard input: so it can run where nothing else of this computer's can be seen.
+# The program comes as standard input: so it can run where nothing else of this computer's can be seen. mkdir(2) follows
+# no link and takes no folder that is there.
 _TRY: Final = """echo; echo attempts
-d=$(mktemp -d 2>/dev/null) || { d=/.attempts; mkdir "$d"; }
-cat >"$d/try"; chmod 700 "$d/try"; "$d/try"; rm -r "$d"
+for place in "${TMPDIR:-/tmp}" "$HOME" ""; do mkdir -m 700 "$place/.try-$$" 2>/dev/null && break; done && {
+cd "$place/.try-$$" && cat >try && chmod 700 try && ./try; rm try; cd / && rmdir "$place/.try-$$"
+}
 """
 
 

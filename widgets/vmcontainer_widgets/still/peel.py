@@ -26,6 +26,7 @@ def peel_numbers(view: Document, w: Words) -> list[str]:
     """The output, line by line, and the steps that differ."""
     steps = [row for row in items(view, "steps") if row.get("mark") != "same"]
     return [
+        *(f"  {line}" for line in _ends(view, w)),
         f"  {w['output']}",
         *indented([_sign(row), *_sides(row)] for row in items(view, "output")),
         f"  {w['steps']}",
@@ -48,10 +49,24 @@ def peel_html(view: Document, w: Words) -> list[str]:
         f"<p><strong>{escape(w['peel'])}</strong></p>",
         f"<p><code>{foreign(view.get('text'))}</code></p>",
         table(w["peel"], ["", w["state"], ""], walls),
+        *(f"<p>{foreign(line)}</p>" for line in _ends(view, w)),
         parts[0],
         table(w["configuration"], ["", w["field"], *sides], [row for row in fields if row[0] != _SIGNS["same"]]),
         parts[1],
     ]
+
+
+def _ends(view: Document, w: Words) -> list[str]:
+    """How each run ended."""
+    other = w["with_turned"].format(names=_turned(view, w))
+    runs = [(w["with_all"], part(view, "with")), (other, part(view, "without"))]
+    return [f"{name}: {_end(run, w)}" for name, run in runs if run]
+
+
+def _end(run: Mapping[str, Any], w: Words) -> str:
+    if run.get("failure"):
+        return str(w["no_result"].format(why=visible(run["failure"])))
+    return str(w["ended"].format(status=visible(run.get("status"))))
 
 
 def _shown(row: Mapping[str, Any], name: str) -> bool:
