@@ -98,3 +98,10 @@ def test_in_a_pod_the_nodes_proc_is_told(user: User) -> None:
     assert seen["out"].split() == ["1", "/proc/1"]
     assert BOUND.lost in seen["err"] and "no_new_privs is set" in seen["err"]
     assert "rung 4 of 5" in doctor["out"] and "not one id: no fresh /proc" in doctor["out"]
+
+
+def test_a_cell_is_compared_with_the_rights_of_its_user(user: User) -> None:
+    (told,) = user.cells("%%lab compare --rounds 1 --only process,container\necho here")
+    process, container = told["out"].splitlines()[1:3]
+    assert "read a file of this notebook" in process and "set the clock" not in process
+    assert "read a file of this notebook" not in container and "set the clock" not in container
