@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vmcontainer_kernel.delta import apply, difference
 from vmcontainer_kernel.errors import MachineError
+from vmcontainer_kernel.live.machine import with_inside
 from vmcontainer_kernel.vm.observe import texts
 from vmcontainer_kernel.vm.observe.asking import Answers, Question, ask
 from vmcontainer_kernel.vm.observe.devices import device_list, pci_list
@@ -526,3 +527,19 @@ def test_what_is_asked_again_and_is_the_same_is_not_made_again():
     found.lose("q", "no more")
     assert found.read_once(build, "q") == (None, "no more")
     assert made == [{"n": 1}, {"n": 2}]
+
+
+def test_the_guests_side_is_laid_beside_the_hypervisors_or_says_why_not():
+    reason = "the guest was not asked"
+    pci = [{"address": "00:01.0", "guest": None}, {"address": "00:02.0", "guest": None}]
+    devices = {"pci": pci, "missing": {"pci[].guest": reason, "objects": "not understood"}}
+    seen = {"parts": {"devices": devices, "interrupts": {"lines": [], "guest": None, "missing": {"guest": reason}}}}
+    told = with_inside(seen, "devices", Inside(pci={"00:01.0": {"driver": "virtio-pci"}}))
+    told = with_inside(told, "interrupts", Inside(interrupts=[{"line": "4", "count": 2, "what": "ttyS0"}]))
+    assert [one["guest"] for one in told["parts"]["devices"]["pci"]] == [{"driver": "virtio-pci"}, None]
+    assert told["parts"]["devices"]["missing"] == {"objects": "not understood"}
+    assert told["parts"]["interrupts"] == {"lines": [], "guest": [{"line": "4", "count": 2, "what": "ttyS0"}]}
+    silent = with_inside(with_inside(told, "devices", Inside(reason="paused")), "interrupts", Inside(reason="paused"))
+    assert silent["parts"]["devices"]["missing"] == {"objects": "not understood", "pci[].guest": "paused"}
+    assert silent["parts"]["interrupts"]["missing"] == {"guest": "paused"}
+    assert seen["parts"]["devices"]["pci"][0]["guest"] is None, "the poller's own document stays as it is"
