@@ -177,6 +177,13 @@ def test_a_module_imports_nothing_and_never_writes_html(cls: Any, kind: str) -> 
         assert way not in module
 
 
+def test_scripts_may_be_sent_without_indents() -> None:
+    """No string or template goes over the end of a line."""
+    for path in (Path(vmcontainer_widgets.__file__).parent / "js").glob("*.js"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert line.count("`") % 2 == 0, f"{path.name}: {line}"
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         vmcontainer_widgets.Nothing  # noqa: B018

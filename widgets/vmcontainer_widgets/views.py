@@ -96,8 +96,10 @@ class LabView(View):
 
     @classmethod
     def words_in(cls, language: str) -> dict[str, Any]:
-        """Its own words, and those of the views it holds by their kind."""
-        return words(language, *cls.labels) | {"views": {one.kind: one.words_in(language) for one in cls.holds}}
+        """Its own words, and by kind those that the views it holds have besides."""
+        own, held = words(language, *cls.labels), {one.kind: one.words_in(language) for one in cls.holds}
+        more = {kind: {key: text for key, text in one.items() if own.get(key) != text} for kind, one in held.items()}
+        return own | {"views": more}
 
 
 class TerminalView(View):

@@ -5,7 +5,7 @@ function panelOf(tab, { words, want, act, memory }) {
   const feed = { document: {}, history: new History(), memory: new Map() };
   const el = h("div", { role: "tabpanel", tabindex: "-1", id: tab.panel, "aria-labelledby": tab.button.id });
   const source = {
-    words: words.views[tab.kind], language: words.language, feed,
+    words: { ...words, ...words.views[tab.kind] }, language: words.language, feed,
     act: (name, args) => act("act", { tab: tab.id, name, arguments: args }),
     want: (parts) => (memory.set(tab.id, parts.map((part) => `${tab.id} ${part}`)), want()),
   };
