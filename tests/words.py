@@ -90,7 +90,6 @@ WORDS = (
         "write NAME[:/FOLDER][:ro]",
         "write FOLDER:/PLACE[:ro]",
         "nothing",
-        "yes",
         "  try:   ",
         "show this help message and exit",
         "positional arguments",
@@ -141,6 +140,7 @@ FORMS = (
     "write {name}=value",
     "give 1 to {count}",
     "line {number}",
+    "Dockerfile, line {line}, column {column}",
     "{step} failed: {reason}",
 )
 # What reads as prose and is none.
@@ -150,7 +150,7 @@ NOT_TOLD = (
     *("server misbehaving", "does not match", "did not match", "rejected by policy", "invalid reference format"),
     *("Invalid image name", "no such file", "does not exist", "Callable[[int, Start, int], int]"),
 )
-PROSE = re.compile(r"([A-Za-z]{2,}|\ba)['’]?[,;:]? [a-z(]")
+PROSE = re.compile(r"([A-Za-z]{2,}(['’]s?)?|\ba)[,;:]? [a-z(]")
 SCRIPT = re.compile(r"\b(console|panic)=|\n.*\n|\$\(|&&|\|\||[A-Za-z_]=\"|^import \w+[,;]|</|\\[swd(]|\(\?")
 
 

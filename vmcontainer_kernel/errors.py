@@ -70,10 +70,13 @@ class LabError(Exception):
         return "\n".join(self._lines(LabError.say))
 
     def _lines(self, say: Callable[[str], str]) -> list[str]:
+        place, newline, quoted = self.where.partition("\n")
+        # Several lines are what a guest wrote, unless they quote a Dockerfile.
+        place = say(place) if not newline or place.startswith("Dockerfile, ") else place
         lines = [say(self.message)]
-        for title, text in (("  where: ", self.where), ("  try:   ", self.hint)):
+        for title, text in (("  where: ", place + newline + quoted), ("  try:   ", say(self.hint))):
             if text:
-                lines += [say(title) + say(text).replace("\n", "\n         ")]
+                lines += [say(title) + text.replace("\n", "\n         ")]
         return lines
 
     def _render_traceback_(self) -> list[str]:

@@ -46,7 +46,22 @@ _DEPTH = 6
 _PREDICATES = ("is ", "must ", "has ", "needs ", "holds ", "cannot ", "belongs ")  # said of a field or file
 _REMEMBERED = 4096
 # The places of a view's document that hold sentences of ours.
-_TOLD = frozenset({"reason", "missing", "why", "description", "failure", "hint", "what", "text", "title", "lacking"})
+_TOLD = frozenset(
+    {
+        "reason",
+        "missing",
+        "why",
+        "description",
+        "failure",
+        "hint",
+        "what",
+        "text",
+        "title",
+        "lacking",
+        "locked",
+        "source",
+    }
+)
 _LOOKUPS = 100
 _SEPARATORS = ("\n", "  ", "; ", ": ", ", ")
 
@@ -178,7 +193,8 @@ class _Translation:
             told = self._known(rest, depth) if rest.startswith(_PREDICATES) else None
             return f"{name}: {told}" if told else None
         parts = text.split(separator)
-        said = [self.of(part, depth - 1) if part else "" for part in parts]
+        # A single word may be anybody's; it is ours only as the whole of a text or gap.
+        said = [self.of(part, depth - 1) if " " in part else part for part in parts]
         return separator.join(said) if said != parts else None
 
 
@@ -239,7 +255,7 @@ def say(text: str, chosen: str = "") -> str:
 def say_document(document: Any, chosen: str) -> Any:
     """Return a view's JSON document with the reasons and descriptions in it in a language; what is data stays.
 
-    A whole document's own ``text`` is what a learner wrote; those further in are ours.
+    A whole document's own ``text`` is what a learner wrote, one with a ``line`` is code; the others are ours.
     """
     if chosen == LANGUAGES[0]:
         return document
@@ -249,7 +265,7 @@ def say_document(document: Any, chosen: str) -> Any:
 
     def walk(value: Any, *, told: bool, inside: bool = True) -> Any:
         if isinstance(value, dict):
-            ours = _TOLD if inside else _TOLD - {"text"}
+            ours = _TOLD if inside and "line" not in value else _TOLD - {"text"}
             return {key: walk(one, told=key in ours or (told and isinstance(one, str))) for key, one in value.items()}
         if isinstance(value, list):
             return [walk(one, told=told) for one in value]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vmcontainer_kernel import doctor, messages
 from vmcontainer_kernel.doctor import Check
-from vmcontainer_kernel.errors import LabError, NotFound
+from vmcontainer_kernel.errors import LabError, MachineError, NotFound
 from vmcontainer_kernel.messages import LONGEST, TEMPLATE, Catalogue, Entry, Template
 
 
@@ -154,6 +154,14 @@ def test_an_error_is_told_in_the_readers_language(korean: None) -> None:
     assert str(error).splitlines()[0] == "there is no machine web on this node", (
         "a program that reads it finds it in English"
     )
+
+
+def test_what_a_guest_wrote_is_shown_as_it_is(korean: None) -> None:
+    console = "there is no disk web\nthe disk is full\nmount failed: the disk is full"
+    told = MachineError("machine web has ended", where=console).told()
+    assert told == "가상 머신 web이(가) 끝났습니다\n  위치:  " + console.replace("\n", "\n         ")
+    quoted = MachineError("the list is empty", where="Dockerfile, line 3, column 5\nRUN []\n    ^").told()
+    assert quoted.splitlines()[1:] == ["  위치:  Dockerfile, 3번째 줄, 5번째 칸", "         RUN []", "             ^"]
 
 
 def test_without_a_front_errors_are_english() -> None:
