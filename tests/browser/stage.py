@@ -82,6 +82,11 @@ class Sent:
     size_bytes: int
 
 
+def size_bytes(value: object) -> int:
+    """What it takes as Jupyter sends it."""
+    return len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
+
+
 class Wire:
     """A comm that ends here (`ipywidgets.Widget.comm`): it keeps what is sent, and hears what it is told."""
 
@@ -102,9 +107,7 @@ class Wire:
     def send(self, data: dict[str, Any], metadata: object = None, buffers: Sequence[bytes] | None = None) -> None:
         if data["method"] == "echo_update":  # for other pages of the same kernel
             return
-        self.sent.append(
-            Sent(data, len(json.dumps(data, separators=(",", ":")).encode()) + sum(map(len, buffers or ())))
-        )
+        self.sent.append(Sent(data, size_bytes(data) + sum(map(len, buffers or ()))))
         self.waiting.append(data)
 
     def hear(self, message: dict[str, Any]) -> None:
@@ -152,7 +155,7 @@ class Stage:
         state = {name: value for name, value in whole.items() if not name.startswith("_") and name != "layout"}
         wire.document = copy.deepcopy(state["document"])
         module = {"esm": whole["_esm"], "css": whole["_css"], "state": state}
-        wire.opened_bytes = len(json.dumps(module, separators=(",", ":")).encode())
+        wire.opened_bytes = size_bytes(module)
         self.page.evaluate("([name, module]) => stage.open(name, module)", [wire.comm_id, module])
         return wire.comm_id
 
