@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmcontainer_kernel import doctor, messages
+from vmcontainer_kernel import doctor, magics, messages
+from vmcontainer_kernel.display import Table
 from vmcontainer_kernel.doctor import Check
 from vmcontainer_kernel.errors import LabError, MachineError, NotFound
 from vmcontainer_kernel.messages import LONGEST, TEMPLATE, Catalogue, Entry, Template
@@ -230,6 +232,52 @@ def test_a_parsers_help_is_translated(korean: None) -> None:
     assert "노트북 셀 속의 가상 머신" in text
     assert "이름을 옵션으로 씀" in text
     assert "positional" not in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "environment", "language"),
+    [
+        (None, {"JPY_SESSION_NAME": "/home/me/course/ko/02-first-vm.ipynb"}, "ko"),
+        (None, {"JPY_SESSION_NAME": "/home/me/course/en/02-first-vm.ipynb", "LANG": "ko_KR.UTF-8"}, "en"),
+        (None, {"JPY_SESSION_NAME": "/home/me/notes.ipynb", "LANG": "ko_KR.UTF-8"}, "ko"),
+        (None, {"JPY_SESSION_NAME": "/home/me/ko/a.ipynb", "LAB_LANGUAGE": "en"}, "en"),
+        ("ko", {"JPY_SESSION_NAME": "/home/me/en/a.ipynb", "LAB_LANGUAGE": "en"}, "ko"),
+        ("fr", {"JPY_SESSION_NAME": "/home/me/en/a.ipynb"}, "en"),
+        (None, {}, "en"),
+    ],
+)
+def test_a_notebook_says_its_language(
+    variable: str | None, environment: dict[str, str], language: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("JPY_SESSION_NAME", "LAB_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    namespace = {} if variable is None else {"LAB_LANGUAGE": variable}
+    monkeypatch.setattr(magics, "_shell", lambda: SimpleNamespace(user_ns=namespace))
+    assert magics._language() == language
+
+
+def test_english_reads_no_catalogue() -> None:
+    code = """
+import sys
+from vmcontainer_kernel import messages
+from vmcontainer_kernel.display import Table
+print(Table(("machine", "state"), [("vm", "running")]), messages.say("the disk is full"))
+print(messages._read, "json" in sys.modules, "string" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == ["vm       running the disk is full", "{} False False"]
+
+
+def test_names_in_tables_stay(korean: None) -> None:
+    table = Table(("machine", "state", "system"), [("running", "running", "-"), ("vm", "does not answer", "stopped")])
+    head, first, second = repr(table).splitlines()
+    assert head.split() == ["가상", "머신", "상태", "시스템"]
+    assert first.split() == ["running", "실행", "중", "-"]
+    assert second.split() == ["vm", "응답하지", "않음", "stopped"]
+    assert "<td" in table._repr_html_()
+    assert "실행 중" in table._repr_html_()
 
 
 def test_korean_takes_two_columns() -> None:
