@@ -86,7 +86,7 @@ function draw({ body, root, words, act, send, listen }) {
   const place = h("div", { class: "vmc-screen", tabindex: "0", role: "application", "data-lm-suppress-shortcuts": "true", "aria-describedby": help.id }, image);
   const letters = h("pre", { class: "vmc-code vmc-screen-letters" });
   const text = h("details", { class: "vmc-fold" }, h("summary", {}, words.letters), letters);
-  let shown = { width: 1, height: 1 }, kept = "";
+  let shown = { width: 1, height: 1 }, kept = "", streamed = false;
   body.append(head, place, help, text);
   if (send) {
     setText(help, put(words.leave_screen, { key: LEAVE }));
@@ -94,6 +94,7 @@ function draw({ body, root, words, act, send, listen }) {
     listenTo(place, image, hand(send, () => shown), () => keys.focus());
     listen((message, buffers) => {
       if (!isNumber(message.picture) || !buffers?.[0]) return;
+      streamed = true;
       shown = { width: message.width, height: message.height };
       const done = () => send({ drawn: message.picture });
       paintPicture(image, buffers[0]).then(done, done);
@@ -109,8 +110,8 @@ function draw({ body, root, words, act, send, listen }) {
     setAttribute(place, "aria-label", `${words.screen_of} ${name.shownText}`);
     setAttribute(root, "aria-label", `${words.screen_of} ${name.shownText}`);
     setAttribute(image, "aria-label", said === "" ? put(words.graphics, { width: formatCount(view.width), height: formatCount(view.height) }) : words.letters_below);
-    // Of a recording only: Python put the picture into its document.
-    if (!send && typeof view.picture === "string" && view.picture !== kept) {
+    // Of a recording: Python put the picture into its document.
+    if (!streamed && typeof view.picture === "string" && view.picture !== kept) {
       kept = view.picture;
       paintPicture(image, fromBase64(kept)).catch(() => {});
     }

@@ -127,7 +127,9 @@ function live(stage, box, set) {
     themes.disconnect();
     term.dispose();
   });
-  return { term, begin };
+  // A page that has no kernel behind it yet, or no more, shows what the document kept.
+  const still = (text) => received < 0 && (term.reset(), term.write(text.replaceAll("\n", "\r\n")));
+  return { term, begin, still };
 }
 
 // The keys that are ours; all others are the program's. Copying and pasting are as in JupyterLab's own terminals.
@@ -213,7 +215,8 @@ function draw(stage) {
     setText(state, view.state === "ended" ? ended : lookup(words.terminal_states, view.state) ?? visible(view.state, 20));
     setAttribute(state, "data-tone", view.state === "running" ? "good" : "off");
     setText(error, visible(view.error ?? "", 500));
-    setText(shown, String(view.shown ?? "").split("\n").slice(-60).map((line) => visible(line, 300)).join("\n"));
+    const last = String(view.shown ?? "").split("\n").slice(-60).map((line) => visible(line, 300)).join("\n");
+    setText(shown, last);
     setAttribute(root, "aria-label", `${what.shownText} ${name.shownText}`);
     if (!joined) return;
     setHidden(bar.close, view.state !== "running" || view.of === "console");
@@ -221,6 +224,6 @@ function draw(stage) {
     if (begun) return;
     begun = true;
     bar.read(view.reader === true);
-    requestAnimationFrame(joined.begin);
+    requestAnimationFrame(() => (joined.begin(), last && joined.still(last)));
   };
 }
