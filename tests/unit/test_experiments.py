@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from vmcontainer_kernel.experiments import attempts, compare, peel
 from vmcontainer_kernel.experiments.commands import Outcome, held_text
 from vmcontainer_kernel.experiments.costs import Measured, costs
 from vmcontainer_kernel.experiments.differences import compare_configurations, compare_lines, compare_steps, flatten
+from vmcontainer_kernel.experiments.figure import figure
 from vmcontainer_kernel.experiments.looking import FACTS, LOOK, read_facts
 from vmcontainer_kernel.experiments.switches import LIMITS, SWITCHES, check, peeled, states
 from vmcontainer_kernel.experiments.using import Use, add_up, cpu_seconds, use_of
@@ -191,6 +193,16 @@ def test_places_and_rounds_are_checked() -> None:
         compare.Wish("true", only=("moon",)).kinds()
     with pytest.raises(UserError, match="1 to 20"):
         compare.Wish("true", rounds=0).kinds()
+
+
+def test_a_comparison_becomes_a_figure_for_the_record() -> None:
+    path = Path(__file__).parents[1] / "browser" / "samples" / "compare.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["places"].append({"name": "machine-container", "missing": "no reason"})
+    drawn = figure(document).to_plotly_json()
+    assert [trace["name"] for trace in drawn["data"]] == ["first byte", "private", "shared", "processor"]
+    assert [list(trace["x"]) for trace in drawn["data"]] == [["process", "container", "machine"]] * 4
+    assert drawn["data"][1]["y"][2] == document["places"][2]["memory"]["private_bytes"] / (1 << 20)
 
 
 # -- peel: switches

@@ -1,9 +1,9 @@
 // The compare view: one cell as process, container, machine, container in a machine. Each picture's numbers are in a table.
 
 const MEASURES = [
-  ["first_byte", (place) => place.first_byte_ms?.median, (value) => formatMillis(value)],
-  ["end", (place) => place.end_ms?.median, (value) => formatMillis(value)],
-  ["started", (place) => place.started_ms?.median, (value) => formatMillis(value)],
+  ["first_byte", (place) => place.first_byte_ms?.median, formatMillis],
+  ["end", (place) => place.end_ms?.median, formatMillis],
+  ["started", (place) => place.started_ms?.median, formatMillis],
   ["private", (place) => place.memory?.private_bytes, formatBytes],
   ["shared", (place) => place.memory?.shared_bytes, formatBytes],
   ["proportional", (place) => place.memory?.proportional_bytes, formatBytes],
@@ -11,7 +11,14 @@ const MEASURES = [
   ["group", (place) => place.group?.peak_bytes, formatBytes],
   ["cpu", (place) => place.cpu_s, formatCpu],
   ["making", (place) => place.making_cpu_s, formatCpu],
+  ["start", (place) => objects(place.rounds).map((round) => round.start).filter(Boolean), formatStarts],
 ];
+
+// How often each way of starting a machine came up in the rounds.
+function formatStarts(starts, words) {
+  const ways = [...new Set(starts)].map((way) => `${lookup(words.starts, way) ?? visible(way, 20)} × ${starts.filter((one) => one === way).length}`);
+  return ways.join(", ") || "—";
+}
 
 const CLOCKS = ["uptime_s", "clock_s"]; // one is looked at after the other
 
@@ -119,7 +126,7 @@ function drawTable(words, name, cell) {
   return { node, update };
 }
 
-const drawCosts = (words) => drawTable(words, "costs", (place, row) => [row.format(row.value(place))]);
+const drawCosts = (words) => drawTable(words, "costs", (place, row) => [row.format(row.value(place), words)]);
 // The first namespaces of every kernel have the same numbers: with another kernel they are others all the same.
 const drawSees = (words) => drawTable(words, "sees", (place, row, first) => {
   const value = place.sees?.[row.key], elsewhere = row.key.endsWith("_namespace") && place.sees?.boot_id !== first.sees?.boot_id;

@@ -11,8 +11,8 @@ function drawSwitch(words, turn) {
   const button = h("button", { type: "button", role: "switch", class: "vmc-switch", "aria-describedby": id }, state, name);
   const node = h("div", { class: "vmc-wall" }, button, h("div", { id }, about, why));
   let wall = {};
-  button.addEventListener("click", () => !wall.locked && turn(wall.name));
-  const update = (now, isOn) => {
+  button.addEventListener("click", () => button.getAttribute("aria-disabled") === "false" && turn(wall.name));
+  const update = (now, isOn, fixed) => {
     const on = isOn(now);
     wall = now;
     setText(name, wallName(words, now.name));
@@ -20,7 +20,7 @@ function drawSwitch(words, turn) {
     setText(why, now.locked ? put(words.locked, { why: visible(now.locked, 160) }) : "");
     setAttribute(button, "data-wall", visible(now.name, 40));
     setAttribute(button, "aria-checked", String(on));
-    setAttribute(button, "aria-disabled", String(Boolean(now.locked)));
+    setAttribute(button, "aria-disabled", String(Boolean(now.locked) || fixed));
     setAttribute(state.lastChild, "cx", on ? 20 : 8);
     setAttribute(node, "data-turned", String(on !== now.usual));
   };
@@ -31,7 +31,7 @@ function drawSwitches(words, group, turn) {
   const grid = h("div", { class: "vmc-walls" });
   const rows = keyedRows(grid, () => drawSwitch(words, turn));
   const node = h("div", { class: "vmc-part", role: "group", "aria-label": words.groups[group] }, heading(words.groups[group]), grid);
-  const update = (walls, isOn) => rows(walls.filter((wall) => wall.group === group), (wall) => String(wall.name), isOn);
+  const update = (walls, ...state) => rows(walls.filter((wall) => wall.group === group), (wall) => String(wall.name), ...state);
   return { node, update };
 }
 
@@ -88,7 +88,6 @@ function draw({ body, root, words, say, act, again, replays }) {
   const wanted = () => asked ?? new Set(list(told?.turned));
   const listed = (names) => [...names].sort().join(" ");
   const turn = async (name) => {
-    if (replays) return;
     asked = new Set(wanted());
     if (name === null) asked.clear();
     else asked.has(name) ? asked.delete(name) : asked.add(name);
@@ -121,8 +120,9 @@ function draw({ body, root, words, say, act, again, replays }) {
     setText(where, view.node === "machine" ? words.on_machine : put(words.on_node, { node: visible(view.node, 60) }));
     setText(running, view.running ? put(words.running, { phase: visible(view.running, 80) }) : "");
     setText(text, String(view.text ?? "").split("\n").map((line) => visible(line, 400)).join("\n"));
-    setAttribute(back, "aria-disabled", String(turned.size === 0 || failure !== "" || replays));
-    groups.forEach((group) => group.update(walls, (wall) => wall.usual !== turned.has(wall.name)));
+    const fixed = failure !== "" || replays;
+    setAttribute(back, "aria-disabled", String(turned.size === 0 || fixed));
+    groups.forEach((group) => group.update(walls, (wall) => wall.usual !== turned.has(wall.name), fixed));
     setHidden(hint, names !== "");
     setText(ends[0], `${words.with_all}: ${endText(words, view.with)}`);
     setText(ends[1], view.without ? `${other}: ${endText(words, view.without)}` : "");

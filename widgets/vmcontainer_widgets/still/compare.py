@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
@@ -90,7 +91,14 @@ _MEASURES: tuple[tuple[str, Callable[[Place], object], Callable[[object], str]],
 
 def _costs(view: Document, w: Words) -> list[list[str]]:
     places = _there(view)
-    return [[w[name], *(form(value(place)) for place in places)] for name, value, form in _MEASURES]
+    rows = [[w[name], *(form(value(place)) for place in places)] for name, value, form in _MEASURES]
+    return [*rows, [w["start"], *(_starts(place, w) for place in places)]]
+
+
+def _starts(place: Place, w: Words) -> str:
+    """How often each way of starting a machine came up in the rounds."""
+    ways = Counter(str(one["start"]) for one in items(place, "rounds") if one.get("start"))
+    return ", ".join(f"{_word(w, 'starts', way)} × {count}" for way, count in ways.items()) or "—"
 
 
 def _sees(view: Document, w: Words) -> list[list[str]]:
