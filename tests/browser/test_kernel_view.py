@@ -15,7 +15,6 @@ from tests.browser.conftest import Notebook, Notebooks
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("containers-on-host")]
 
 LOAD = "%load_ext vmcontainer_kernel"
-FIRST = "from vmcontainer_kernel import lab; print({})"
 
 
 def eventually(seen: Callable[[], Any], timeout_s: float = 20) -> Any:
@@ -39,27 +38,31 @@ def pid_of(page: Notebook, name: str) -> int:
 
 
 def test_a_memory_limit_that_kills_is_seen_and_marked(notebook: Notebooks) -> None:
-    greedy = "%%container greedy -d --memory 16m\nsleep 1; head -c 60m /dev/zero | tail > /dev/null; sleep 600"
+    waits = "while [ ! -e /go ]; do sleep 0.1; done; head -c 60m /dev/zero | tail > /dev/null; sleep 600"
+    greedy = f"%%container greedy -d --memory 16m\n{waits}"
     page = notebook(LOAD, greedy, "%container view", "%container rm -f greedy", height=1600)
-    page.run(0)
-    page.run(1)
-    page.run(2)
+    for index in range(3):
+        page.run(index)
     card = page.page.locator(".vmc-card:has(.vmc-gauge)", has_text="greedy")
+    card.get_by_text("of 16.0 MiB").wait_for()
+    memory = card.locator(".vmc-gauge").first
+    assert memory.get_attribute("data-events") == "0"
+    Path(f"/proc/{pid_of(page, 'greedy')}/root/go").touch()
     card.locator(".vmc-alarm", has_text="OOM kills 1").wait_for()
-    # The kernel's own count.
+    page.page.locator(".vmc-spoken", has_text="The memory limit of greedy killed 1.").wait_for(state="attached")
+    # The mark on the history, and the kernel's own count.
+    assert memory.get_attribute("data-events") == "1"
+    assert "V40" in (memory.locator(".vmc-event").get_attribute("d") or "")
     found = Path("/sys/fs/cgroup").glob("**/vmcontainer/*/greedy/memory.*")
     groups = [path for path in found if path.name in ("memory.oom_control", "memory.events")]
     assert any("oom_kill 1" in path.read_text() for path in groups)
-    memory = card.locator(".vmc-gauge").first
-    if memory.get_attribute("data-events") != "0":  # the view may have come after the kill
-        assert "V40" in memory.locator(".vmc-event").get_attribute("d")
     page.run(3)
     page.page.get_by_text("No container on this node.").wait_for()
 
 
 def test_what_is_folded_is_not_asked_for(notebook: Notebooks) -> None:
     show = "view = get_ipython().run_line_magic('container', 'view web')\nview"
-    page = notebook(LOAD, "%%container web -d\nsleep 600", show, "%container rm -f web", height=1600)
+    page = notebook(LOAD, "%%container web -d\nexec nc -l -p 4567", show, "%container rm -f web", height=1600)
     page.run(0)
     page.run(1)
     page.run(2)
@@ -76,6 +79,12 @@ def test_what_is_folded_is_not_asked_for(notebook: Notebooks) -> None:
     assert Path(upper, "from-outside").read_text() == "x"
     section(page, "mounts").locator("summary").first.click()
     page.eventually("print(sorted(view.document.get('parts', {})), view.wanted)", "[] []")
+    sockets = section(page, "sockets")
+    sockets.locator("summary").first.click()
+    row = sockets.locator("tr", has_text=":4567").first
+    row.wait_for()
+    assert str(pid) in row.inner_text()
+    assert "listening" in row.inner_text()
     page.run(3)
 
 
@@ -110,17 +119,3 @@ def test_the_matrix_and_numbers_are_the_kernels(notebook: Notebooks) -> None:
     network.locator("summary").first.press("Enter")
     network.get_by_text("127.0.0.1").first.wait_for()
     page.run(4)
-
-
-def test_sockets_and_who_holds_them(notebook: Notebooks) -> None:
-    server = "%%container server -d\nexec nc -l -p 4567"
-    page = notebook(LOAD, server, "%container view", "%container rm -f server", height=1600)
-    for index in range(3):
-        page.run(index)
-    sockets = section(page, "sockets")
-    sockets.locator("summary").first.click()
-    row = sockets.locator("tr", has_text=":4567").first
-    row.wait_for()
-    assert str(pid_of(page, "server")) in row.inner_text()
-    assert "listening" in row.inner_text()
-    page.run(3)
