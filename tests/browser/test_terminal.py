@@ -7,10 +7,12 @@ import time
 from typing import Any
 
 import pytest
+from vmcontainer_widgets import TerminalView
 
-from tests.browser.conftest import Notebook, Notebooks
+from tests.browser.conftest import Notebook, Notebooks, sample
+from tests.browser.stage import Stage
 
-pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("containers-on-host")]
+pytestmark = pytest.mark.needs("chromium")
 
 LOAD = "%load_ext vmcontainer_kernel"
 MAKE = "%%container box\necho made"
@@ -87,6 +89,7 @@ def rows_drawn(terminal: Typist) -> int:
     return terminal.rows.locator("> div").count()
 
 
+@pytest.mark.needs("containers-on-host")
 def test_what_is_typed_happens_in_the_container_also_while_a_cell_runs(notebook: Notebooks) -> None:
     waiting = "%%container box\nwhile [ ! -e /go ]; do sleep 0.1; done; cat /go"
     terminal = opened(notebook, waiting)
@@ -109,6 +112,7 @@ def test_what_is_typed_happens_in_the_container_also_while_a_cell_runs(notebook:
     page.locator("[data-mime-type$=stdout]", has_text="let go").wait_for()
 
 
+@pytest.mark.needs("containers-on-host")
 def test_a_flood_is_bounded_and_ctrl_c_ends_it_at_once(notebook: Notebooks) -> None:
     terminal = opened(notebook)
     page, frames = terminal.page.page, terminal.page.frames
@@ -141,6 +145,7 @@ HOSTILE = (
 )
 
 
+@pytest.mark.needs("containers-on-host")
 def test_it_is_used_without_a_mouse_and_keeps_a_guests_escapes_to_itself(notebook: Notebooks) -> None:
     terminal = opened(notebook)
     page = terminal.page.page
@@ -175,6 +180,7 @@ def test_it_is_used_without_a_mouse_and_keeps_a_guests_escapes_to_itself(noteboo
     assert page.evaluate("() => navigator.clipboard.readText()") == "pasted"
 
 
+@pytest.mark.needs("containers-on-host")
 def test_it_goes_on_when_the_page_is_loaded_again_and_ends_with_its_view(notebook: Notebooks) -> None:
     terminal = opened(notebook)
     page = terminal.page.page
@@ -195,3 +201,17 @@ def test_it_goes_on_when_the_page_is_loaded_again_and_ends_with_its_view(noteboo
     terminal.page.eventually(INSIDE, "['sh', 'sh', 'sleep']")
     another.type("echo $x.\n")
     another.wait_for("\n.\n")
+
+
+def test_where_nobody_answers_it_says_that_keys_wait(stage: Stage) -> None:
+    numbers: list[int] = []
+    view = TerminalView(document={**sample("terminal"), "state": "running"})
+    stage.show(view)
+    view.on_stream(lambda content, data: numbers.append(content["number"]))
+    stage.page.locator(".vmc-terminal-box").click()
+    stage.page.keyboard.type("0123456789")
+    stage.page.get_by_text("The notebook is busy; your keys wait.").wait_for()
+    stage.pump()
+    # No more than four messages are under way; what is typed after those is put together.
+    assert [number for number in numbers if number] == [1, 2, 3, 4]
+    assert stage.errors == []
