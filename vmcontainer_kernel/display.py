@@ -14,7 +14,7 @@ from .messages import columns, padded, say
 __all__ = ["Progress", "Table", "show", "show_timings", "size_text", "steps_table", "times_table"]
 
 # Columns whose cells are words of ours; a single word of any other is a name, and stays as it is.
-_WORDED = ("state", "what", "seen by", "phase", "step", "part", "counted by", "health", "")
+_WORDED = ("state", "what", "seen by", "phase", "counted by", "health", "")
 
 
 def show(value: Any) -> None:

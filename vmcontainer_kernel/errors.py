@@ -71,8 +71,9 @@ class LabError(Exception):
 
     def _lines(self, say: Callable[[str], str]) -> list[str]:
         place, newline, quoted = self.where.partition("\n")
-        # Several lines are what a guest wrote, unless they quote a Dockerfile.
-        place = say(place) if not newline or place.startswith("Dockerfile, ") else place
+        # A single word is a field's name; several lines are what a guest wrote, unless they quote a Dockerfile.
+        if " " in place and (not newline or place.startswith("Dockerfile, ")):
+            place = say(place)
         lines = [say(self.message)]
         for title, text in (("  where: ", place + newline + quoted), ("  try:   ", say(self.hint))):
             if text:

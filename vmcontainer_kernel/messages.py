@@ -44,6 +44,7 @@ TEMPLATE = "python-brace-format"  # gettext's name (GNU gettext manual, "c-forma
 LONGEST = 32 * 1024
 _DEPTH = 6
 _PREDICATES = ("is ", "must ", "has ", "needs ", "holds ", "cannot ", "belongs ")  # said of a field or file
+_WORDED = frozenset({"status", "shown_status", "state", "wanted", "kind", "whose", "way", "works", "what", "why"})
 _REMEMBERED = 4096
 # The places of a view's document that hold sentences of ours.
 _TOLD = frozenset(
@@ -182,8 +183,13 @@ class _Translation:
         for source, translation in self._templates:
             found = source.match(text)
             if found is not None:
-                return translation.fill({name: self.of(value, depth - 1) for name, value in found.items()})
+                return translation.fill({name: self._gap(name, value, depth - 1) for name, value in found.items()})
         return None
+
+    def _gap(self, name: str, value: str, depth: int) -> str:
+        """Return what fills a gap: a single word is a name, but where states and the like stand."""
+        ours = " " in value or name.rstrip("0123456789") in _WORDED
+        return self.of(value, depth) if ours else value
 
     def _parts(self, text: str, depth: int) -> str | None:
         """Translate what is known of lines, of a list, and of what stands behind the name of a field or file."""

@@ -90,6 +90,12 @@ def test_hostile_names(name: str) -> None:
     assert plain.translate(f"there is no check {name}") == f"{name} 검사가 없습니다"
 
 
+@pytest.mark.parametrize("name", ["memory", "host", "running", "image"])
+def test_a_name_that_is_a_word_of_ours_stays(name: str) -> None:
+    said = messages.say(f"container {name} is not running, it is stopped", "ko")
+    assert said == f"{name} 컨테이너는 실행 중이 아닙니다. 상태: 종료됨"
+
+
 def test_a_gap_that_stands_twice_is_filled_alike() -> None:
     twice = catalogue(a="copy {name} to {name} again => {name}을 다시 {name}으로")
     assert twice.translate("copy a to a again") == "a을 다시 a으로"
