@@ -140,6 +140,7 @@ def test_layers_and_who_shares_them(proc: Path) -> None:
     [
         (r"rw,lowerdir=/a\:b:/c\,d,upperdir=/u,workdir=/w,volatile", ["/a:b", "/c,d"], "/u"),
         ("ro,lowerdir+=/a,lowerdir+=/b", ["/a", "/b"], None),
+        ("rw,lowerdir=/a,upperdir=/u,workdir=/w,uuid=on,fsync=volatile", ["/a"], "/u"),
         (r"rw,lowerdir=/a\134:b\054c,upperdir=/u\040v", ["/a:b,c"], "/u v"),
         ("rw", [], None),
     ],
@@ -185,6 +186,7 @@ def test_who_holds_a_socket(proc: Path) -> None:
     assert holders_of([7, 8], str(proc)) == {701: [7]}
     space = socket_spaces([("web", "web", 7, [7])], str(proc))["spaces"][0]
     assert ([row["pids"] for row in space["sockets"]], space["total"]) == ([[], [7], [], []], 4)
+    assert "inode" not in space["sockets"][0]
 
 
 def test_this_process_is_described_by_the_live_kernel() -> None:

@@ -85,7 +85,7 @@ def overlay_of(options: str) -> Json:
             lower += [_plain(one) for one in _split(value, ":") if one]
         elif key in ("upperdir", "workdir"):
             found[key.removesuffix("dir")] = _plain(value)
-        elif key == "volatile":
+        elif option in ("volatile", "fsync=volatile"):  # as newer kernels (here 6.18) show it
             found["volatile"] = True
     return {"lower": [{"path": path, "digest": _digest(path)} for path in lower], **found}
 

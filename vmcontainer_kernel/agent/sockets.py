@@ -42,7 +42,7 @@ def socket_spaces(places: Iterable[tuple[str, str | None, int, Iterable[int]]], 
     spaces = []
     for name, container, pid, members in places:
         rows, holders = socket_rows(f"{proc}/{pid}/net"), holders_of(members, proc)
-        shown = [{**row, "pids": holders.get(row.pop("inode"), [])} for row in rows[:MAX_SOCKETS]]
+        shown = [{"pids": holders.get(row.pop("inode"), []), **row} for row in rows[:MAX_SOCKETS]]
         spaces.append({"name": name, "container": container, "sockets": shown, "total": len(rows)})
     return {"spaces": spaces, "units": UNITS}
 
