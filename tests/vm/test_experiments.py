@@ -50,6 +50,7 @@ def test_four_places_run_the_same_text(comparison: dict[str, dict[str, Any]]) ->
         for one in place["rounds"]:
             assert 0 < one["started_ms"] <= one["end_ms"]
             assert 0 < one["first_byte_ms"] <= one["end_ms"]
+            assert one["start"] == ("clone" if "machine" in place["name"] else "")
         assert place["memory"]["private_bytes"] > 0
         assert place["cpu_s"] >= 0
     # A machine has a whole kernel's memory for itself, a process a shell's.

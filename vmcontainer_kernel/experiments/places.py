@@ -76,7 +76,7 @@ class Place:
         if self.kind.machine:
             self._guest = await self._session.machines.ensure(self._name, report=self._report)
             self._node = self._guest.node
-            self.start = str(self._guest.machine.timeline().get("start") or "")
+            self.start = str(self._guest.machine.timeline().get("way") or "")
         else:
             _check_containers(self.kind)
             self._node = await self._session.host()
