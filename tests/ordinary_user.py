@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.reach import open_to_all
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.vm.guest import ensure_guest
@@ -47,9 +48,7 @@ class User:
         build_busybox(Store(folder / "cache" / "images"))
         for path in (folder, *folder.rglob("*")):
             os.lchown(path, NOBODY, NOBODY)
-        # pytest's own folders are private to it
-        for parent in [*folder.parents][:2]:
-            parent.chmod(0o755)
+        open_to_all(folder)
 
     def start(
         self, *codes: str, within: tuple[str, ...] = (), before: str = "", new_privs: bool = False

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.node.oci_runtime import NOBODY, ROOT, our_runtime, wait_until
+from tests.reach import open_to_all
 from vmcontainer_kernel.container.images.archives import export_image
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.container.images.store import Store
@@ -172,8 +173,7 @@ RANGES = (
 @contextlib.contextmanager
 def rootless_podman(base: Path) -> Iterator[Engine]:
     """Podman of an ordinary user, who has a range of ids and no control groups."""
-    for path in (base, *base.parents[:2]):
-        path.chmod(0o755)
+    open_to_all(base)
     shutil.copytree(ROOT / "vmcontainer_kernel", base / "package/vmcontainer_kernel")  # a checkout may be private
     home = base / "home"
     home.mkdir()

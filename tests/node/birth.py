@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.reach import open_to_all
+
 ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).with_name("birth_driver.py")
 LIMIT_S = 60.0
@@ -63,8 +65,7 @@ class Bundle:
         for name in subprocess.check_output([busybox, "--list"], text=True).split():
             if name != "busybox":
                 (self.root / "bin" / name).symlink_to("busybox")
-        for folder in (path, *path.parents[:2]):
-            folder.chmod(0o755)
+        open_to_all(path)
 
     @property
     def process(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.reach import open_to_all
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import from_json
@@ -90,8 +91,7 @@ def prepare_base(base: Path, uid: int) -> None:
     shutil.copy(ROOT / "tests/node/engine_driver.py", base / "package")
     build_busybox(Store(base / "store"))
     (base / "run").mkdir()
-    for path in (base, *base.parents[:2]):
-        path.chmod(0o755)
+    open_to_all(base)
     for path in (base, *base.rglob("*")):
         os.lchown(path, uid, uid)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.reach import open_to_all
 from vmcontainer_kernel.container.network import slirp
 from vmcontainer_kernel.errors import HostError, NotFound, UserError, from_json
 
@@ -371,12 +372,12 @@ def test_slirp4netns_that_fails_is_quoted() -> None:
 @pytest.fixture
 def ordinary(tmp_path: Path) -> Iterator[Lab]:
     """A driver run by an ordinary user, who may open /dev/net/tun as on a distribution's system."""
-    tmp_path.chmod(0o777)
     if os.geteuid():
+        tmp_path.chmod(0o777)
         lab = Lab(tmp_path, "plain", "env")
     else:
-        for folder in [*tmp_path.parents][:2]:
-            folder.chmod(0o755)
+        open_to_all(tmp_path)
+        tmp_path.chmod(0o777)
         tun = tmp_path / "tun"
         script = f'mknod -m 666 {tun} c 10 200 && mount --bind {tun} /dev/net/tun && exec "$@"'
         user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]

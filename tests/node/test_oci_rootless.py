@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.reach import open_to_all
+
 from .oci_runtime import NOBODY, ROOT, Runtime, UserRuntime, make_rootfs, merge, our_runtime, wait_until
 
 pytestmark = [
@@ -24,8 +26,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
     base = tmp_path_factory.mktemp("user")
     # A checkout may be private to root, as pytest's own folders are.
     shutil.copytree(ROOT / "vmcontainer_kernel", base / "package/vmcontainer_kernel")
-    for path in (base, *base.parents[:2]):
-        path.chmod(0o755)
+    open_to_all(base)
     make_rootfs(base / "bundle/rootfs")
     with our_runtime(base, base / "package", UserRuntime) as runtime:
         for path in (base, *(base / "bundle").rglob("*"), base / "bundle"):

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.reach import open_to_all
+
 from .oci_runtime import Runtime, our_runtime
 
 pytestmark = [pytest.mark.needs("containers-on-host"), pytest.mark.needs("cgroups")]
@@ -19,8 +21,7 @@ RANGES = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 
 @pytest.fixture
 def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    open_to_all(tmp_path)
     with our_runtime(tmp_path) as runtime:
         yield runtime
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.reach import open_to_all
 from vmcontainer_kernel.container import ids, trial
 from vmcontainer_kernel.container.checks import check_user, without_groups
 from vmcontainer_kernel.container.config import make_config
@@ -163,8 +164,9 @@ def test_a_steward_does_things_in_a_child_and_tells_what_came_of_it(tmp_path: Pa
         (tmp_path / "file").touch()
         os.chown(tmp_path / "file", 7, 8)
 
-    for parent in [*tmp_path.parents][:2]:
-        parent.chmod(0o755)
+    mode = tmp_path.stat().st_mode
+    open_to_all(tmp_path)
+    tmp_path.chmod(mode)
     steward.do(give)
     status = (tmp_path / "file").stat()
     assert (status.st_uid, status.st_gid) == (1006, 1007)

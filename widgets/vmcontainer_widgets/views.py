@@ -85,6 +85,7 @@ class LabView(View):
     """Several views, one tab each: `tabs` ({id, kind, title}) and, of those shown, `documents` (by id)."""
 
     kind, labels, scripts = "lab", ("lab",), ("lab",)
+    large = True
     styles = ("lab", "hypervisor", "kernel", "timeline", "nesting")
     holds: ClassVar[tuple[type[View], ...]] = (HypervisorView, KernelView, NetworkView, NestingView, TimelineView)
 
@@ -106,6 +107,7 @@ class TerminalView(View):
     """A terminal: what it is called and whether it is open is its document, its bytes are streamed (js/terminal.js)."""
 
     kind, labels, scripts, styles = "terminal", ("terminal",), ("terminal",), ("terminal",)
+    large = True
 
     @classmethod
     def source(cls, ending: str, *more: str) -> str:

@@ -1,11 +1,11 @@
 // The lab view: a tab for each machine and each kernel (ARIA's tabs pattern: arrow keys move, the open one is shown).
 // Python is told which tab is open, and asks only for that one's document.
 
-function panelOf(tab, { words, want, act, memory }) {
+function panelOf(tab, { words, language, want, act, memory }) {
   const feed = { document: {}, history: new History(), memory: new Map() };
   const el = h("div", { role: "tabpanel", tabindex: "-1", id: tab.panel, "aria-labelledby": tab.button.id });
   const source = {
-    words: { ...words, ...words.views[tab.kind] }, language: words.language, feed,
+    words: { ...words, ...words.views[tab.kind] }, language, feed,
     act: (name, args) => act("act", { tab: tab.id, name, arguments: args }),
     want: (parts) => (memory.set(tab.id, parts.map((part) => `${tab.id} ${part}`)), want()),
   };
@@ -13,14 +13,14 @@ function panelOf(tab, { words, want, act, memory }) {
   return { node: el, update: (document) => ((feed.document = document ?? {}), painted.update(feed.document.failure ?? "")) };
 }
 
-function draw({ body, root, words, want, act, memory, replays }) {
+function draw({ body, root, words, language, want, act, memory, replays }) {
   const bar = h("div", { class: "vmc-tabs", role: "tablist", "aria-label": words.tabs }), place = h("div");
   const made = new Map(), prefix = "vmc" + Math.random().toString(36).slice(2);
   let open = null, latest = { tabs: [] };
   body.append(bar, place);
   setAttribute(root, "aria-label", words.lab);
   const tell = () => want(open === null ? [] : [open, ...(memory.get(open) ?? [])]);
-  const stage = { words, want: tell, act, memory };
+  const stage = { words, language, want: tell, act, memory };
 
   const choose = (id, focus = false) => {
     open = id;

@@ -85,7 +85,7 @@ function paint(el, source, draw) {
   let failure = "";
   const again = () => "kind" in feed.document && drawn(feed.document, failure);
   const drawn = draw({
-    body, root, words, again, history: feed.history, memory: feed.memory, want: source.want, replays: source.replays ?? false,
+    body, root, words, language: source.language, again, history: feed.history, memory: feed.memory, want: source.want, replays: source.replays ?? false,
     say: (text) => setText(spoken, text),
     send: feed.send,
     listen: (listener) => (feed.streams.add(listener), ends.push(() => feed.streams.delete(listener))),
