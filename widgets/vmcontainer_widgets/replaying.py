@@ -40,11 +40,14 @@ class Replay(anywidget.AnyWidget):
         return {**bundle[0], "text/plain": text, "text/html": replay_html(self.document, self.language)}, bundle[1]
 
 
-def replay_html(recording: Mapping[str, Any], language: str = "en") -> str:
-    """A piece of HTML that replays a recording by itself; where no script may run, it shows the recording's end."""
+def replay_html(recording: Mapping[str, Any], language: str = "en", *, name: str = "") -> str:
+    """A piece of HTML that replays a recording by itself; where no script may run, it shows the recording's end.
+
+    `name` is its element's id, of letters, digits and hyphens, once in a page; by default nobody else's.
+    """
     view = VIEWS[recording["view"]]
     model = {"document": recording, "language": language, "words": view.words_in(language)}
-    name = f"vmc-{secrets.token_hex(6)}"
+    name = name or f"vmc-{secrets.token_hex(6)}"
     still = static_html(last_document(recording), language=language)
     script = view.source("const replayed = replay(draw);", "replay").replace("</", "<\\/")
     return (
