@@ -72,7 +72,7 @@ def test_a_recording_moves_without_a_kernel(page: Any, kind: str) -> None:
     assert "a computer <b>of ours</b>" in face.inner_text()
     slider = output.get_by_role("slider")
     assert slider.get_attribute("aria-valuetext") == "0.0 s"
-    output.get_by_role("combobox").select_option("10")
+    output.get_by_role("combobox", name="Speed").select_option("10")
     output.get_by_role("button", name="Play").click()
     output.get_by_text("1.0 / 1.0 s").wait_for()
     slider.press("Home")
