@@ -205,10 +205,12 @@ def fresh_mac() -> str:
 
 def key_of(config: MachineConfig, qemu_identity: str) -> str:
     """Return the key of a template: a digest of all that its saved state depends on."""
+    # Whether the network has a way out is no part of the state.
+    command = qemu.argv(replace(config, name="", mac="", restricted=True), Wiring(ram=Path("ram"), save=True))
     parts = {
         "qemu": qemu_identity,
-        # Whether the network has a way out is no part of the state.
-        "command": qemu.argv(replace(config, name="", mac="", restricted=True), Wiring(ram=Path("ram"), save=True)),
+        # Nor is where the cache is: each student of a class has a copy in his own home.
+        "command": [word.replace(str(cache_dir()), "cache") for word in command],
         "boot": config.boot.key,
         "cpu": host_cpu(config),
     }
