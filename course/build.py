@@ -11,6 +11,7 @@ Code is never translated, so every language holds the same code cells, the same 
     python course/build.py              extract, generate and execute all lessons
     python course/build.py 01-welcome   one of them
     python course/build.py --text       extract and generate; keep stored outputs, run nothing (after a change of prose)
+    python course/build.py --teacher D  write the teachers' edition, with all answers, to folder D; run nothing
     python course/build.py --check      change nothing; say what is not as the sources would make it
 """
 
@@ -27,6 +28,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,11 @@ from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 from nbclient import NotebookClient
 from nbformat import NotebookNode, v4
+
+from vmcontainer_kernel.messages import say as own_words
+from vmcontainer_kernel.teaching import Lesson
+from vmcontainer_kernel.teaching.edition import expand, named_in, teacher_notes
+from vmcontainer_kernel.teaching.lesson import load, texts
 
 __all__ = ["check", "generate", "lessons", "main", "prepare", "read_lesson"]
 
@@ -54,7 +61,8 @@ current().close()
 """
 # Outputs are equal in all languages of the course, so they are English whatever the computer speaks; and on a busy
 # computer a clone may take long enough for a progress line.
-QUIET = {"LAB_LANGUAGE": "en", "VMCONTAINER_PATIENCE_S": "600"}
+# And nobody is there to predict and to solve exercises (docs/teaching-form.md).
+QUIET = {"LAB_LANGUAGE": "en", "VMCONTAINER_PATIENCE_S": "600", "VMCONTAINER_UNATTENDED": "1"}
 IGNORED_SHARE = 0.1  # of the code cells may have outputs that nbval does not compare
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 PO_HEADER = """\
@@ -111,10 +119,16 @@ def _has_words(block: str) -> bool:
     return re.search(r"[A-Za-z]", re.sub(r"<[^>]*>", "", block)) is not None
 
 
-def messages(cells: Iterable[NotebookNode]) -> list[str]:
-    """Return every block of prose that has words, once, in order."""
+def messages(cells: Iterable[NotebookNode], asked: Lesson | None = None) -> list[str]:
+    """Return every block of prose that has words, once, in order; then what the lesson's exercises say."""
     prose = (block for cell in cells if cell.cell_type == "markdown" for block in blocks(cell.source))
-    return list(dict.fromkeys(block for block in prose if _has_words(block)))
+    return list(dict.fromkeys([*(block for block in prose if _has_words(block)), *(texts(asked) if asked else [])]))
+
+
+def read_exercises(lesson: str) -> Lesson:
+    """Read what a lesson asks; a lesson that has no file of exercises asks nothing."""
+    path = ROOT / "exercises" / f"{lesson}.py"
+    return load(path) if path.exists() else Lesson(lesson)
 
 
 # ── catalogues (gettext) ─────────────────────────────────────────────────────────────────────────────────────────
@@ -137,7 +151,7 @@ def read_catalogue(lesson: str, language: str) -> Catalog:
 def extract(lesson: str, language: str, cells: list[NotebookNode]) -> None:
     """Bring a catalogue up to date: new messages are empty, changed ones fuzzy, old ones kept as obsolete."""
     template = Catalog()
-    for text in messages(cells):
+    for text in messages(cells, read_exercises(lesson)):
         template.add(text)
     catalogue = read_catalogue(lesson, language)
     catalogue.update(template)
@@ -166,18 +180,26 @@ def notebook_path(lesson: str, language: str) -> Path:
     return ROOT / language / f"{lesson}.ipynb"
 
 
-def generate(lesson: str, language: str, cells: list[NotebookNode]) -> NotebookNode:
-    """Make a lesson's notebook, without outputs."""
+def generate(lesson: str, language: str, cells: list[NotebookNode], *, teacher: bool = False) -> NotebookNode:
+    """Make a lesson's notebook, without outputs; the teachers' edition has the answers in it."""
     result = v4.new_notebook(metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}})
     result.nbformat_minor = 5
     result.metadata["vmcontainer"] = {"source": f"course/src/{lesson}.md", "language": language}
     result.cells = [NotebookNode(cell) for cell in nbformat.from_dict({"cells": cells})["cells"]]
-    if language != SOURCE_LANGUAGE:
-        catalogue = read_catalogue(lesson, language)
-        for cell in result.cells:
-            if cell.cell_type == "markdown":
-                cell.source = translate(cell.source, catalogue)
+    asked, catalogue = read_exercises(lesson), read_catalogue(lesson, language)
+    say = partial(_said, catalogue=catalogue) if language != SOURCE_LANGUAGE else str
+    word = partial(own_words, chosen=language)
+    if teacher and (notes := teacher_notes(asked, str, str)):
+        result.cells.append(v4.new_markdown_cell(notes, id="notes"))
+    for cell in result.cells:
+        if cell.cell_type == "markdown":
+            text = translate(cell.source, catalogue) if language != SOURCE_LANGUAGE else cell.source
+            cell.source = expand(text, asked, say, word, teacher=teacher)
     return result
+
+
+def _said(text: str, catalogue: Catalog) -> str:
+    return _translation(text, catalogue) or text
 
 
 def prepare() -> None:
@@ -262,16 +284,28 @@ def build(lesson: str, *, run: bool) -> None:
         path.write_text(nbformat.writes(notebook) + "\n")
 
 
+def write_teachers(lesson: str, folder: Path) -> None:
+    """Write a lesson's teachers' edition in each language, with the stored outputs."""
+    cells = read_lesson(lesson)
+    for language in LANGUAGES:
+        notebook = generate(lesson, language, cells, teacher=True)
+        keep_outputs(notebook, read_notebook(notebook_path(lesson, SOURCE_LANGUAGE)))
+        path = folder / language / f"{lesson}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(nbformat.writes(notebook) + "\n")
+
+
 # ── check ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def check(lesson: str) -> list[str]:
     """Return what is wrong with a lesson's catalogues and notebooks, one sentence each; an empty list is good."""
     cells = read_lesson(lesson)
-    problems = list(_check_source(cells))
+    asked = read_exercises(lesson)
+    problems = [*_check_source(cells), *_check_exercises(cells, asked)]
     for language in LANGUAGES:
         if language != SOURCE_LANGUAGE:
-            problems += _check_catalogue(read_catalogue(lesson, language), messages(cells), language)
+            problems += _check_catalogue(read_catalogue(lesson, language), messages(cells, asked), language)
         stored = read_notebook(notebook_path(lesson, language))
         problems += [f"{language}: {text}" for text in _check_notebook(stored, generate(lesson, language, cells))]
     return [f"{lesson}: {problem}" for problem in problems]
@@ -290,6 +324,22 @@ def _check_source(cells: list[NotebookNode]) -> Iterator[str]:
     for cell in ignored:
         if not cell.metadata.get("reason"):
             yield f"cell {cell.id} ignores its output and gives no reason"
+
+
+def _check_exercises(cells: list[NotebookNode], asked: Lesson) -> Iterator[str]:
+    """What is declared must be asked in the text, and have its cell: otherwise nobody meets it, and nobody tests it."""
+    prose = [pair for cell in cells if cell.cell_type == "markdown" for pair in named_in(cell.source)]
+    lines = [line.strip() for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines()]
+    wanted = [(("predict", one.id), (f"%predict {one.id}", f"%%after {one.id}")) for one in asked.predictions]
+    wanted += [(("exercise", one.id), (f"%check {one.id}",)) for one in asked.exercises]
+    wanted += [(("quiz", ""), ("%quiz",))] if asked.quiz else []
+    for pair, needed in wanted:
+        if prose.count(pair) != 1:
+            yield f"the text should ask once for {' '.join(pair)}, not {prose.count(pair)} times"
+        yield from (
+            f"there should be one line {line}, not {lines.count(line)}" for line in needed if lines.count(line) != 1
+        )
+    yield from (f"nothing is declared as {' '.join(pair)}" for pair in prose if pair not in [one for one, _ in wanted])
 
 
 def _check_catalogue(catalogue: Catalog, wanted: list[str], language: str) -> Iterator[str]:
@@ -318,7 +368,8 @@ def _check_notebook(stored: NotebookNode, wanted: NotebookNode) -> Iterator[str]
 
 def _is_silent(cell: NotebookNode) -> bool:
     """Tell whether a cell prints nothing: it says so with a tag, or it puts its output into a variable."""
-    return "silent" in tags(cell) or (cell.source.startswith("%%") and " --out " in cell.source.partition("\n")[0])
+    first = cell.source.partition("\n")[0]
+    return "silent" in tags(cell) or (first.startswith("%%") and " --out " in first)
 
 
 def _check_outputs(code: list[NotebookNode]) -> Iterator[str]:
@@ -340,11 +391,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("lesson", nargs="*", help="lessons, such as 01-welcome (default: all)")
     parser.add_argument("--text", action="store_true", help="run nothing and keep stored outputs")
+    parser.add_argument("--teacher", metavar="FOLDER", type=Path, help="write the teachers' edition there; run nothing")
     parser.add_argument("--check", action="store_true", help="change nothing; report what is out of date")
     arguments = parser.parse_args(argv)
     chosen = arguments.lesson or lessons()
     if unknown := set(chosen) - set(lessons()):
         parser.error(f"no such lesson: {', '.join(sorted(unknown))}; there are {', '.join(lessons())}")
+    if arguments.teacher:
+        for lesson in chosen:
+            write_teachers(lesson, arguments.teacher)
+        return 0
     if not (arguments.text or arguments.check):
         prepare()
     for lesson in chosen if not arguments.check else []:

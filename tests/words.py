@@ -68,6 +68,7 @@ SHOWN = {
     "words": (1, "help"),
     "rest": (1, "help"),
     "say": (0,),
+    "ours": (0,),
     "report": (0,),
     "argument": ("help",),
     "add_argument": ("help",),
@@ -264,7 +265,7 @@ def _docstrings(tree: ast.Module, path: str) -> Iterator[str]:
         if not isinstance(node, ast.FunctionDef):
             continue
         text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
-        if path == "magics.py" and re.search("_(cell|line)$", node.name):
+        if path in ("magics.py", "teaching/magics.py") and re.search("_(cell|line)$", node.name):
             parts = [part for block in text.split("\n\n") for part in help_parts(block)]
             yield from (part for part in parts if _is_prose(part) or "\n" in part)
         if path == "vm/qemu.py" and text and [one.arg for one in node.args.args][1:] == ["wiring"]:

@@ -13,7 +13,15 @@ from .options import asm_arguments, container_arguments, vm_arguments
 __all__ = ["match"]
 
 VOLUME_ACTIONS = ["create", "inspect", "ls", "prune", "rm"]
-_LINE = re.compile(r"(%{1,2})(vm|container|lab|asm)\s+(.*)$")
+_LINE = re.compile(r"(%{1,2})(vm|container|lab|asm|after|predict|check|hint|solution|quiz)\s+(.*)$")
+_OF_LESSONS = {
+    "after": "predictions",
+    "predict": "predictions",
+    "check": "exercises",
+    "hint": "exercises",
+    "solution": "exercises",
+    "quiz": "quiz",
+}
 _ARGUMENTS = {"vm": vm_arguments, "container": container_arguments, "asm": asm_arguments}
 
 
@@ -33,7 +41,15 @@ def _names(kind: str) -> list[str]:
     return sorted(session.machines.guests) if kind == "vm" else sorted(name for _, name in session.containers)
 
 
+def _ids(kind: str) -> list[str]:
+    """Return what the open lesson asks, if one is open."""
+    room = getattr(sys.modules.get("vmcontainer_kernel.teaching.room"), "_room", None)
+    return [one.id for one in getattr(room.lesson, _OF_LESSONS[kind])] if room else []
+
+
 def _candidates(percent: str, kind: str, rest: str, token: str) -> list[str]:
+    if kind in _OF_LESSONS:
+        return _ids(kind)
     if percent == "%%" and token.startswith("-") and kind in _ARGUMENTS:
         return _option_names(_ARGUMENTS[kind])
     if kind == "asm":
@@ -63,7 +79,8 @@ def _line_candidates(percent: str, kind: str, rest: str, token: str) -> list[str
 def match(context: CompletionContext) -> SimpleMatcherResult:
     """Complete a line that starts with one of our magics (IPython.core.completer, "matchers")."""
     line = _LINE.match(context.line_with_cursor[: context.cursor_position])
-    if line is None or (line[1] == "%%" and context.cursor_line > 0):
+    first_line = 1 if context.full_text.startswith("%%after") else 0
+    if line is None or (line[1] == "%%" and context.cursor_line > first_line):
         return SimpleMatcherResult(completions=[])
     token = context.token
     found = [name for name in _candidates(line[1], line[2], line[3], token) if name.startswith(token)]

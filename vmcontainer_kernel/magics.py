@@ -14,6 +14,7 @@ from typing import Any
 from . import messages
 from .errors import LabError
 from .options import asm_arguments, container_arguments, parse, parse_asm, vm_arguments
+from .teaching import magics as teaching
 
 __all__ = ["load", "unload"]
 
@@ -253,6 +254,8 @@ def lab_line(line: str) -> Any:
     timeline                the last starts of machines, containers and commands, step by step
     nesting                 what is inside of what, and a process's PID at every level
     replay FILE             show what a view recorded
+    lesson NAME             open a lesson: %predict %check %hint %solution %quiz are about it
+    progress                what you have done in lessons; --export FILE, --name NAME
     reset                   end and remove everything this notebook started
     """
     from . import verbs
@@ -316,8 +319,9 @@ _CELLS: dict[str, Any] = {
     "container": container_arguments("%container")(container_cell),
     "asm": asm_arguments("%asm")(asm_cell),
     "lab": lab_cell,
+    **teaching.CELLS,
 }
-_LINES = {"vm": vm_line, "container": container_line, "lab": lab_line}
+_LINES = {"vm": vm_line, "container": container_line, "lab": lab_line, **teaching.LINES}
 
 
 def load(ipython: Any) -> None:
@@ -332,6 +336,9 @@ def load(ipython: Any) -> None:
 
     if ipython.Completer is not None and match not in ipython.Completer.custom_matchers:
         ipython.Completer.custom_matchers.append(match)
+    if teaching.let_through not in ipython.input_transformers_cleanup:
+        ipython.input_transformers_cleanup.append(teaching.let_through)
+        ipython.events.register("post_run_cell", teaching.compare_after)
 
 
 def unload(ipython: Any) -> None:
@@ -339,6 +346,9 @@ def unload(ipython: Any) -> None:
     for kind, names in (("cell", _CELLS), ("line", _LINES)):
         for name in names:
             ipython.magics_manager.magics[kind].pop(name, None)
+    if teaching.let_through in ipython.input_transformers_cleanup:
+        ipython.input_transformers_cleanup.remove(teaching.let_through)
+        ipython.events.unregister("post_run_cell", teaching.compare_after)
     session = sys.modules.get("vmcontainer_kernel.session")
     if session is not None:
         session.end()

@@ -144,4 +144,5 @@ InteractiveShell.instance().run_line_magic("load_ext", "vmcontainer_kernel")
 print(*sorted(name.partition(".")[2] for name in sys.modules if name.startswith("vmcontainer_kernel.")))
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["arguments", "completion", "errors", "magics", "messages", "options"]
+    front = ["arguments", "completion", "errors", "magics", "messages", "options", "teaching", "teaching.magics"]
+    assert done.stdout.split() == front

@@ -105,6 +105,6 @@ def test_each_verb_explains_itself() -> None:
 
 
 def test_help_names_every_verb() -> None:
-    for magic, function in magics._LINES.items():
-        missing = [name for name in verbs.VERBS[magic] if name not in (function.__doc__ or "")]
+    for magic, table in verbs.VERBS.items():
+        missing = [name for name in table if name not in (magics._LINES[magic].__doc__ or "")]
         assert missing == []

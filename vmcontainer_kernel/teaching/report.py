@@ -1,0 +1,54 @@
+"""Progress as a table, and the file that a teacher gets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..display import Table
+from ..errors import UserError
+from ..messages import say
+from .progress import LONGEST_TEXT, Entry, Progress, export
+
+__all__ = ["named", "progress_table", "write_export"]
+
+
+def progress_table(progress: Progress) -> Table:
+    """Return one row a lesson: right or solved / tried, and how many hints were opened."""
+    lessons = sorted({one.lesson for one in progress.entries})
+    head = ("lesson", "predictions right", "exercises solved", "hints opened", "quiz right")
+    return Table(head, [_row(lesson, progress) for lesson in lessons], "nothing is kept yet: begin with a lesson")
+
+
+def _row(lesson: str, progress: Progress) -> tuple[str, ...]:
+    kinds = {
+        kind: [one for one in progress.entries if (one.lesson, one.kind) == (lesson, kind)]
+        for kind in ("prediction", "exercise", "quiz")
+    }
+    predicted = [one for one in kinds["prediction"] if one.end_s]
+    hints = sum(one.hints for one in kinds["exercise"])
+    return lesson, _share(predicted), _share(kinds["exercise"]), str(hints), _share(kinds["quiz"])
+
+
+def _share(entries: list[Entry]) -> str:
+    return f"{sum(one.right for one in entries)} / {len(entries)}"
+
+
+def named(progress: Progress, name: str) -> Progress:
+    """Return the progress under a name, which the learner gives; an empty one takes it away."""
+    name = name.strip()
+    if len(name) > LONGEST_TEXT or not name.isprintable():
+        raise UserError(f"this cannot be a name: {name[:40]!r}", hint=f"at most {LONGEST_TEXT} letters")
+    return replace(progress, name=name)
+
+
+def write_export(progress: Progress, file: str) -> str:
+    """Write what a teacher gets, as CSV or JSON by the file's ending; return what is told."""
+    path = Path(file).expanduser()
+    if path.suffix not in (".csv", ".json"):
+        raise UserError(f"the report's form is not known: {path.name}", hint="a name that ends in .csv or .json")
+    try:
+        path.write_text(export(progress, path.suffix[1:]), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    return say(f"written to {path}: lessons, exercises, times and hints; the name in it is {progress.name or '-'}")

@@ -1,0 +1,36 @@
+// A question: radio buttons and a button that keeps the choice. The arrow keys move, Enter keeps; nothing is kept before.
+
+function make(tag, attributes, ...inside) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...inside);
+  return node;
+}
+
+function render({ model, el }) {
+  const group = `vmc-choice-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
+  const radios = model.get("choices").map((_, index) => make("input", { type: "radio", name: group, value: index + 1, required: "" }));
+  const labels = radios.map((radio, index) => make("label", { class: "vmc-choice" }, radio, `${index + 1}. ${model.get("choices")[index]}`));
+  const told = make("div", { class: "vmc-told", role: "status" });
+  const keep = make("button", { type: "submit", class: "vmc-button" }, model.get("button"));
+  const fields = make("fieldset", { class: "vmc-choices" }, make("legend", { class: "vmc-strong" }, model.get("asks")), ...labels);
+  const form = make("form", { class: "vmc vmc-question" }, fields, keep, told);
+  const show = () => {
+    for (const radio of radios) radio.checked = Number(radio.value) === model.get("chosen");
+    told.textContent = model.get("told");
+  };
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const chosen = radios.find((radio) => radio.checked);
+    if (chosen) model.send({ choose: Number(chosen.value) });
+  });
+  // JupyterLab's own keys (Enter edits the cell, arrows leave it) are not for who is in the form.
+  form.addEventListener("keydown", (event) => event.stopPropagation());
+  // After each answer, also where it changes nothing: the buttons show what is kept.
+  model.on("change:chosen change:told", show);
+  el.append(form);
+  show();
+  return () => model.off("change:chosen change:told", show);
+}
+
+export default { render };
