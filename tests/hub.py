@@ -31,7 +31,8 @@ from vmcontainer_kernel.vm.guest import find_guest
 from vmcontainer_kernel.vm.template import find_template
 
 ROOT = Path(__file__).parent.parent
-STUDENTS = {"ada": 64001, "ben": 64002}
+# No name is hexadecimal: it must not be found in a container's id.
+STUDENTS = {"mia": 64001, "ben": 64002}
 LESSONS = ("01-welcome", "02-first-vm", "03-first-container")
 LIMIT_S = 120.0
 

@@ -68,8 +68,8 @@ def begin(student: Student) -> Notebook:
 
 @as_root
 def test_two_students_at_once(hub: Hub) -> None:
-    students = [Student(hub, name) for name in ("ada", "ben")]
-    ada, ben = students
+    students = [Student(hub, name) for name in ("mia", "ben")]
+    mia, ben = students
     notebooks = both(begin, students)
 
     for student, notebook, other in zip(students, notebooks, reversed(students), strict=True):
@@ -86,10 +86,10 @@ def test_two_students_at_once(hub: Hub) -> None:
     told = notebooks[0].ok(code)
     assert set(re.findall(r"[^][,\s]+", told)) == {"'PermissionError'"}, told
     for path in (f"/user/{ben.name}/api/kernels", f"/hub/api/users/{ben.name}"):
-        assert ada.ask("GET", path).status_code in (403, 404)
-    assert ada.ask("DELETE", f"/hub/api/users/{ben.name}/server").status_code in (403, 404)
+        assert mia.ask("GET", path).status_code in (403, 404)
+    assert mia.ask("DELETE", f"/hub/api/users/{ben.name}/server").status_code in (403, 404)
 
-    leave(ada)
+    leave(mia)
     assert lasting(ben) == programs
     assert notebooks[1].ok(f"%%vm {ben.name}\ncat /root/note") == ben.name
     assert notebooks[1].ok(f"%%container {ben.name}-box\ncat /note") == ben.name
@@ -111,9 +111,9 @@ def leave(student: Student) -> None:
 
 @as_root
 def test_a_server_that_is_killed_leaves_nothing(hub: Hub) -> None:
-    ada = Student(hub, "ada")
-    ada.start()
-    ada.open().ok("%load_ext vmcontainer_kernel\n%vm start one")
-    [server] = [pid for pid, command in processes_of(ada.uid).items() if "singleuser" in command]
+    mia = Student(hub, "mia")
+    mia.start()
+    mia.open().ok("%load_ext vmcontainer_kernel\n%vm start one")
+    [server] = [pid for pid, command in processes_of(mia.uid).items() if "singleuser" in command]
     os.kill(server, signal.SIGKILL)
-    wait_for(lambda: not left_of(ada), "the end of everything of ada's", 30)
+    wait_for(lambda: not left_of(mia), "the end of everything of mia's", 30)

@@ -202,6 +202,16 @@ def test_a_template_s_key_depends_on_what_its_state_depends_on():
     assert len({key, *others}) == 6
 
 
+def test_a_template_may_be_copied_to_another_cache(monkeypatch, tmp_path):
+    keys = set()
+    for name in ("teacher", "student"):
+        monkeypatch.setenv("VMCONTAINER_CACHE", str(tmp_path / name))
+        folder = tmp_path / name / "guests" / "0"
+        image = GuestImage(folder, "0" * 16, folder / "vmlinuz", folder / "initrd", folder / "root", "6.1")
+        keys.add(template.key_of(MachineConfig("vm", image.boot, TCG), "qemu 1"))
+    assert len(keys) == 1
+
+
 def test_fresh_addresses_are_qemu_s_and_differ():
     addresses = {template.fresh_mac() for _ in range(50)}
     assert len(addresses) > 45
