@@ -153,7 +153,7 @@ class Stage:
         self.wires[wire.comm_id] = wire
         whole = view.get_state()
         state = {name: value for name, value in whole.items() if not name.startswith("_") and name != "layout"}
-        wire.document = copy.deepcopy(state["document"])
+        wire.document = copy.deepcopy(state.get("document", {}))
         module = {"esm": whole["_esm"], "css": whole["_css"], "state": state}
         wire.opened_bytes = size_bytes(module)
         self.page.evaluate("([name, module]) => stage.open(name, module)", [wire.comm_id, module])

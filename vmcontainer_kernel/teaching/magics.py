@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..messages import say
+from ..messages import language, say
 
 if TYPE_CHECKING:
     from .lesson import Question
@@ -157,6 +157,7 @@ def _offer(room: Room, kind: Kind, question: Question) -> None:
     keep = room.choose if kind == "prediction" else room.answer
     form = f"%{'predict' if kind == 'prediction' else 'quiz'} {question.id}"
     widget = Choice(
+        language=language(),
         asks=room.say(question.asks),
         choices=[room.say(one) for one in question.choices],
         chosen=room.chosen(kind, question.id),

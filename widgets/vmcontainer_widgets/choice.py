@@ -23,6 +23,7 @@ class Choice(anywidget.AnyWidget):
     _esm = _JS.read_text(encoding="utf-8")
     _css = stylesheet("choice")
 
+    language = traitlets.Unicode("en").tag(sync=True)
     asks = traitlets.Unicode().tag(sync=True)
     choices = traitlets.List(traitlets.Unicode()).tag(sync=True)
     chosen = traitlets.Int(0).tag(sync=True)

@@ -1,5 +1,7 @@
 // A question: radio buttons and a button that keeps the choice. The arrow keys move, Enter keeps; nothing is kept before.
 
+const EVENTS = ["change:chosen", "change:told"];
+
 function make(tag, attributes, ...inside) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
@@ -14,7 +16,7 @@ function render({ model, el }) {
   const told = make("div", { class: "vmc-told", role: "status" });
   const keep = make("button", { type: "submit", class: "vmc-button" }, model.get("button"));
   const fields = make("fieldset", { class: "vmc-choices" }, make("legend", { class: "vmc-strong" }, model.get("asks")), ...labels);
-  const form = make("form", { class: "vmc vmc-question" }, fields, keep, told);
+  const form = make("form", { class: "vmc vmc-question", lang: model.get("language") }, fields, keep, told);
   const show = () => {
     for (const radio of radios) radio.checked = Number(radio.value) === model.get("chosen");
     told.textContent = model.get("told");
@@ -27,10 +29,10 @@ function render({ model, el }) {
   // JupyterLab's own keys (Enter edits the cell, arrows leave it) are not for who is in the form.
   form.addEventListener("keydown", (event) => event.stopPropagation());
   // After each answer, also where it changes nothing: the buttons show what is kept.
-  model.on("change:chosen change:told", show);
+  for (const event of EVENTS) model.on(event, show);
   el.append(form);
   show();
-  return () => model.off("change:chosen change:told", show);
+  return () => EVENTS.forEach((event) => model.off(event, show));
 }
 
 export default { render };
