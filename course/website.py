@@ -220,12 +220,15 @@ def with_anchors(page: Page, anchors: list[str]) -> Page:
 def make_links(page: Page, pages: Mapping[Path, Page]) -> Iterator[Path]:
     """Lead a page's links to pages of the site; yield the pictures that it needs.
 
-    A link to a file of the project which is no page becomes text. Raises Broken for one to nothing.
+    A link to a file of the project which is no page becomes text, and so does a picture on another host (a badge).
+    Raises Broken for a link to nothing.
     """
     for tag, attribute in ADDRESSES:
         for element in page.soup.find_all(tag, attrs={attribute: True}):
             address = str(element[attribute])
             if re.match(r"[a-z]+:|//", address):
+                if tag != "a" and not address.startswith("data:"):
+                    element.replace_with(str(element.get("alt") or ""))
                 continue
             path, _, fragment = address.partition("#")
             file = (page.source.parent / path).resolve() if path else page.source
