@@ -29,7 +29,7 @@ class Cell:
         self.messages = 0
         self.error: dict[str, Any] = {}
         self.payload: list[dict[str, Any]] = []
-        self._idle = False
+        self._begun = self._idle = False
 
     def _take(self, timeout_s: float) -> None:
         message = self._client.get_iopub_msg(timeout=timeout_s)
@@ -47,8 +47,17 @@ class Cell:
             self.data.append(content["data"])
         elif kind == "error":
             self.error = content
+        elif kind == "execute_input":
+            self._begun = True
         elif kind == "status":
             self._idle = content["execution_state"] == "idle"
+
+    def begun(self, limit_s: float = LIMIT_S) -> Cell:
+        """Wait until the kernel has begun with it: an interrupt before that is nobody's."""
+        deadline_s = time.monotonic() + limit_s
+        while not self._begun:
+            self._take(deadline_s - time.monotonic())
+        return self
 
     def until(self, text: str, limit_s: float = LIMIT_S) -> Cell:
         """Wait until the output holds `text`."""

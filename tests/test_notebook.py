@@ -514,7 +514,7 @@ def test_impatient_presses_leave_nothing_running(notebook: Notebook) -> None:
 @pytest.mark.alone
 def test_an_interrupt_while_a_machine_is_made(notebook: Notebook) -> None:
     for pause_s in (0.02, 0.1, 0.2):
-        cell = notebook.start("%%vm unborn\nsleep 1000")
+        cell = notebook.start("%%vm unborn\nsleep 1000").begun()
         time.sleep(pause_s)
         notebook.interrupt()
         cell.finish(10)

@@ -278,7 +278,9 @@ def _language() -> str:
 
     The server says which notebook this is (jupyter_server, SessionManager, JPY_SESSION_NAME); lessons lie in en/, ko/.
     """
-    chosen = str(_shell().user_ns.get("LAB_LANGUAGE") or os.environ.get("LAB_LANGUAGE") or "")
+    # A thread may still write of what was done while the shell is taken down.
+    variables = getattr(_shell(), "user_ns", {})
+    chosen = str(variables.get("LAB_LANGUAGE") or os.environ.get("LAB_LANGUAGE") or "")
     folders = os.environ.get("JPY_SESSION_NAME", "").split("/")
     chosen = chosen or next((name for name in messages.LANGUAGES if name in folders), "")
     return chosen if chosen in messages.LANGUAGES else messages.from_locale()

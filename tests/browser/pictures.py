@@ -34,6 +34,7 @@ def document(kind: str) -> dict[str, Any]:
 def take(stage: Stage, view: View, folder: Path) -> None:
     """Write ``KIND-light.png`` and ``KIND-dark.png``."""
     stage.show(view)
+    stage.page.wait_for_timeout(500)  # a terminal draws when it has nothing else to do
     for theme in THEMES:
         stage.theme(theme)
         stage.page.locator(".vmc").first.screenshot(path=folder / f"{view.kind}-{theme}.png", animations="disabled")
