@@ -53,7 +53,8 @@ def share_images(folder: Path, memory_sizes: tuple[int | None, ...] = (None,)) -
     for memory_bytes in memory_sizes:
         size = {"memory_bytes": memory_bytes} if memory_bytes else {}
         template = find_template(MachineConfig(name="vm", boot=guest.boot, accelerator=choose(), **size))
-        parts += [f"templates/{template.path.name}"] if template else []
+        assert template is not None, "run ./lab setup"
+        parts += [f"templates/{template.path.name}"]
     for part in parts:
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["cp", "-al", cache_dir() / part, folder / part], check=True)
@@ -183,10 +184,13 @@ class Student:
         assert answer.status_code in (202, 204), answer.text
         wait_for(lambda: not self.server, f"the end of {self.name}'s server")
 
-    def open(self) -> Notebook:
-        kernel = self.ask("POST", f"/user/{self.name}/api/kernels", json={"name": "vmcontainer"})
-        assert kernel.status_code == 201, kernel.text
-        return Notebook(self, kernel.json()["id"])
+    def open(self, name: str = "mine") -> Notebook:
+        """Open a notebook in the folder of the lessons."""
+        path = f"course/en/{name}.ipynb"
+        wish = {"path": path, "name": name, "type": "notebook", "kernel": {"name": "vmcontainer"}}
+        session = self.ask("POST", f"/user/{self.name}/api/sessions", json=wish)
+        assert session.status_code == 201, session.text
+        return Notebook(self, session.json()["kernel"]["id"])
 
 
 class Notebook:
@@ -246,7 +250,7 @@ def lesson_cells(name: str) -> list[tuple[str, bool]]:
 
 def do_lesson(student: Student, name: str) -> float:
     """Run all cells of a lesson in a notebook of its own; return how long its slowest cell took, in seconds."""
-    notebook = student.open()
+    notebook = student.open(name)
     # Nobody is there to predict and to solve exercises (docs/teaching-form.md).
     notebook.run("import os; os.environ['VMCONTAINER_UNATTENDED'] = '1'")
     slowest_s = 0.0
