@@ -15,7 +15,7 @@ import pytest
 from tests.hub import ROOT, Hub, Notebook, Student, do_lesson, left_of, processes_of, run_folder, running_hub, wait_for
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start servers of several users")
-PLACES = ("README.md", "docs/teaching.md", "docs/hub/jupyterhub_config.py", "docs/hub/values.yaml")
+PLACES = ("docs/teaching.md", "docs/hub/jupyterhub_config.py", "docs/hub/values.yaml")
 
 
 @pytest.mark.parametrize("place", PLACES)
