@@ -62,7 +62,7 @@ EXECUTE = """async ([name, code]) => {
 
 
 def sample(name: str) -> dict[str, Any]:
-    """A view document as a real machine gave it: ``hypervisor`` or ``kernel``."""
+    """A view document of the form that a real machine gives: ``hypervisor`` or ``kernel``."""
     document: dict[str, Any] = json.loads((SAMPLES / f"{name}.json").read_text(encoding="utf-8"))
     return document
 

@@ -1,4 +1,4 @@
-"""Every view on a plain page, with a document of a real run: what holds for all of them."""
+"""Every view on a plain page, with its sample document: what holds for all of them."""
 
 from __future__ import annotations
 

@@ -254,6 +254,15 @@ def test_an_idle_clone_comes_to_rest(bench, saved):
     assert shares[-1] < 0.01, shares
 
 
+async def answers_anew(bench):
+    """Make the template again if that is needed; a clone of it must answer."""
+    again = await ensure_template(bench.config, bench.launcher, bench.run_dir, bench.settle)
+    machine = await clone(again, "c", bench.launcher, bench.run_dir)
+    assert await asked(machine, "1 + 2") == "3"
+    await machine.stop()
+    machine.stream.close()
+
+
 def test_a_damaged_template_is_refused_and_made_again(bench, saved):
     with saved.state.open("r+b") as state:
         state.write(b"damage")
@@ -262,11 +271,7 @@ def test_a_damaged_template_is_refused_and_made_again(bench, saved):
         with pytest.raises(MachineError, match="damaged"):
             await clone(saved, "c", bench.launcher, bench.run_dir)
         assert find_template(bench.config) is None
-        again = await ensure_template(bench.config, bench.launcher, bench.run_dir, bench.settle)
-        machine = await clone(again, "c", bench.launcher, bench.run_dir)
-        assert await asked(machine, "1 + 2") == "3"
-        await machine.stop()
-        machine.stream.close()
+        await answers_anew(bench)
 
     asyncio.run(use())
 
@@ -292,11 +297,7 @@ def test_a_template_that_is_cut_short_while_clones_run(bench, saved):
         finally:
             await cut.stop()
             cut.stream.close()
-        again = await ensure_template(bench.config, bench.launcher, bench.run_dir, bench.settle)
-        machine = await clone(again, "c", bench.launcher, bench.run_dir)
-        assert await asked(machine, "1 + 2") == "3"
-        await machine.stop()
-        machine.stream.close()
+        await answers_anew(bench)
 
     asyncio.run(use())
 

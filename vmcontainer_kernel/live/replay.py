@@ -18,6 +18,7 @@ def replay_view(name: str, language: str) -> Any:
 
     try:
         recording = read_recording(Path(name), frozenset(VIEWS))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as failure:
+        error = getattr(failure, "strerror", None) or failure
         raise UserError(f"{name} cannot be replayed: {error}", hint="a view's Record button makes such files") from None
     return Replay(recording, language)
