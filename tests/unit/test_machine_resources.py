@@ -176,8 +176,9 @@ def test_a_weight_becomes_a_nice_value(shares, nice):
 
 
 CAGED = """
-import json, os, resource
+import contextlib, json, os, resource
 from vmcontainer_kernel.agent.cage import Cage, Identity, enter, find_identity, keep_the_file, read_resources
+session = None
 limits = read_resources({"memory_bytes": 256 << 20, "cpu_shares": 512, "pids": 100})
 enter(Cage("x", limits, find_identity([], []), True, keep_the_file()), None)
 file = os.memfd_create("ram")
@@ -186,15 +187,19 @@ import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 hole = libc.fallocate(file, 3, ctypes.c_long(0), ctypes.c_long(4096))
 status = dict(row.split(":", 1) for row in open("/proc/self/status"))
+with contextlib.suppress(FileNotFoundError):
+    session = int(open("/proc/self/autogroup").read().split()[-1])
 print(json.dumps([os.getuid(), os.getgroups(), os.nice(0), resource.getrlimit(resource.RLIMIT_DATA)[0],
     resource.getrlimit(resource.RLIMIT_CORE)[0], int(status["NoNewPrivs"]), int(status["CapEff"], 16), hole,
-    os.pread(file, 1, 0).decode()]))
+    os.pread(file, 1, 0).decode(), session]))
 """
 
 
 def test_without_a_group_a_process_is_bounded_by_itself():
-    done = subprocess.run([sys.executable, "-c", CAGED], check=True, capture_output=True, text=True)
-    uid, groups, nice, data, core, no_new_privs, capabilities, hole, first = json.loads(done.stdout)
+    command = [sys.executable, "-c", CAGED]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, start_new_session=True)
+    uid, groups, nice, data, core, no_new_privs, capabilities, hole, first, session = json.loads(done.stdout)
+    assert session in (3, None), "between sessions a nice value counts for nothing"
     assert (nice, data, core, no_new_privs) == (os.nice(0) + 3, (256 + 1024) * MIB, 0, 1)
     assert (hole, first) == (0, "x"), "the page is to stay, and QEMU is to think that it is gone"
     if os.geteuid() == 0:

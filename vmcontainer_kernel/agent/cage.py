@@ -35,6 +35,7 @@ _DATA_ROOM_BYTES = 1 << 30
 _LOG_LIMIT_BYTES = 1 << 20
 _LOG_KEPT_BYTES = 64 << 10
 _USUAL_SHARES = 1024
+_TRIES = 10
 _RIGHTS_TO_CHANGE_IDS = ("CHOWN", "KILL", "SETGID", "SETUID")
 _MAPS = ("uid_map", "gid_map")
 
@@ -191,6 +192,27 @@ def _limit_alone(resources: Resources) -> None:
         with suppress(PermissionError):  # the limit that we have ourselves is lower
             linux.prlimit(_RLIMIT_DATA, most, most)
     os.nice(niceness(resources.cpu.shares))
+    _weigh_session("self", niceness(resources.cpu.shares))
+
+
+def _weigh_session(process: object, nice: int) -> None:
+    """Give a process's whole session a nice value: where Linux shares processors out among sessions, those of its
+    threads count only against each other (sched(7), "The autogroup feature").
+    """
+    from time import sleep
+
+    path = f"/proc/{process}/autogroup"
+    for _ in range(_TRIES):
+        try:
+            with open(path) as file:
+                if int(file.read().split()[-1]) == nice:
+                    return
+            with open(path, "w") as file:
+                file.write(str(nice))
+        except BlockingIOError:  # an ordinary user may do so ten times a second, all users together
+            sleep(0.05)
+        except (OSError, ValueError, IndexError):  # this kernel has no such groups, or /proc is covered
+            return
 
 
 # -- in the supervisor
@@ -335,6 +357,7 @@ class CageVerbs:
         if resources.cpu.shares is not None:
             try:
                 os.setpriority(os.PRIO_PGRP, job.pid, niceness(resources.cpu.shares))
+                _weigh_session(job.pid, niceness(resources.cpu.shares))
             except PermissionError:
                 hint = "an ordinary user may give a machine less (nice), and not take that back"
                 raise HostError("the machine's weight cannot be raised here", hint=hint) from None
