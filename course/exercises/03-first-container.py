@@ -20,6 +20,28 @@ def shares(kind: str) -> bool:
 
 PREDICTIONS = (
     Question(
+        id="list",
+        asks="Does the container's process 1 appear in the node's list?",
+        choices=("no, as little as a program in a guest does", "yes, as process 1", "yes, with another number"),
+        right=3,
+    ),
+    Question(
+        id="kernel",
+        asks="The kernel's release and its boot ID, in a container and on its node: which of them are equal?",
+        choices=("both", "the release only", "neither"),
+        right=1,
+    ),
+    Question(
+        id="memory",
+        asks="How much memory will it see, and for how long will it say that it has been running?",
+        choices=(
+            "64 MiB, and no time at all",
+            "64 MiB, and as long as its node",
+            "all the memory of its node, and as long as its node",
+        ),
+        right=3,
+    ),
+    Question(
         id="pid",
         asks="Without a `pid` namespace, what will `$$` be?",
         choices=(
@@ -27,6 +49,34 @@ PREDICTIONS = (
             "the next free number of the node",
             "nothing: there are no process numbers then",
         ),
+        right=2,
+    ),
+    Question(
+        id="name",
+        asks="One container gets a name by `--hostname`, the other has no `uts` namespace. What will the two print?",
+        choices=("the same: the node's name", "the given name, and the node's", "the given name, and an error"),
+        right=2,
+    ),
+    Question(
+        id="links",
+        asks="How many network interfaces does it have?",
+        choices=("none", "one", "as many as its node"),
+        right=2,
+    ),
+    Question(
+        id="order",
+        asks="From fast to slow: process, container, clone of a virtual machine?",
+        choices=(
+            "process, container, machine",
+            "container, process, machine",
+            "all about equal: it is the same program",
+        ),
+        right=1,
+    ),
+    Question(
+        id="row",
+        asks="Process number, host name, processes in sight, kernel: where is the container's answer the node's?",
+        choices=("for none", "for the kernel", "for the kernel and the host name", "for all"),
         right=2,
     ),
 )

@@ -110,9 +110,10 @@ def test_kernel_text_tells_what_is_shared_and_with_whom() -> None:
     assert "PID inside 1\n" in web
 
 
-def test_a_node_whose_init_may_not_be_read() -> None:
+@pytest.mark.parametrize("told", [{}, dict.fromkeys(("pid", "user", "time"))])
+def test_a_node_whose_init_may_not_be_read(told: dict[str, None]) -> None:
     document = sample("kernel")
-    document["processes"][0]["namespaces"] = {}
+    document["processes"][0]["namespaces"] = told
     assert "shared with host: user time" in static_text(document)
 
 

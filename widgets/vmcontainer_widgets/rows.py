@@ -211,7 +211,7 @@ def process_rows(view: Document) -> list[list[str]]:
 
 def first_process(view: Document) -> Mapping[str, Any]:
     """The node's init; for a user who may not read its namespaces, the first process outside containers."""
-    own = [p for p in items(view, "processes") if not p.get("container") and part(p, "namespaces")]
+    own = [p for p in items(view, "processes") if not p.get("container") and any(part(p, "namespaces").values())]
     return next((p for p in own if p.get("role") == "init"), own[0] if own else {})
 
 

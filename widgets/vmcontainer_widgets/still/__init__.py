@@ -16,7 +16,6 @@ from ..rows import (
     Document,
     Words,
     container_rows,
-    first_process,
     format_bytes,
     inside,
     isolation_rows,
@@ -141,9 +140,13 @@ def _sharing_text(view: Document, process: Mapping[str, Any], w: Words) -> list[
 
 
 def _sharers(view: Document, process: Mapping[str, Any], namespace: str) -> list[str]:
-    """The node, if the namespace is the node's own; otherwise the other containers that are in it."""
+    """The node, if a process outside of containers is in it; otherwise the other containers that are in it.
+
+    Not only process 1 is looked at: a kernel may refuse to tell its namespaces (ptrace(2), "access mode checking").
+    """
     inode = part(process, "namespaces")[namespace]
-    if part(first_process(view), "namespaces").get(namespace) == inode:
+    outside = (other for other in items(view, "processes") if not other.get("container"))
+    if any(part(other, "namespaces").get(namespace) == inode for other in outside):
         return [visible(view.get("node"))]
     by_pid = {other.get("pid"): other for other in items(view, "processes")}
     firsts = [(visible(c.get("name")), by_pid.get(c.get("pid"), {})) for c in items(view, "containers")]
