@@ -1,0 +1,81 @@
+"""A plugin for nbval: what it does not look at itself.
+
+nbval compares outputs and fails where a cell shows an error. It does not read the kernel's *reply*, and there are
+errors which show nothing of their own (IPython's UsageError): such a cell would pass. So each reply's status is read
+here, and each cell's time; a table of all cells goes to a file.
+
+    pytest --nbval -p tests.lesson_plugin --lesson-report=FILE NOTEBOOK
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nbval.kernel import RunningKernel
+
+CELL_LIMIT_S = 10.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--lesson-report", type=Path, required=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Cells(config.getoption("--lesson-report")))
+
+
+class Cells:
+    """What became of each cell."""
+
+    def __init__(self, report: Path) -> None:
+        self.report = report
+        self.cells: list[dict[str, Any]] = []
+        self.told: dict[str, Any] = {"kernel": 0, "cells": self.cells}
+        self.status = ""
+        self._listen()
+
+    def _listen(self) -> None:
+        """Read each reply's status in passing."""
+        read = RunningKernel.get_message
+
+        def get_message(kernel: RunningKernel, stream: str, timeout: float | None = None) -> dict[str, Any]:
+            message: dict[str, Any] = read(kernel, stream, timeout)
+            if message["msg_type"] == "execute_reply":
+                self.status = message["content"]["status"]
+            return message
+
+        RunningKernel.get_message = get_message
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: Any) -> Generator[None, object, object]:
+        self.told["kernel"] = item.parent.kernel.km.provisioner.pid
+        self.cells.append({"number": item.cell_num + 1, "begins": item.cell.source.partition("\n")[0], "told": ""})
+        self.status, began_s = "", time.monotonic()
+        result = yield
+        seconds = time.monotonic() - began_s
+        expected = "error" if "raises-exception" in item.cell.metadata.get("tags", []) else "ok"
+        if self.status != expected:
+            item.raise_cell_error(f"the kernel's reply says {self.status or 'nothing'}, not {expected}")
+        if seconds > limit_s():
+            item.raise_cell_error(f"the cell took {seconds:.1f} s, more than {limit_s():.1f} s")
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            self.cells[-1]["seconds"] = report.duration
+        if report.failed and self.cells:
+            self.cells[-1]["told"] = report.longreprtext
+
+    def pytest_sessionfinish(self) -> None:
+        self.report.write_text(json.dumps(self.told))
+
+
+def limit_s() -> float:
+    """Return how long a cell may take: longer where more programs want to run than there are processors."""
+    return CELL_LIMIT_S * max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))

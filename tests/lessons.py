@@ -1,0 +1,179 @@
+"""Run lessons as a learner's notebook does, compare all they show with what is stored, and tell what they cost.
+
+    python -m tests.lessons                          all lessons in English, here and as on Binder
+    python -m tests.lessons 01-welcome --profile binder --language ko
+
+Each notebook is run by nbval in a profile (`tests.profiles`), with a plugin of ours that reads each reply
+(`tests.lesson_plugin`), below a process that sees the end of everything it starts (`tests.spent`). A lesson is green if
+every output is the stored one (or its cell says why it is not compared), every reply is what the cell announces, no
+cell took too long, and nothing was left: no process, mount, control group or file.
+
+CPU seconds are those of all processes that the lesson started: notebook, supervisor, machines, containers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests import profiles
+from tests.notebooks import CGROUPS, files
+from tests.profiles import COURSE, Profile
+from tests.spent import GONE_WITHIN_S
+
+sys.path.insert(0, str(COURSE))
+
+import build
+
+__all__ = ["COURSE_LIMIT_S", "Outcome", "run_lesson", "table"]
+
+COURSE_LIMIT_S = 3600.0
+CELL_TIMEOUT_S = 60
+LESSON_LIMIT_S = 900.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run of one lesson."""
+
+    lesson: str
+    language: str
+    profile: str
+    seconds: float
+    cpu_s: float
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    told: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Return "green" or the first thing that is wrong, in short."""
+        for cell in self.cells:
+            if cell["told"]:
+                return f"[{cell['number']}] {cell['begins'][:40]}"
+        return self.problems[0].partition("\n")[0] if self.problems else "green"
+
+    @property
+    def slowest(self) -> dict[str, Any]:
+        """Return the cell that took longest."""
+        return max(self.cells, key=lambda cell: cell.get("seconds", 0.0), default={"number": 0, "seconds": 0.0})
+
+    def describe(self) -> str:
+        """Return all that is wrong, at length."""
+        cells = [cell["told"] for cell in self.cells if cell["told"]]
+        return "\n".join([*cells, *self.problems, *([] if cells else [self.told[-4000:]])])
+
+
+def run_lesson(profile: Profile, lesson: str, language: str) -> Outcome:
+    """Run one lesson's notebook of one language in a profile."""
+    run = profile.run_folder(f"{lesson}-{language}")
+    report, answer = run.with_suffix(".report"), run.with_suffix(".answer")
+    report.touch()
+    report.chmod(0o666)
+    before = set(files(profile.course))
+    with profile.start(
+        _command(profile, lesson, language, report, answer), VMCONTAINER_RUN=str(run), **build.QUIET
+    ) as process:
+        try:
+            told, _ = process.communicate(timeout=LESSON_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            told, _ = process.communicate()
+            return Outcome(lesson, language, profile.name, LESSON_LIMIT_S, 0.0, [], ["the lesson does not end"], told)
+    spent, seen = json.loads(answer.read_text()), json.loads(report.read_text() or "{}")
+    cells = seen.get("cells", [])
+    problems = [*spent["left"], *_left(run, seen.get("kernel", 0))]
+    problems += [f"file {path}" for path in sorted(set(files(profile.course)) - before)]
+    problems = [f"left behind: {one}" for one in problems]
+    if profile.group and (kills := profile.group.events()["oom_kills"]):
+        problems.append(f"{kills} processes were ended for want of memory")
+    if spent["status"] or not cells:
+        problems.append(f"nbval ended with status {spent['status']} after {len(cells)} cells")
+    return Outcome(lesson, language, profile.name, spent["seconds"], spent["cpu_s"], cells, problems, told)
+
+
+def _command(profile: Profile, lesson: str, language: str, report: Path, answer: Path) -> list[str]:
+    nbval = ["--nbval", f"--nbval-sanitize-with={profile.course / 'sanitize.cfg'}"]
+    nbval += [f"--nbval-cell-timeout={CELL_TIMEOUT_S}", "-p", "tests.lesson_plugin", f"--lesson-report={report}"]
+    quiet = ["-x", "-q", "--color=no", "-p", "no:cacheprovider", f"--rootdir={profile.course}"]
+    notebook = profile.course / language / f"{lesson}.ipynb"
+    pytest = [sys.executable, "-m", "pytest", *quiet, *nbval, str(notebook)]
+    return [sys.executable, "-m", "tests.spent", str(answer), *profile.within, *pytest]
+
+
+def _left(run: Path, kernel: int) -> list[str]:
+    """Name the files, mounts and control groups that a lesson has left, when there has been time to tidy up."""
+    deadline_s = time.monotonic() + GONE_WITHIN_S
+    while (left := [*_left_now(run, kernel)]) and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    return left
+
+
+def _left_now(run: Path, kernel: int) -> Iterator[str]:
+    yield from (f"file {path}" for path in files(run))
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    yield from (f"mount {line}" for line in mounts if str(run) in line)
+    # A session's groups are named after its notebook's process.
+    session = f"vmcontainer/s{kernel}-*"
+    yield from (f"control group {path}" for path in (*CGROUPS.glob(session), *CGROUPS.glob(f"*/{session}")))
+
+
+HEAD = ("lesson", "language", "profile", "result", "cells", "s", "CPU s", "slowest cell")
+
+
+def table(outcomes: Iterable[Outcome]) -> str:
+    """Return a table of runs, and the sums of each profile."""
+    runs = list(outcomes)
+    rows = [HEAD, *map(_row, runs)]
+    for profile in dict.fromkeys(one.profile for one in runs):
+        own = [one for one in runs if one.profile == profile]
+        sums = f"{sum(one.seconds for one in own):.1f}", f"{sum(one.cpu_s for one in own):.1f}"
+        rows.append(("sum", "", profile, f"{sum(_is_green(one) for one in own)} of {len(own)} green", "", *sums, ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _row(one: Outcome) -> tuple[str, ...]:
+    slowest = f"[{one.slowest['number']}] {one.slowest.get('seconds', 0.0):.1f} s"
+    numbers = str(len(one.cells)), f"{one.seconds:.1f}", f"{one.cpu_s:.1f}", slowest
+    return one.lesson, one.language, one.profile, one.verdict, *numbers
+
+
+def _is_green(one: Outcome) -> bool:
+    return one.verdict == "green"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what is asked for; return 0 when all is green and no pass through the course costs too much."""
+    parser = argparse.ArgumentParser(prog="python -m tests.lessons", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("lesson", nargs="*", help="lessons, such as 01-welcome (default: all)")
+    parser.add_argument("--profile", choices=profiles.NAMES, action="append", help="default: both")
+    parser.add_argument("--language", choices=build.LANGUAGES, default=build.SOURCE_LANGUAGE)
+    asked = parser.parse_args(argv)
+    if unknown := set(asked.lesson) - set(build.lessons()):
+        parser.error(f"no such lesson: {', '.join(sorted(unknown))}; there are {', '.join(build.lessons())}")
+    outcomes: list[Outcome] = []
+    for name in asked.profile or profiles.NAMES:
+        with profiles.entered(name) as profile:
+            for lesson in asked.lesson or build.lessons():
+                outcomes.append(run_lesson(profile, lesson, asked.language))
+                print(*_row(outcomes[-1]), sep="  ", file=sys.stderr)
+    for one in outcomes:
+        if not _is_green(one):
+            print(f"\n{one.lesson} {one.language} {one.profile}\n{one.describe()}")
+    print(f"\n{table(outcomes)}")
+    spent = [sum(one.cpu_s for one in outcomes if one.profile == name) for name in profiles.NAMES]
+    print(f"a pass through the course may cost {COURSE_LIMIT_S:.0f} CPU seconds")
+    return 0 if all(map(_is_green, outcomes)) and max(spent) < COURSE_LIMIT_S else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
