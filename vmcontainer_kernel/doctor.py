@@ -345,19 +345,13 @@ def _guest_image() -> Finding:
     return Finding("ok", f"Linux {guest.release}, {guest.path.name}")
 
 
-def _template() -> Finding:
-    from .vm import accelerator
-    from .vm.config import MachineConfig
-    from .vm.guest import find_guest
-    from .vm.template import find_template
+def _template(system: str, otherwise: str, hint: str = SETUP) -> Finding:
+    from .vm import systems, template
 
-    guest = find_guest()
-    if guest is None:
-        return Finding("no", "there is no guest image to make it of", SETUP)
-    template = find_template(MachineConfig("vm", guest.boot, accelerator.choose()))
-    if template is None:
-        return Finding("degraded", "it is not made yet; the first %%vm makes it", SETUP)
-    return Finding("ok", f"{template.key}, {_mib(template.config.memory_bytes)} of memory")
+    found = template.template_of(systems.origin_of(system, ""))
+    if found is None:
+        return Finding("degraded", otherwise, hint)
+    return Finding("ok", f"{found.key}, {_mib(found.config.memory_bytes)} of memory")
 
 
 # ---- room
@@ -410,7 +404,11 @@ PROBES: dict[str, Probe] = {
     "cgroups": Probe(_cgroups, "containers on this kernel have no memory, CPU and process limits"),
     "sys-resource": Probe(_sys_resource, "limits of setrlimit(2) can be lowered, not raised"),
     "guest-image": Probe(_guest_image, "the first %%vm must build it, which takes a minute and the network"),
-    "template": Probe(_template, "the first %%vm boots instead of waking from memory"),
+    "template": Probe(partial(_template, "", "the first %%vm makes it"), "the first %%vm boots instead of waking"),
+    "xen": Probe(
+        partial(_template, "xen", "the first machine with Xen is fetched or boots", "vmcontainer setup --system xen"),
+        "a boot takes half a minute, and to fetch its packages one more",
+    ),
     "skopeo": Probe(_skopeo, "images cannot be pulled from a registry; the built-in one works"),
     "slirp4netns": Probe(_slirp, "containers on this kernel reach no network but each other's; those in a guest do"),
     "chromium": Probe(_chromium, "the tests of the widgets are skipped; nothing is lost in notebooks"),

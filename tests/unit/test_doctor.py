@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,9 @@ from vmcontainer_kernel.container.ladder import BOUND, GUEST, ID_RANGES, ONE_ID,
 from vmcontainer_kernel.doctor import Check
 from vmcontainer_kernel.errors import HostError, NotFound
 from vmcontainer_kernel.memory import available_memory
-from vmcontainer_kernel.vm import accelerator
+from vmcontainer_kernel.vm import accelerator, template
+from vmcontainer_kernel.vm.config import Multiboot
+from vmcontainer_kernel.vm.xen import XEN
 
 GIB = 1 << 30
 
@@ -86,6 +89,17 @@ def test_kvm_is_what_the_accelerator_says(monkeypatch: pytest.MonkeyPatch) -> No
     assert (doctor.check("kvm").verdict, doctor.check("kvm").reason) == ("no", "it emulates")
     monkeypatch.setattr(accelerator, "choose", lambda: accelerator.Accelerator("kvm", "fast"))
     assert doctor.check("kvm").verdict == "ok"
+
+
+def test_whether_a_machine_with_xen_will_wake_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = SimpleNamespace(boot=Multiboot(Path("/xen")), recipe=XEN)
+    monkeypatch.setattr(template, "find_guest", lambda origin: None)
+    assert (doctor.check("xen").verdict, doctor.check("template").verdict) == ("degraded", "degraded")
+    monkeypatch.setattr(template, "find_guest", lambda origin: image if origin.hypervisor == "xen" else None)
+    monkeypatch.setattr(template, "find_template", lambda config: None)
+    assert (doctor.check("xen").verdict, doctor.check("xen").hint[-3:]) == ("degraded", "xen")
+    monkeypatch.setattr(template, "find_template", lambda config: SimpleNamespace(key="k", config=config))
+    assert (doctor.check("xen").verdict, doctor.check("xen").reason) == ("ok", "k, 448 MiB of memory")
 
 
 def test_a_program_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

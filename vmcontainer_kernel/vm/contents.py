@@ -42,6 +42,7 @@ MODULES: Final = (
     ip_tables ip6_tables iptable_* ip6table_* sch_* cls_* act_*
     unix_diag inet_diag tcp_diag udp_diag netlink_diag af_packet_diag
     loop erofs fuse ext4 vfat isofs nls_* virtio_scsi sd_mod
+    kvm_amd kvm_intel
     virtio_mem vsock vmw_vsock_virtio_transport qemu_fw_cfg zram
     """
     )

@@ -27,10 +27,12 @@ from ..errors import MachineError
 from ..paths import cache_dir
 from . import accelerator, cache, qemu
 from .build import host_cpu, qemu_build
-from .config import MachineConfig, Wiring
+from .config import MachineConfig, Wiring, accelerator_for
+from .guest import find_guest
 from .machine import Launcher, Machine, start
+from .packages import Origin
 
-__all__ = ["Settle", "Template", "clone", "ensure_template", "find_template", "fresh_mac"]
+__all__ = ["Settle", "Template", "clone", "ensure_template", "find_template", "fresh_mac", "template_of"]
 
 Settle = Callable[[Machine], Awaitable[None]]
 
@@ -76,6 +78,16 @@ def find_template(config: MachineConfig) -> Template | None:
         return template if is_sound(template) else None
     except FileNotFoundError:
         return None
+
+
+def template_of(origin: Origin) -> Template | None:
+    """Return what a guest's usual machine wakes from; None if it would boot first, or be fetched."""
+    image = find_guest(origin)
+    if image is None:
+        return None
+    engine = accelerator_for(origin.arch, accelerator.choose())
+    config = MachineConfig("", image.boot, engine, image.recipe.memory_bytes, arch=origin.arch)
+    return find_template(config)
 
 
 async def ensure_template(config: MachineConfig, launcher: Launcher, run_dir: Path, settle: Settle) -> Template:
