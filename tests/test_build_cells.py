@@ -113,6 +113,9 @@ def test_in_a_machine(notebook: Notebook) -> None:
     assert "COPY . . CACHED" in notebook.ok(text).out
     shown = notebook.ok("%%container --on builder --image buildtest/app:1\ncat index.html; ls").out
     assert shown == "hello from 1\nindex.html\ntest.sh\n"
+    # A whiteout, and a step that has it below: a guest's root is an overlay, which takes none.
+    notebook.ok("%%container build --on builder -t buildtest/less\nFROM busybox\nRUN rm /bin/vi\nRUN ! ls /bin/vi\n")
+    notebook.ok("%%container --on builder --image buildtest/less\n! ls /bin/vi")
     told = notebook.fails(
         "%%container build --on builder -t buildtest/other\nFROM busybox\nRUN exit 5\n", "CommandFailed"
     )

@@ -1,22 +1,28 @@
 """Images for nodes: the default one is built, others are pulled to this computer's store, and a machine is given those
-it lacks.
+it lacks. What the default node makes comes back, as the store is where images are listed and exported.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from .errors import LabError
+from .errors import ImageError, LabError
 from .node import Node
 from .paths import cache_dir
 
-__all__ = ["ensure_default_image", "give_image"]
+if TYPE_CHECKING:
+    from .container.images import Image, Store
 
-_given: WeakKeyDictionary[Node, set[str]] = WeakKeyDictionary()  # what nodes have for certain
+__all__ = ["ensure_default_image", "give_image", "take_image"]
+
+_given: WeakKeyDictionary[Node, dict[str, str]] = WeakKeyDictionary()  # what nodes have for certain: name → digest
 
 
 def _quiet(phase: str, fraction: float) -> None:
@@ -29,38 +35,73 @@ async def give_image(node: Node, name: str | None, report: Callable[[str, float]
     `report` is told the phase and which part is done; an empty phase when there is nothing more to wait for.
     Nothing happens for an image that is not here either: the node's own error tells which there are.
     """
-    if name is None or node.passes_fds or name in _given.setdefault(node, set()):
+    if name is None or node.passes_fds:
         return
     from .container.images import Store
     from .container.images.shelf import full_name
 
-    store, wanted = Store(cache_dir("images")), full_name(name)
+    store, wanted, known = Store(cache_dir("images")), full_name(name), _given.setdefault(node, {})
+    try:
+        image = await asyncio.to_thread(store.resolve, name)
+    except LabError:
+        return
+    if known.get(wanted) == image.digest:
+        return
+    # A name that the machine has from elsewhere, such as a build of its own, is its own affair.
+    if wanted in known or not {name, wanted} & await _names(node):
+        await _give(node, store, image, wanted, report)
+    known[wanted] = image.digest
+
+
+async def _names(node: Node) -> set[str]:
     there = (await node.call("image.list"))["names"]
-    if not {name, wanted} & {*there, *(f"{one}:latest" for one in there)}:
-        try:
-            image = await asyncio.to_thread(store.resolve, name)
-        except LabError:
-            return
-        digests = [layer.digest for layer in image.layers]
-        missing = (await node.call("image.missing", digests=digests))["paths"]
-        sizes = {layer.digest: layer.size_bytes for layer in image.layers if layer.digest in missing}
-        total_bytes, done_bytes = sum(sizes.values()), 0
-        phase = f"giving {node.name} the image {name}, {total_bytes >> 20} MiB"
-        for digest, path in missing.items():
-            before = done_bytes
+    return {*there, *(f"{one}:latest" for one in there)}
 
-            def sent(count: int, before: int = before) -> None:
-                report(phase, min(0.9, (before + count) / max(total_bytes, 1)))
 
-            await _put_file(node, store.blob_path(digest), path, sent)
-            done_bytes += sizes[digest]
-        report(f"{node.name} unpacks the image {name}", 0.95)
-        layers = [
-            {"media_type": one.media_type, "digest": one.digest, "size_bytes": one.size_bytes} for one in image.layers
-        ]
-        await node.call("image.add", name=wanted, config=image.config, layers=layers)
-        report("", 1.0)
-    _given[node].add(name)
+async def _give(node: Node, store: Store, image: Image, name: str, report: Callable[[str, float], None]) -> None:
+    manifest, config = store.documents(image)
+    sizes = {one.digest: one.size_bytes for one in (manifest, config, *image.layers)}
+    missing = (await node.call("image.missing", digests=[*sizes]))["paths"]
+    total_bytes, done_bytes = sum(sizes[digest] for digest in missing), 0
+    phase = f"giving {node.name} the image {name}, {total_bytes >> 20} MiB"
+    for digest, path in missing.items():
+        before = done_bytes
+
+        def sent(count: int, before: int = before) -> None:
+            report(phase, min(0.9, (before + count) / max(total_bytes, 1)))
+
+        await _put_file(node, store.blob_path(digest), path, sent)
+        done_bytes += sizes[digest]
+    report(f"{node.name} unpacks the image {name}", 0.95)
+    descriptor = {"media_type": manifest.media_type, "digest": manifest.digest, "size_bytes": manifest.size_bytes}
+    await node.call("image.add", name=name, **descriptor)
+    report("", 1.0)
+
+
+async def take_image(node: Node, name: str) -> None:
+    """Copy an image that a machine made to this computer's store, where it is listed, exported and given to others."""
+    from .container.images import Store
+    from .container.images.shelf import full_name
+
+    store, wanted = Store(cache_dir("images")), full_name(name)
+    manifest = await _take(node, store, (await node.call("image.view", node=node.name, name=wanted))["digest"])
+    document = json.loads(manifest)
+    for one in (document["config"], *document["layers"]):
+        if not store.blob_path(one["digest"]).exists():
+            await _take(node, store, one["digest"])
+    blob = store.put(manifest, str(document["mediaType"]))
+    _given.setdefault(node, {})[wanted] = store.name(wanted, blob).digest
+
+
+async def _take(node: Node, store: Store, digest: str) -> bytes:
+    from .agent.engine import GUEST_IMAGES
+
+    path = store.blob_path(digest)
+    data = await node.get(f"{GUEST_IMAGES}/blobs/sha256/{path.name}")
+    if hashlib.sha256(data).hexdigest() != path.name:
+        raise ImageError(f"{node.name}: blob {digest} is damaged: its content has another digest", hint="build it anew")
+    store.put(data, "")
+    return data
 
 
 async def _put_file(node: Node, source: Path, path: str, sent: Callable[[int], None]) -> None:

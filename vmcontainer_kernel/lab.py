@@ -40,13 +40,28 @@ class NodeHandle:
 
     name: str
 
-    def view(self) -> dict[str, Any]:
-        """Return the kernel view of this node: a JSON document (docs/architecture.md, "Views")."""
+    def view(self, *parts: str) -> dict[str, Any]:
+        """Return the kernel view of this node: a JSON document (docs/architecture.md, "Views").
+
+        `parts`: the dear ones to be in it: mounts, network, sockets.
+        """
 
         async def ask() -> dict[str, Any]:
-            return await (await current().node(self.name)).view()
+            return await (await current().node(self.name)).view(parts)
 
         return current().wait(ask())
+
+    def image(self, name: str) -> dict[str, Any]:
+        """Return the image view: an image's layers, and what its containers write above them. Raises NotFound."""
+        from .live.images import image_document
+
+        return current().wait(image_document(current(), self.name, name))
+
+    def network(self) -> dict[str, Any]:
+        """Return the network view: the way of a packet from each container, hop by hop."""
+        from .live.network import network_document
+
+        return current().wait(network_document(current(), self.name))
 
     def put(self, data: bytes, path: str, mode: int = 0o644) -> int:
         """Write a file there, whole or not at all; return its size in bytes."""

@@ -247,7 +247,7 @@ MEMBERS = {
     "container.commit": ("name", "image", "comment", "pause"),
     "image.list": (),
     "image.missing": ("digests",),
-    "image.add": ("name", "config", "layers"),
+    "image.add": ("name", "media_type", "digest", "size_bytes"),
     "image.sweep": (),
     "image.build": (
         "dockerfile",

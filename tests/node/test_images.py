@@ -160,6 +160,7 @@ def test_export_and_import(source: Store, tmp_path: Path, kind: str) -> None:
     store = Store(tmp_path / "store")
     (image,) = import_images(store, path)
     assert image.name == "busybox:latest" and image.diff_ids == source.resolve("busybox").diff_ids
+    assert kind == "docker-archive" or image.digest == source.resolve("busybox").digest
     assert [*tmp_path.glob(".image*")] == []
     nothing_half_done(store)
     (other,) = import_images(store, path, name="other")

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from vmcontainer_kernel import giving
-from vmcontainer_kernel.container.images import Store
+from vmcontainer_kernel.container.images import Image, Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
+from vmcontainer_kernel.errors import ImageError
 from vmcontainer_kernel.paths import cache_dir
 
 
@@ -22,12 +23,18 @@ class Machine:
     def __init__(self) -> None:
         self.got: dict[str, bytes] = {}
         self.calls: list[str] = []
+        self.made = ""
 
     async def call(self, verb: str, **arguments: Any) -> dict[str, Any]:
         self.calls.append(verb)
+        if verb == "image.view":
+            return {"digest": self.made}
         if verb == "image.missing":
             return {"paths": {digest: f"/there/{digest}" for digest in arguments["digests"]}}
         return {"names": []}
+
+    async def get(self, path: str) -> bytes:
+        return self.got[path]
 
     def start(self, verb: str, arguments: dict[str, Any]) -> Machine.Request:
         assert verb == "put"
@@ -48,14 +55,60 @@ class Machine:
 @pytest.mark.usefixtures("private_folders")
 def test_progress_is_told_until_there_is_nothing_to_wait_for() -> None:
     store = Store(cache_dir("images"))
-    [layer] = build_busybox(store).layers
+    image = build_busybox(store)
     machine, told = Machine(), list[tuple[str, float]]()
     give: Any = giving.give_image
     asyncio.run(give(machine, "busybox", lambda *report: told.append(report)))
-    assert machine.got == {f"/there/{layer.digest}": Path(store.blob_path(layer.digest)).read_bytes()}
+    assert {path.rpartition("/")[2]: data for path, data in machine.got.items()} == _blobs(store, image)
     assert machine.calls == ["image.list", "image.missing", "image.add"]
     assert "giving vm the image busybox" in told[0][0]
     assert [part for _, part in told] == sorted(part for _, part in told)
     assert told[-1] == ("", 1.0)
     asyncio.run(give(machine, "busybox"))
     assert len(machine.calls) == 3
+
+
+def _blobs(store: Store, image: Image) -> dict[str, bytes]:
+    blobs = (*store.documents(image), *image.layers)
+    return {one.digest: Path(store.blob_path(one.digest)).read_bytes() for one in blobs}
+
+
+@pytest.mark.usefixtures("private_folders")
+def test_a_name_that_means_another_image_is_given_anew() -> None:
+    store = Store(cache_dir("images"))
+    image, machine = build_busybox(store), Machine()
+    give: Any = giving.give_image
+    store.add("app:latest", {**image.config, "author": "first"}, list(image.layers))
+    asyncio.run(give(machine, "app"))
+    store.add("app:latest", {**image.config, "author": "second"}, list(image.layers))
+    asyncio.run(give(machine, "app"))
+    assert machine.calls == ["image.list", "image.missing", "image.add", "image.missing", "image.add"]
+
+
+@pytest.mark.usefixtures("private_folders")
+def test_what_a_machine_made_comes_back(tmp_path: Path) -> None:
+    theirs, machine = Store(tmp_path), Machine()
+    image = build_busybox(theirs)
+    made = theirs.add("app:latest", {**image.config, "author": "a guest"}, list(image.layers))
+    machine.made = made.digest
+    folder = "/usr/share/vmcontainer/images/blobs/sha256"
+    machine.got = {f"{folder}/{digest.partition(':')[2]}": data for digest, data in _blobs(theirs, made).items()}
+    take: Any = giving.take_image
+    asyncio.run(take(machine, "app"))
+    store = Store(cache_dir("images"))
+    assert store.resolve("app").digest == made.digest
+    assert _blobs(store, store.resolve("app")) == _blobs(theirs, made)
+    give: Any = giving.give_image
+    asyncio.run(give(machine, "app"))
+    assert machine.calls == ["image.view"]
+
+
+@pytest.mark.usefixtures("private_folders")
+def test_a_damaged_blob_of_a_machine_is_refused(tmp_path: Path) -> None:
+    theirs, machine = Store(tmp_path), Machine()
+    machine.made = build_busybox(theirs).digest
+    machine.got = {f"/usr/share/vmcontainer/images/blobs/sha256/{machine.made.partition(':')[2]}": b"{}"}
+    take: Any = giving.take_image
+    with pytest.raises(ImageError, match="another digest"):
+        asyncio.run(take(machine, "app"))
+    assert Store(cache_dir("images")).names() == []

@@ -150,7 +150,8 @@ def _build(order: _Request, runtime: Runtime, folder: Path) -> None:
     if context:
         fd = os.open(context, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         place = Place(fd, read_ignore(order.ignore))
-    store = StagedStore(runtime.store.path, runtime.store.steward)
+    kept = runtime.store
+    store = StagedStore(kept.path, kept.steward, unpacked=kept.unpacked)
     own = Runtime(folder, store, session=runtime.session, cgroups=runtime.cgroups, footing=runtime.footing)
     Builder(own, store, folder, wanted, place).build(1, order.progress)
 

@@ -27,7 +27,7 @@ _SESSION = "guest"
 def guest_engine(server: Server) -> Runtime:
     """Make the engine and add its verbs to a guest's server."""
     cgroups, volumes = Cgroups.detect(_SESSION), Volumes(Path(GUEST_VOLUMES))
-    store = Store(GUEST_IMAGES)
+    store = Store(GUEST_IMAGES, unpacked=f"{GUEST_RUN}/layers")  # the root is an overlay, /run is memory
     runtime = Runtime(Path(GUEST_RUN), store, session=_SESSION, cgroups=cgroups, volumes=volumes, guest=True)
     ContainerVerbs(server, runtime)
     GuestCopyVerbs(server)

@@ -1,6 +1,6 @@
 """The requests about images that only the node can answer: what a container changed, and images given to a node.
 
-image.missing (manifest's digests) ──▶ those to be put ──put──▶ image.add ──▶ the store has it
+image.missing (digests of manifest, configuration, layers) ──▶ those to be put ──put──▶ image.add ──▶ the store has it
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..container.runtime import Runtime
 from .copies import begin
 from .jobs import Job
 from .kept import Keeper
-from .protocol import get_bool, get_int, get_map, get_str, get_strs
+from .protocol import get_bool, get_int, get_str, get_strs
 from .server import Call, Server
 
 __all__ = ["ImageVerbs"]
@@ -52,13 +52,12 @@ class ImageVerbs:
         return {"paths": {digest: str(path) for digest, path in absent.items()}}
 
     def add(self, call: Call) -> None:
-        """Let a name mean an image whose layers are there: name, config, layers (media_type, digest, size_bytes)."""
-        blobs = [
-            Blob(str(one["media_type"]), str(one["digest"]), int(one["size_bytes"]))
-            for one in call.arguments.get("layers") or []
-        ]
-        store = self._runtime.store
-        image = store.add(get_str(call.arguments, "name"), get_map(call.arguments, "config"), blobs)
+        """Let a name mean an image whose blobs are there: name, and of its manifest media_type, digest, size_bytes."""
+        arguments, store = call.arguments, self._runtime.store
+        manifest = Blob(
+            get_str(arguments, "media_type"), get_str(arguments, "digest"), get_int(arguments, "size_bytes")
+        )
+        image = store.name(get_str(arguments, "name"), manifest)
 
         def unpack() -> None:
             store.steward = Steward(store.steward.ids)  # this one's namespace is closed in the child

@@ -11,7 +11,7 @@ from ..node import Node
 from ..session import Session
 from .base import Json, Source, join, repeated
 
-__all__ = ["image_source", "image_view"]
+__all__ = ["image_document", "image_source", "image_view"]
 
 # What is written is read by a child of the agent, so that a folder of many files holds up nobody: 5 ms at least.
 PERIOD_S: Final = 1.0
@@ -19,7 +19,10 @@ CHANGES: Final = "changes"
 _MOST: Final = 200
 
 
-async def _view(session: Session, node_name: str, name: str, parts: frozenset[str]) -> Json:
+async def image_document(
+    session: Session, node_name: str, name: str, parts: frozenset[str] = frozenset([CHANGES])
+) -> Json:
+    """Return the image view; without the part `CHANGES` nobody looks into upper folders."""
     node = await session.node(node_name)
     document = await node.call("image.view", node=node_name, name=name)
     if CHANGES in parts:
@@ -47,7 +50,7 @@ def image_source(session: Session, node_name: str, name: str) -> Source:
     """Return where an image's views come from."""
 
     async def fetch(wanted: frozenset[str]) -> Json:
-        return await _view(session, node_name, name, wanted)
+        return await image_document(session, node_name, name, wanted)
 
     return Source(repeated(fetch, PERIOD_S))
 
@@ -56,7 +59,7 @@ def image_view(session: Session, node_name: str, name: str, language: str) -> An
     """Return a live ImageView of an image of a node; raises NotFound."""
     from vmcontainer_widgets.views import ImageView
 
-    document = session.wait(_view(session, node_name, name, frozenset([CHANGES])))
+    document = session.wait(image_document(session, node_name, name))
     view = ImageView(document=document, language=language)
     join(session, view, image_source(session, node_name, name))
     return view

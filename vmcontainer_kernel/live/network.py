@@ -8,7 +8,7 @@ from typing import Any, Final
 from ..session import Session
 from .base import Json, Source, join, repeated
 
-__all__ = ["beyond", "network_source", "network_view"]
+__all__ = ["beyond", "network_document", "network_source", "network_view"]
 
 # The helper asks the kernel for all its rules: 2 ms.
 PERIOD_S: Final = 1.0
@@ -42,7 +42,8 @@ def _through(path: Json, hypervisor: Json) -> Json:
     return {**path, "hops": [*path["hops"], card, network | empty], "missing": {**path["missing"], **missing}}
 
 
-async def _view(session: Session, node_name: str) -> Json:
+async def network_document(session: Session, node_name: str) -> Json:
+    """Return the network view, with what a guest's hypervisor adds to it."""
     node = await session.node(node_name)
     document = await node.call("network.view", node=node_name)
     ports = {
@@ -57,7 +58,7 @@ def network_source(session: Session, node_name: str) -> Source:
     """Return where a node's network views come from."""
 
     async def fetch(_wanted: frozenset[str]) -> Json:
-        return await _view(session, node_name)
+        return await network_document(session, node_name)
 
     return Source(repeated(fetch, PERIOD_S))
 
@@ -66,6 +67,6 @@ def network_view(session: Session, node_name: str, language: str) -> Any:
     """Return a live NetworkView of a node."""
     from vmcontainer_widgets.views import NetworkView
 
-    view = NetworkView(document=session.wait(_view(session, node_name)), language=language)
+    view = NetworkView(document=session.wait(network_document(session, node_name)), language=language)
     join(session, view, network_source(session, node_name))
     return view

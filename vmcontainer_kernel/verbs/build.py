@@ -24,7 +24,7 @@ from ..messages import say
 from ..node import Request
 from ..run import Run
 from ..session import Session
-from .nodes import FindNode, ask, node_finder
+from .nodes import FindNode, ask, keep_image, node_finder
 from .running import variables
 from .words import ON, Verb, Words, flag, option, word
 
@@ -118,6 +118,7 @@ def _build(session: Session, given: Words, wish: _Wish) -> None:
     run = session.run(f"the build of {wish.order.name}", _start(session, wish, find, progress.report))
     options = argparse.Namespace(out=None, err=None, timeout_s=None, no_raise_error=False)
     cells.run_cell(session, run, options, variables(), progress.show)
+    keep_image(session, given, wish.order.name)
 
 
 def _start(session: Session, wish: _Wish, find: FindNode, report: Callable[[str, float], None]) -> cells.Start:

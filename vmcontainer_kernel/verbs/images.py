@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..messages import say
 from ..paths import cache_dir
 from ..session import Session
-from .nodes import ask, default_node_name, finder
+from .nodes import ask, default_node_name, finder, keep_image
 from .words import NAME, ON, Verb, Words, flag, option, word, words
 
 __all__ = ["VERBS"]
@@ -130,6 +130,7 @@ def _commit(session: Session, given: Words, language: str) -> None:
         comment=given.message or "",
         pause=not given.no_pause,
     )
+    keep_image(session, given, given.image)
     print(f"{given.image} {digest}")
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from ..cells import DEFAULT_MACHINE, FindNode
 from ..container.ladder import GUEST
+from ..giving import take_image
 from ..node import Node
 from ..probe import footing
 from ..session import Session
 
-__all__ = ["FindNode", "ask", "default_node_name", "finder", "node_finder"]
+__all__ = ["FindNode", "ask", "default_node_name", "finder", "keep_image", "node_finder"]
 
 _default_node: str = ""
 
@@ -53,3 +54,14 @@ def ask(session: Session, words: argparse.Namespace, verb: str, **arguments: Any
         return await (await find()).call(verb, **arguments)
 
     return session.wait(answer())
+
+
+def keep_image(session: Session, words: argparse.Namespace, name: str) -> None:
+    """Bring what was just made to this computer's store, if it is where containers run when nothing is said."""
+    if words.on or default_node_name() == "host":
+        return
+
+    async def take() -> None:
+        await take_image(await session.node(default_node_name()), name)
+
+    session.wait(take())

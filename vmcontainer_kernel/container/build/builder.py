@@ -49,8 +49,8 @@ __all__ = ["Builder", "StagedStore"]
 class StagedStore(Store):
     """The store, with images that have no name yet and that nobody else sees."""
 
-    def __init__(self, path: Path | str, steward: Steward | None = None) -> None:
-        super().__init__(path, steward)
+    def __init__(self, path: Path | str, steward: Steward | None = None, *, unpacked: Path | str | None = None) -> None:
+        super().__init__(path, steward, unpacked=unpacked)
         self.staged: dict[str, Image] = {}
 
     def resolve(self, reference: str) -> Image:

@@ -118,5 +118,8 @@ def export_image(store: Store, reference: str, path: Path, *, format: str = "oci
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.absolute().parent) as folder:
         Path(folder, "store").symlink_to(store.path.absolute())
         target = f"{format}:image:{image.name}"
-        run_skopeo(["copy", "--quiet", f"oci:store:{image.name}", target], what=reference, folder=Path(folder))
+        # Compressed on its way, a layer is another blob: the image that comes back would have another digest.
+        as_it_is = ["--preserve-digests"] if format == "oci-archive" else []
+        source = f"oci:store:{image.name}"
+        run_skopeo(["copy", "--quiet", *as_it_is, source, target], what=reference, folder=Path(folder))
         Path(folder, "image").replace(path)

@@ -55,8 +55,12 @@ class Image(Record):
 class Store:
     """An OCI image layout in a folder, made if needed."""
 
-    def __init__(self, path: Path | str, steward: Steward | None = None) -> None:
+    def __init__(self, path: Path | str, steward: Steward | None = None, *, unpacked: Path | str | None = None) -> None:
+        """`unpacked`: where layers are unpacked that are not in the store already; an overlay could not keep their
+        whiteouts (fs/overlayfs/dir.c, ovl_mknod).
+        """
         self.path = Path(path)
+        self.unpacked = Path(unpacked) if unpacked else self.path / "unpacked"
         self.steward = steward or Steward()
         self._cache: dict[str, Image] = {}
         self._stamp: tuple[int, int] | None = None
@@ -125,6 +129,12 @@ class Store:
         documents.check_config(settings, name)
         return Image(name, blob.digest, settings, layers, documents.diff_ids(settings, len(layers), name), size_bytes)
 
+    def documents(self, image: Image) -> tuple[Blob, Blob]:
+        """Return an image's manifest and configuration; with its layers they are all blobs there are of it."""
+        manifest, size_bytes = self.read_json(image.digest), self.blob_path(image.digest).stat().st_size
+        media_type = str(manifest.get("mediaType") or documents.MANIFEST_TYPE)
+        return Blob(media_type, image.digest, size_bytes), blob_of(manifest["config"])
+
     def _manifest(self, name: str, blob: Blob) -> tuple[Blob, dict[str, Any]]:
         for _ in range(_NESTED):
             document = self._document(blob)
@@ -191,8 +201,11 @@ class Store:
 
     def layer_paths(self, image: Image) -> list[Path]:
         """Return where the unpacked layers are or will be, lowest first."""
-        folder = self.path / "unpacked" / self.steward.layers
-        return [folder / diff_id.partition(":")[2] for diff_id in image.diff_ids]
+        return [self._layer_path(diff_id.partition(":")[2]) for diff_id in image.diff_ids]
+
+    def _layer_path(self, name: str) -> Path:
+        found = self.path / "unpacked" / self.steward.layers / name
+        return found if found.is_dir() else self.unpacked / self.steward.layers / name
 
     def rootfs_layers(self, image: Image) -> list[Path]:
         """Return the folders of the unpacked layers, lowest first; unpack those that are not yet."""
@@ -206,7 +219,7 @@ class Store:
 
     def _unpack_once(self, layer: Blob, path: Path) -> None:
         # Nobody but us may reach a setuid program of a stranger's image.
-        (self.path / "unpacked").mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.unpacked.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.mkdir(exist_ok=True)
         with self.locked():
             if not path.is_dir():
@@ -246,8 +259,8 @@ class Store:
     def forget_layer(self, diff_id: str) -> None:
         """Remove an unpacked layer, if there is one; the caller holds the lock."""
         name = diff_id.partition(":")[2]
-        for owners in {"sha256", self.steward.layers}:
-            folder = self.path / "unpacked" / owners
+        roots = {self.path / "unpacked", self.unpacked}
+        for folder in {root / owners for root in roots for owners in ("sha256", self.steward.layers)}:
             with contextlib.suppress(FileNotFoundError):
                 (folder / name).rename(folder / f".{name}.tmp")
                 self.steward.remove_tree(folder / f".{name}.tmp")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from vmcontainer_kernel.container import files
 from vmcontainer_kernel.container.images import shelf
-from vmcontainer_kernel.container.images.store import Blob, Image, Store
+from vmcontainer_kernel.container.images.store import Image, Store
 from vmcontainer_kernel.errors import HostError, ImageError
 
 __all__ = ["Progress", "bring", "run_skopeo", "silent"]
@@ -200,9 +200,8 @@ def _fetched_bytes(folder: Path) -> int:
 
 def _take_over(store: Store, layout: Path, image: Image, name: str, progress: Progress) -> Image:
     incoming = Store(layout)
-    manifest = incoming.read_json(image.digest)
-    blob = Blob(str(manifest.get("mediaType", "")), image.digest, incoming.blob_path(image.digest).stat().st_size)
-    digests = [image.digest, str(manifest["config"]["digest"]), *(layer.digest for layer in image.layers)]
+    manifest, config = incoming.documents(image)
+    digests = [one.digest for one in (manifest, config, *image.layers)]
     with store.locked():
         (store.path / "blobs/sha256").mkdir(parents=True, exist_ok=True)
         for digest in digests:
@@ -213,9 +212,7 @@ def _take_over(store: Store, layout: Path, image: Image, name: str, progress: Pr
     try:
         progress("unpacking", 0, None)
         store.rootfs_layers(image)
-        taken = store.name(
-            name, blob.replace(media_type=blob.media_type or "application/vnd.oci.image.manifest.v1+json")
-        )
+        taken = store.name(name, manifest)
     except BaseException:
         shelf.discard(store, image.digest)
         raise
