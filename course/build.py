@@ -55,8 +55,8 @@ CELL_TIMEOUT_S = 120
 MACHINES = """
 from vmcontainer_kernel.machines import Wish
 from vmcontainer_kernel.session import current
-for name, memory_bytes in (("vm", None), ("big", 512 << 20)):
-    current().wait(current().machines.ensure(name, Wish(memory_bytes)))
+for memory_bytes in (None, 512 << 20):
+    current().wait(current().machines.prepare(wish=Wish(memory_bytes)))
 current().close()
 """
 # Outputs are equal in all languages of the course, so they are English whatever the computer speaks; and on a busy

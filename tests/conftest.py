@@ -95,6 +95,18 @@ class SkipGuard:
             terminalreporter.line(f"{test}: {reason}")
 
 
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    """Tell what the lessons cost."""
+    reports = [one for some in terminalreporter.stats.values() for one in some if isinstance(one, pytest.TestReport)]
+    rows = [dict(one.user_properties).get("lesson") for one in reports if one.when == "call"]
+    if lessons := sorted(tuple(map(str, row)) for row in rows if isinstance(row, list | tuple)):
+        from tests.lessons import HEAD, in_columns
+
+        terminalreporter.section("lessons")
+        for line in in_columns([HEAD, *lessons]):
+            terminalreporter.line(line)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("CI") == "true":
         config.pluginmanager.register(SkipGuard(), "skip-guard")

@@ -18,7 +18,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ sys.path.insert(0, str(COURSE))
 
 import build
 
-__all__ = ["COURSE_LIMIT_S", "Outcome", "run_lesson", "table"]
+__all__ = ["COURSE_LIMIT_S", "HEAD", "LESSONS", "Outcome", "in_columns", "run_lesson", "table"]
 
+LESSONS = build.lessons()
 COURSE_LIMIT_S = 3600.0
 CELL_TIMEOUT_S = 60
 LESSON_LIMIT_S = 900.0
@@ -64,6 +65,13 @@ class Outcome:
     def slowest(self) -> dict[str, Any]:
         """Return the cell that took longest."""
         return max(self.cells, key=lambda cell: cell.get("seconds", 0.0), default={"number": 0, "seconds": 0.0})
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Return its line of the table."""
+        slowest = f"[{self.slowest['number']}] {self.slowest.get('seconds', 0.0):.1f} s"
+        numbers = str(len(self.cells)), f"{self.seconds:.1f}", f"{self.cpu_s:.1f}", slowest
+        return self.lesson, self.language, self.profile, self.verdict, *numbers
 
     def describe(self) -> str:
         """Return all that is wrong, at length."""
@@ -131,20 +139,18 @@ HEAD = ("lesson", "language", "profile", "result", "cells", "s", "CPU s", "slowe
 def table(outcomes: Iterable[Outcome]) -> str:
     """Return a table of runs, and the sums of each profile."""
     runs = list(outcomes)
-    rows = [HEAD, *map(_row, runs)]
+    rows = [HEAD, *(one.row for one in runs)]
     for profile in dict.fromkeys(one.profile for one in runs):
         own = [one for one in runs if one.profile == profile]
         sums = f"{sum(one.seconds for one in own):.1f}", f"{sum(one.cpu_s for one in own):.1f}"
         rows.append(("sum", "", profile, f"{sum(_is_green(one) for one in own)} of {len(own)} green", "", *sums, ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines)
+    return "\n".join(in_columns(rows))
 
 
-def _row(one: Outcome) -> tuple[str, ...]:
-    slowest = f"[{one.slowest['number']}] {one.slowest.get('seconds', 0.0):.1f} s"
-    numbers = str(len(one.cells)), f"{one.seconds:.1f}", f"{one.cpu_s:.1f}", slowest
-    return one.lesson, one.language, one.profile, one.verdict, *numbers
+def in_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines whose columns begin below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _is_green(one: Outcome) -> bool:
@@ -158,14 +164,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", choices=profiles.NAMES, action="append", help="default: both")
     parser.add_argument("--language", choices=build.LANGUAGES, default=build.SOURCE_LANGUAGE)
     asked = parser.parse_args(argv)
-    if unknown := set(asked.lesson) - set(build.lessons()):
-        parser.error(f"no such lesson: {', '.join(sorted(unknown))}; there are {', '.join(build.lessons())}")
+    if unknown := set(asked.lesson) - set(LESSONS):
+        parser.error(f"no such lesson: {', '.join(sorted(unknown))}; there are {', '.join(LESSONS)}")
     outcomes: list[Outcome] = []
     for name in asked.profile or profiles.NAMES:
         with profiles.entered(name) as profile:
-            for lesson in asked.lesson or build.lessons():
+            for lesson in asked.lesson or LESSONS:
                 outcomes.append(run_lesson(profile, lesson, asked.language))
-                print(*_row(outcomes[-1]), sep="  ", file=sys.stderr)
+                print(*outcomes[-1].row, sep="  ", file=sys.stderr)
     for one in outcomes:
         if not _is_green(one):
             print(f"\n{one.lesson} {one.language} {one.profile}\n{one.describe()}")

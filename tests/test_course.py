@@ -1,23 +1,17 @@
-"""The course: catalogues and notebooks are what the sources make, every claim has its evidence, and every cell runs.
+"""The course's texts: catalogues and notebooks are what the sources make, and every claim has its evidence.
 
-The first half needs no privileges and no machine. The second half executes the notebooks: nbval compares all outputs
-with the stored ones, and a run of our own looks at each reply, at the time a cell takes, and at what is left behind.
+Nothing here needs privileges or a machine. `test_lessons_here` and `test_lessons_binder` run the notebooks.
 """
 
 from __future__ import annotations
 
 import ast
-import os
 import shutil
-import subprocess
 import sys
-import time
-from datetime import datetime
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "course"))
@@ -26,9 +20,7 @@ import build  # noqa: E402  (course/ is a folder of lessons, not a package)
 
 LESSONS = build.lessons()
 CLAIMS = {"V4", "V5", "C1", "C3", "C7", "C8", "C10"}
-CELL_LIMIT_S = 10
 CODE_WIDTH = 88
-GONE_WITHIN_S = 5
 
 
 # ── texts ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -157,117 +149,3 @@ def test_an_ignored_output_needs_a_reason(course):
 
 def test_blocks_do_not_split_a_fence():
     assert list(build.blocks("a\nb\n\n```\nc\n\nd\n```\n\n\ne")) == ["a\nb", "```\nc\n\nd\n```", "e"]
-
-
-# ── running the lessons ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture(scope="module")
-def templates():
-    build.prepare()
-
-
-@pytest.fixture
-def run_folder(tmp_path, monkeypatch, templates):
-    """A run folder of this test's own, so that what a lesson leaves behind can be told from what others are doing."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    orphaned_before = _orphaned_cgroups()
-    monkeypatch.setenv("VMCONTAINER_RUN", str(folder))
-    for name, value in build.QUIET.items():
-        monkeypatch.setenv(name, value)
-    yield folder
-    deadline = time.monotonic() + GONE_WITHIN_S
-    while (left := _left_behind(folder, orphaned_before)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left == []
-
-
-def _left_behind(folder, orphaned_before=frozenset()):
-    """Name the processes, mounts and files of the sessions whose run folder this is, and cgroups that lost theirs."""
-    left = [f"process {process.name} {_read(process / 'cmdline')}" for process in _processes_of(folder)]
-    left += [f"file {path}" for path in folder.rglob("*")]
-    left += [f"mount {line}" for line in _read(Path("/proc/self/mounts")).splitlines() if str(folder) in line]
-    return left + [f"cgroup {path}" for path in _orphaned_cgroups() - orphaned_before]
-
-
-def _orphaned_cgroups():
-    """Return the cgroups of sessions (named sPID-…) whose notebook process is gone."""
-    root = Path("/sys/fs/cgroup")
-    groups = [*root.glob("vmcontainer/s*"), *root.glob("*/vmcontainer/s*")]
-    return {path for path in groups if not Path("/proc", path.name[1:].partition("-")[0]).exists()}
-
-
-def _processes_of(folder):
-    for process in Path("/proc").glob("[0-9]*"):
-        if str(folder) in _read(process / "environ") + _read(process / "cmdline") and process.name != str(os.getpid()):
-            yield process
-
-
-def _read(path):
-    try:
-        return path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def test_what_is_left_behind_is_noticed(tmp_path):
-    (tmp_path / "file").touch()
-    environment = {**os.environ, "VMCONTAINER_RUN": str(tmp_path)}
-    with subprocess.Popen(["sleep", "60"], env=environment) as sleeper:
-        while not _read(Path(f"/proc/{sleeper.pid}/environ")):  # execve(2) closes files before it writes this
-            time.sleep(0.01)
-        left = _left_behind(tmp_path)
-        sleeper.kill()
-    # Somebody else's session may just be ending: its control groups are not ours to count.
-    assert [kind for line in left if (kind := line.partition(" ")[0]) != "cgroup"] == ["process", "file"]
-
-
-@pytest.mark.parametrize("language", build.LANGUAGES)
-@pytest.mark.parametrize("lesson", LESSONS)
-def test_outputs_are_those_stored(lesson, language, run_folder):
-    command = [sys.executable, "-m", "pytest", "--nbval", f"--nbval-sanitize-with={build.ROOT / 'sanitize.cfg'}"]
-    command += ["--nbval-cell-timeout=60", "-p", "no:cacheprovider", "-q", "--color=no", "--override-ini=addopts="]
-    done = subprocess.run(
-        [*command, str(build.notebook_path(lesson, language))], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-
-
-@pytest.mark.parametrize("lesson", LESSONS)
-def test_every_reply_is_ok_and_in_time(lesson, run_folder):
-    _run(_notebook(lesson, build.SOURCE_LANGUAGE))
-
-
-def test_a_lesson_stays_true_where_containers_run_in_a_guest(run_folder):
-    notebook = _notebook("03-first-container", build.SOURCE_LANGUAGE)
-    here = next(cell for cell in notebook.cells if cell.source.endswith("node = lab.default_node"))
-    here.source = "from vmcontainer_kernel.verbs import nodes\nnodes._default_node = 'vm'\n" + here.source
-    _run(notebook)
-    table = next(cell for cell in notebook.cells if cell.source.startswith("PROBE = "))
-    assert "".join(output.text for output in table.outputs).endswith("the node's    the node's    its own\n")
-
-
-def _run(notebook):
-    client = NotebookClient(
-        notebook,
-        timeout=60,
-        record_timing=True,
-        resources={"metadata": {"path": str(build.ROOT / build.SOURCE_LANGUAGE)}},
-    )
-    replies = []
-    client.on_cell_executed = lambda cell, cell_index, execute_reply: replies.append((cell, execute_reply))
-    client.execute()
-    assert replies
-    for cell, reply in replies:
-        expected = "error" if "raises-exception" in build.tags(cell) else "ok"
-        assert reply["content"]["status"] == expected, cell.source
-        assert _seconds(cell) < CELL_LIMIT_S, cell.source
-
-
-def _seconds(cell):
-    begin, end = (
-        datetime.fromisoformat(cell.metadata["execution"][event])
-        for event in ("iopub.execute_input", "shell.execute_reply")
-    )
-    return (end - begin).total_seconds()
