@@ -39,6 +39,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 from nbclient import NotebookClient
 from nbformat import NotebookNode, v4
+from references import wrong_references
 
 from vmcontainer_kernel.messages import say as own_words
 from vmcontainer_kernel.teaching import Lesson
@@ -303,6 +304,7 @@ def check(lesson: str) -> list[str]:
     cells = read_lesson(lesson)
     asked = read_exercises(lesson)
     problems = [*_check_source(cells), *_check_exercises(cells, asked)]
+    problems += wrong_references("\n\n".join(messages(cells, asked)))
     for language in LANGUAGES:
         if language != SOURCE_LANGUAGE:
             problems += _check_catalogue(read_catalogue(lesson, language), messages(cells, asked), language)
