@@ -16,7 +16,7 @@ from .ports import Delivery
 if TYPE_CHECKING:
     from .vm.machine import Machine
 
-__all__ = ["Guest", "identity", "rehearse", "rehearse_once"]
+__all__ = ["Guest", "booted", "identity", "rehearse", "rehearse_once"]
 
 REHEARSALS: Final = 16
 
@@ -51,6 +51,13 @@ class Guest:
     def lost(self) -> bool:
         """Whether its agent is gone."""
         return self.agent is not None and self.agent.lost.is_set()
+
+
+async def booted(node: Node, machine: Machine, doing: str = "answer") -> None:
+    """Wait for the agent of a guest that boots."""
+    limit_s = machine.config.boots.limit_s
+    await machine.within(node.connect(limit_s), limit_s, doing)
+    machine.mark("agent")
 
 
 async def rehearse(node: Node, machine: Machine) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .admission import Admission, private_bytes
 from .drives import find_again, release
 from .errors import LabError, MachineError, NodeLost, NotFound, UserError
-from .guests import Guest, identity, rehearse, rehearse_once
+from .guests import Guest, booted, identity, rehearse, rehearse_once
 from .memory import available_memory
 from .node import Node, Request
 from .spares import LOW_SHARES, Spares
@@ -170,6 +170,18 @@ class Machines:
             guest = self.guests[config.name] = Guest(machine, None, started_s)
             return guest
 
+    async def boot_cold(self, name: str, wish: Wish = ANY) -> Guest:
+        """Start a machine of ours from its kernel, without a template; returns when its agent has answered."""
+        guest = await self.boot(await self.config(name, wish, quiet))
+        guest.agent = Node(name, guest.machine.stream)
+        try:
+            await booted(guest.agent, guest.machine)
+            await guest.agent.call("renew", **identity(guest.machine))
+        except BaseException:
+            await self.drop(guest)
+            raise
+        return guest
+
     async def _check_same(self, guest: Guest, wish: Wish) -> None:
         config = guest.machine.config
         if guest.machine.gone.is_set() or guest.lost:
@@ -310,10 +322,8 @@ class Machines:
         """Wait for a booting guest's agent and put the guest to rest, to be saved."""
         node = Node(machine.config.name, machine.stream)
         try:
-            limit_s = machine.config.boots.limit_s
-            await machine.within(node.connect(limit_s), limit_s, "answer")
-            machine.mark("agent")
-            await machine.within(rehearse(node, machine), limit_s, "settle")
+            await booted(node, machine)
+            await machine.within(rehearse(node, machine), machine.config.boots.limit_s, "settle")
         finally:
             node.detach()
 
@@ -340,8 +350,7 @@ class Machines:
         if guest.agent is None:
             return
         guest.agent = Node(name, guest.machine.stream)
-        limit_s = guest.machine.config.boots.limit_s
-        await guest.machine.within(guest.node.connect(limit_s), limit_s, "answer after the reset")
+        await booted(guest.node, guest.machine, "answer after the reset")
         await guest.node.call("renew", **identity(guest.machine))
         await find_again(guest.machine, guest.node)
         for once_more in guest.again:

@@ -349,6 +349,16 @@ def test_a_line_that_makes_no_sense_is_refused_before_anything_is_made(line: str
     assert problem in str(caught.value)
 
 
+def test_a_comparison_is_a_document_for_python_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook: dict[str, Any] = {}
+    found = {"kind": "compare", "places": []}
+    monkeypatch.setattr(experiments, "_carry_out", lambda _session, _make: found)
+    monkeypatch.setattr(experiments, "variables", lambda: notebook)
+    monkeypatch.setattr(experiments, "show", lambda _view: None)
+    experiments.lab_cell(Session(), "compare --document seen", "true", "en")
+    assert notebook == {"seen": found}
+
+
 def test_the_interrupt_button_ends_an_experiment_with_all_it_has_made(monkeypatch: pytest.MonkeyPatch) -> None:
     session, gone = Session(), threading.Event()
 

@@ -135,6 +135,18 @@ def test_a_spare_is_nobodys_until_it_is_somebodys(session):
     assert not is_there(pid)
 
 
+def test_a_machine_is_booted_if_that_is_asked_for(session):
+    asked = SimpleNamespace(names=["cold"], memory=None, cpus=None, max_cpus=None, cold=True)
+    VERBS["start"].action(session, asked, "")
+    machine = session.machines.guest("cold").machine
+    boot = ["begun", "spawn", "qmp", "kernel", "init", "root", "main", "ready", "agent"]
+    assert_told(machine.timeline(), "cold", boot)
+    assert machine.timeline()["earlier"] == []
+    host_name, machine_id, mac, *_ = who(session, session.machines.guest("cold").node)
+    assert (host_name, mac) == ("cold", machine.config.mac)
+    assert len(machine_id) == 32
+
+
 def test_one_of_another_size_is_not_taken_and_gives_way(session):
     from vmcontainer_kernel.machines import Wish
 

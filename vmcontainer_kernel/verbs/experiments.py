@@ -15,7 +15,7 @@ from ..experiments import compare, peel
 from ..experiments.places import PLACES
 from ..options import checked, container_options, process_options
 from ..session import Session
-from .running import CELL_OPTIONS
+from .running import CELL_OPTIONS, variables
 from .words import Verb, Words, choose, flag, option
 
 __all__ = ["CELL_VERBS", "lab_cell"]
@@ -52,6 +52,8 @@ def _compare(session: Session, given: Words, language: str) -> None:
     wish = compare.Wish(given.text, rounds, only, given.image, limit_s)
     wish.kinds()
     document = _carry_out(session, lambda report: compare.compare(session, wish, report))
+    if given.document:
+        variables()[given.document] = document
     show(compare_view(session, wish, document, language))
     if given.figure:
         from ..experiments.figure import figure
@@ -101,6 +103,7 @@ CELL_VERBS: dict[str, Verb] = {
         option("--only", metavar="PLACE,…", help=f"of {_NAMES}", default=""),
         option("--image", metavar="NAME", help="the containers' image (default: busybox)", default=""),
         flag("--figure", help="a plotly figure, too"),
+        option("--document", metavar="VAR", help="put what was found into this variable, too", default=""),
         option("--timeout", metavar="SECONDS", help="how long a run of the cell may take (default: 60)"),
     ),
     "peel": Verb(

@@ -13,7 +13,7 @@ from ..machines import Wish
 from ..messages import say
 from ..resizing import Change, resize
 from ..session import Session
-from .words import NAME, Verb, Words, option, words
+from .words import NAME, Verb, Words, flag, option, words
 
 __all__ = ["VERBS"]
 
@@ -23,7 +23,11 @@ _STATS_S = 0.5
 def _start(session: Session, given: Words, language: str) -> None:
     memory_bytes = None if given.memory is None else parse_size(given.memory)
     wish = Wish(memory_bytes, _whole(given.cpus, "--cpus", 1), max_cpus=_whole(given.max_cpus, "--max-cpus", 1))
-    session.wait(session.machines.ensure_all(given.names, wish))
+    if not given.cold:
+        session.wait(session.machines.ensure_all(given.names, wish))
+        return
+    for name in given.names:
+        session.wait(session.machines.boot_cold(name, wish))
 
 
 def _update(session: Session, given: Words, language: str) -> Table:
@@ -121,6 +125,7 @@ VERBS: dict[str, Verb] = {
         option("-m", "--memory", metavar="SIZE", help="memory of each"),
         option("--cpus", metavar="N", help="virtual CPUs of each"),
         option("--max-cpus", metavar="N", help="how many each may get later"),
+        flag("--cold", help="from the kernel on, without a template, one after the other"),
     ),
     "update": Verb(
         _update,
