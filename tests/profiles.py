@@ -52,6 +52,8 @@ class Profile:
     """A command that runs commands in it."""
     group: Cgroup | None = None
     """What limits it as a whole."""
+    cache: Path | None = None
+    """A cache of its own; None: the user's."""
 
     @property
     def course(self) -> Path:
@@ -66,10 +68,10 @@ class Profile:
             "VMCONTAINER_SPARES": "0",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
+        own |= {"VMCONTAINER_CACHE": str(self.cache)} if self.cache else {}
         if self.name == "here":
             return {**os.environ, **own}
-        home = {"HOME": str(self.folder), "VMCONTAINER_CACHE": str(self.folder / "cache"), "LANG": "C.UTF-8"}
-        return {**own, **home, "PATH": os.environ["PATH"]}
+        return {**own, "HOME": str(self.folder), "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}
 
     def run_folder(self, name: str) -> Path:
         """Make an empty run folder, so that what a lesson leaves there is its own."""
@@ -138,7 +140,7 @@ def _binder(folder: Path) -> Iterator[Profile]:
     folder.chmod(0o755)
     within = (sys.executable, binder_profile.__file__, str(UID))
     with _limited(Resources(memory=Memory(limit_bytes=MEMORY_BYTES))) as group:
-        yield Profile("binder", folder, UID, within, group)
+        yield Profile("binder", folder, UID, within, group, folder / "cache")
 
 
 def _copy_cache(source: Path, target: Path) -> None:

@@ -1,0 +1,47 @@
+"""The mutation check: what it breaks is where it says, and it tells who notices first."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from tests.mutants import MUTANTS, Mutant
+from tests.mutations import ROOT, cells_of, sabotage, try_mutant
+from tests.profiles import Profile, entered
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: f"{one.claim}-{one.lesson}")
+def test_what_is_broken_is_in_one_place_and_its_claim_in_the_lesson(mutant: Mutant, tmp_path) -> None:
+    file = tmp_path / mutant.file
+    file.parent.mkdir(parents=True)
+    file.write_text((ROOT / mutant.file).read_text())
+    sabotage(mutant, tmp_path)
+    ast.parse(file.read_text())
+    assert cells_of(mutant)
+
+
+def test_a_replacement_that_does_not_fit_is_refused(tmp_path) -> None:
+    mutant = replace(MUTANTS[0], file="file", old="x")
+    (tmp_path / "file").write_text("x = x")
+    with pytest.raises(ValueError, match="2 places, not one"):
+        sabotage(mutant, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Profile]:
+    with entered("here") as profile:
+        yield profile
+
+
+@pytest.mark.needs("containers-on-host")
+def test_a_missing_namespace_is_noticed(here: Profile) -> None:
+    finding = try_mutant(next(one for one in MUTANTS if one.claim == "C1"), here)
+    assert finding.cell is not None and "claim:C1" in finding.cell.metadata.tags
+    assert finding.said
+
+
+def test_a_mutant_that_breaks_nothing_survives(here: Profile) -> None:
+    assert try_mutant(replace(MUTANTS[0], new=MUTANTS[0].old), here).cell is None
