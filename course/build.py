@@ -56,8 +56,8 @@ CELL_TIMEOUT_S = 120
 MACHINES = """
 from vmcontainer_kernel.machines import Wish
 from vmcontainer_kernel.session import current
-for memory_bytes in (None, 512 << 20):
-    current().wait(current().machines.prepare(wish=Wish(memory_bytes)))
+for wish in (Wish(), Wish(512 << 20), Wish(max_cpus=2)):
+    current().wait(current().machines.prepare(wish=wish))
 current().close()
 """
 # Outputs are equal in all languages of the course, so they are English whatever the computer speaks; and on a busy
