@@ -8,30 +8,26 @@ from vmcontainer_kernel.teaching import Exercise, Fact, Question
 NODE = "target"
 
 
-def keeper() -> dict[str, Any]:
-    """Return what the target's kernel says of the walls of timekeeper; empty if it does not run."""
-    rows = lab.node(NODE).view()["isolation"]
-    return next((one for one in rows if one["container"] == "timekeeper"), {})
+SEEN: dict[str, Any] = {}
+"""What the target's kernel said of timekeeper when the first fact was asked; looking is dear under emulation."""
 
 
-def capabilities(kind: str) -> list[str]:
-    """Return its capabilities of one kind."""
-    found: list[str] = keeper()["capabilities"][kind]
-    return found
+def look() -> bool:
+    """Look at it anew; tell whether it runs."""
+    view = lab.node(NODE).view()
+    walls = [one for one in view["isolation"] if one["container"] == "timekeeper"]
+    counted = [one for one in view["containers"] if one["name"] == "timekeeper"]
+    SEEN.clear()
+    for row in (*walls, *counted):
+        SEEN.update(row)
+    return bool(walls)
 
 
 def root_is_read_only() -> bool:
-    """Tell whether its process 1 has a root that cannot be written (the third word of a line of /proc/PID/mounts)."""
-    mounts = lab.run(["cat", f"/proc/{keeper()['pid']}/mounts"], on=NODE).out
+    """Tell whether its process 1 has a root that cannot be written (the fourth word of a line of /proc/PID/mounts)."""
+    mounts = lab.run(["cat", f"/proc/{SEEN['pid']}/mounts"], on=NODE).out
     options = next(line.split()[3] for line in mounts.splitlines() if line.split()[1] == "/")
     return "ro" in options.split(",")
-
-
-def process_limit() -> int | None:
-    """Return how many processes it may have."""
-    containers = lab.node(NODE).view()["containers"]
-    limit: int | None = next(one["pids"]["limit"] for one in containers if one["name"] == "timekeeper")
-    return limit
 
 
 PREDICTIONS = (
@@ -103,14 +99,14 @@ EXERCISES = (
             "processes, and no other wall is missing."
         ),
         facts=(
-            Fact("no container `timekeeper` is running on `target`", lambda: keeper() != {}),
-            Fact("`timekeeper` cannot set the clock", lambda: "SYS_TIME" in capabilities("effective")),
-            Fact("it has other capabilities as well", lambda: capabilities("bounding") == ["SYS_TIME"]),
+            Fact("no container `timekeeper` is running on `target`", look),
+            Fact("`timekeeper` cannot set the clock", lambda: "SYS_TIME" in SEEN["capabilities"]["effective"]),
+            Fact("it has other capabilities as well", lambda: SEEN["capabilities"]["bounding"] == ["SYS_TIME"]),
             Fact("its root file system can be written", root_is_read_only),
-            Fact("it may have more than 16 processes", lambda: (process_limit() or 99) <= 16),
+            Fact("it may have more than 16 processes", lambda: (SEEN["pids"]["limit"] or 99) <= 16),
             Fact(
                 "the filter of system calls or no_new_privs is missing",
-                lambda: keeper()["seccomp"] == "filter" and keeper()["no_new_privs"],
+                lambda: SEEN["seccomp"] == "filter" and SEEN["no_new_privs"],
             ),
         ),
         hints=(
@@ -139,7 +135,7 @@ QUIZ = (
     ),
     Question(
         id="pipe",
-        asks="A hole in the kernel's pipes is found, which every program may use (\"Dirty Pipe\", 2022). What protects?",
+        asks='A hole in the kernel\'s pipes is found, which every program may use ("Dirty Pipe", 2022). What protects?',
         choices=("dropping all capabilities", "a read-only root file system", "a kernel of its own"),
         right=3,
         why=(
@@ -167,7 +163,7 @@ QUIZ = (
             "the guest's kernel crashes",
         ),
         right=2,
-        why="It has happened (VENOM, 2015). The devices that a hypervisor plays are the door; fewer devices, less door.",
+        why="It has happened (VENOM, 2015). The devices that a hypervisor plays are the door; the fewer, the smaller.",
     ),
 )
 
