@@ -143,11 +143,11 @@ QUIZ = (
 )
 
 NOTES = (
-    "About 20 minutes, 25 with the exercise. Only `glass` is ever crashed; it is made anew three times, from the template.",
+    "About 20 minutes, 25 with the exercise. Only `glass` is ever crashed; it is made anew twice, from the template.",
     "Students ask: would a real attacker need `/proc/sysrq-trigger`? No, they would use a bug of the kernel that an "
     "ordinary system call reaches. We take the administrator's way, because it works on each kernel; the effect is the same.",
     "Students ask: why is the container `harbour` not crashed as well? It would take the notebook's own computer, or the "
-    "default guest, with it. Lessons 9 and later run there.",
+    "default guest, with it.",
     "What goes wrong: a student crashes `vm`. Nothing is lost: `%vm rm vm`, and the next `%%vm` cell makes it again.",
     "In a container, uid 0 with CAP_SYS_ADMIN in the initial user namespace could undo the read-only mount: "
     "that is a question for the lesson on hardening.",
