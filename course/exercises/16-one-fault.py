@@ -68,8 +68,8 @@ EXERCISES = (
     Exercise(
         id="apart",
         asks=(
-            "Let the four containers run on two guests, `left` and `right`, so that a crash of either one takes at most "
-            "one copy of each service."
+            "Let the four containers run on two guests, `left` and `right`, so that a crash of either one takes at "
+            "most one copy of each service."
         ),
         facts=(
             Fact(
@@ -123,7 +123,8 @@ QUIZ = (
     ),
     Question(
         id="silent",
-        asks="A guest's kernel hangs in an endless loop with its interrupts off. What does the bell tell the hypervisor?",
+        asks="A guest's kernel hangs in an endless loop with its interrupts off. "
+        "What does the bell tell the hypervisor?",
         choices=("that the guest has panicked", "nothing", "that the guest was paused"),
         right=2,
         why="The kernel must still be able to run the driver of the bell. From outside a hung kernel is a busy "
@@ -145,9 +146,10 @@ QUIZ = (
 NOTES = (
     "About 20 minutes, 25 with the exercise. Only `glass` is ever crashed; it is made anew twice, from the template.",
     "Students ask: would a real attacker need `/proc/sysrq-trigger`? No, they would use a bug of the kernel that an "
-    "ordinary system call reaches. We take the administrator's way, because it works on each kernel; the effect is the same.",
-    "Students ask: why is the container `harbour` not crashed as well? It would take the notebook's own computer, or the "
-    "default guest, with it.",
+    "ordinary system call reaches. We take the administrator's way, because it works on each kernel; the effect is the "
+    "same.",
+    "Students ask: why is the container `harbour` not crashed as well? It would take the notebook's own computer, or "
+    "the default guest, with it.",
     "What goes wrong: a student crashes `vm`. Nothing is lost: `%vm rm vm`, and the next `%%vm` cell makes it again.",
     "In a container, uid 0 with CAP_SYS_ADMIN in the initial user namespace could undo the read-only mount: "
     "that is a question for the lesson on hardening.",

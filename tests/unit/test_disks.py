@@ -122,6 +122,16 @@ def test_what_is_written_for_others_comes_back_unchanged(suffix, store, run, con
         img("compare", "-f", driver, "-F", "raw", target, tmp_path / "in.raw")
 
 
+def test_a_disk_is_written_to_the_folder_one_is_in(store, run, content, tmp_path, monkeypatch):
+    (tmp_path / "in.raw").write_bytes(content)
+    import_image(store, run, tmp_path / "in.raw", "data")
+    monkeypatch.chdir(tmp_path)
+    making.export(store, run, "data", Path("out.qcow2"))
+    assert (tmp_path / "out.qcow2").stat().st_size > 0
+    written = [word for word in run.commands[-1] if word.endswith("out.qcow2")]
+    assert all(word.startswith(str(tmp_path)) for word in written) and written, "qemu-img runs in another folder"
+
+
 # -- images that want other files read, or that are broken
 
 

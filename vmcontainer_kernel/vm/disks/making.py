@@ -153,7 +153,8 @@ def _beside(target: Path) -> Iterator[Path]:
     if target.is_dir():
         raise UserError(f"{target} is a folder", hint="name a file in it")
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".vmcontainer-", dir=target.parent))
+        # Absolute, as mkdtemp itself makes it from Python 3.12 on: qemu-img runs in another folder.
+        folder = Path(tempfile.mkdtemp(prefix=".vmcontainer-", dir=target.parent.absolute()))
     except OSError as error:
         raise UserError(f"nothing can be written to {target.parent}: {error.strerror}") from error
     try:
