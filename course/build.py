@@ -56,7 +56,8 @@ CELL_TIMEOUT_S = 120
 MACHINES = """
 from vmcontainer_kernel.machines import Wish
 from vmcontainer_kernel.session import current
-for wish in (Wish(), Wish(512 << 20), Wish(max_cpus=2)):
+from vmcontainer_kernel.vm.packages import Origin
+for wish in (Wish(), Wish(512 << 20), Wish(max_cpus=2), Wish(origin=Origin(hypervisor="xen"))):
     current().wait(current().machines.prepare(wish=wish))
 current().close()
 """
@@ -205,7 +206,7 @@ def _said(text: str, catalogue: Catalog) -> str:
 
 def prepare() -> None:
     """Boot each size of machine that the lessons use, once: a lesson's times are to be those of clones."""
-    subprocess.run([sys.executable, "-c", MACHINES], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", MACHINES], check=True, timeout=600)
 
 
 def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
