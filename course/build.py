@@ -39,6 +39,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 from nbclient import NotebookClient
 from nbformat import NotebookNode, v4
+from places import anonymous, leaks
 from references import wrong_references
 
 from vmcontainer_kernel.messages import say as own_words
@@ -229,9 +230,7 @@ def stored_outputs(cell: NotebookNode) -> list[Any]:
         data = output.get("data", {})
         if len(data) > 1:
             data.pop(WIDGET_MIME, None)
-    text = json.dumps(_merged(cell.outputs))
-    for place, name in _places().items():
-        text = text.replace(place, name)
+    text = anonymous(json.dumps(_merged(cell.outputs), ensure_ascii=False))
     return list(nbformat.from_dict(json.loads(text)))
 
 
@@ -244,12 +243,6 @@ def _merged(outputs: list[Any]) -> list[Any]:
         else:
             result.append(NotebookNode(output))
     return result
-
-
-def _places() -> dict[str, str]:
-    """Return the paths that tell where the author works, longest first, and what a reader sees instead."""
-    places = {str(ROOT.parent): "…/vmcontainer", str(Path.home()): "~"}
-    return {place: places[place] for place in sorted(places, key=len, reverse=True) if place != "/"}
 
 
 def keep_outputs(notebook: NotebookNode, executed: NotebookNode) -> None:
@@ -384,9 +377,8 @@ def _check_outputs(code: list[NotebookNode]) -> Iterator[str]:
         failed = any(output.output_type == "error" for output in cell.outputs)
         if failed != ("raises-exception" in tags(cell)):
             yield f"cell {cell.id} {'failed' if failed else 'should have failed'}"
-        for place in _places():
-            if place in str(cell.outputs):
-                yield f"cell {cell.id}: a path of this machine, {place}, is in its output"
+        for leak in leaks(json.dumps(cell.outputs, ensure_ascii=False), ROOT.parent):
+            yield f"cell {cell.id}: {leak} is in its output"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "course"))
 
 import build  # noqa: E402  (course/ is a folder of lessons, not a package)
 import claims  # noqa: E402
+import places  # noqa: E402
 
 LESSONS = build.lessons()
 SHOWN = {"V4", "V5", "C1", "C3", "C7", "C8", "C10"}
@@ -135,13 +136,41 @@ def test_check_finds_missing_outputs(course):
     assert "has no stored output" in _problems()
 
 
-def test_check_finds_a_path_of_this_machine(course):
+def _stored(text):
     path = build.notebook_path("01-welcome", "en")
     notebook = nbformat.read(path, as_version=4)
     cell = next(cell for cell in notebook.cells if cell.get("outputs"))
-    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=f"{course.parent}/x")]
+    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
     path.write_text(nbformat.writes(notebook))
-    assert "a path of this machine" in _problems()
+
+
+def test_check_finds_a_path_of_this_computer(course):
+    _stored(f"{course.parent}/x")
+    assert "which only this computer has, is in its output" in _problems()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"sits in {Path.home()}/x",
+        f"{sys.prefix}/bin/python",
+        "/home/somebody/vm-lab",
+        "/opt/other/.venv/bin/python",
+        "1  name-of-this-computer  ext4",
+        "/mnt/elsewhere tmpfs rw",
+    ],
+)
+def test_check_finds_what_tells_of_the_computer(course, monkeypatch, text):
+    monkeypatch.setattr("socket.gethostname", lambda: "name-of-this-computer")
+    monkeypatch.setattr(places, "mount_points", lambda: ["/", "/proc", "/mnt/elsewhere"])
+    _stored(text)
+    assert "is in its output" in _problems()
+
+
+def test_what_tells_of_the_computer_is_replaced_before_it_is_stored():
+    text = f"{build.ROOT.parent}/lab {sys.prefix}/bin/python3 {Path.home()}/.bashrc"
+    assert places.anonymous(text) == "…/vmcontainer/lab …/vmcontainer/.venv/bin/python3 ~/.bashrc"
+    assert [*places.leaks(text)] and not [*places.leaks(places.anonymous(text))]
 
 
 def test_an_ignored_output_needs_a_reason(course):

@@ -133,6 +133,18 @@ def test_html_holds_the_figures_in_tables(kind: str, language: str) -> None:
         assert figure in page.text
 
 
+def test_what_is_the_hosts_own_does_not_travel_with_a_notebook() -> None:
+    spaces = [
+        {"name": name, "mounts": [{"point": f"/of-{name}", "type": "ext4", "options": "rw"}]}
+        for name in ("host", "web")
+    ]
+    document = {"kind": "kernel", "node": "host", "parts": {"mounts": {"spaces": spaces}}}
+    assert "/of-web" in static_html(document) and "/of-host" not in static_html(document)
+    assert "/of-web" in static_text(document, full=True) and "/of-host" not in static_text(document, full=True)
+    spaces[0]["name"] = "vm"
+    assert "/of-host" in static_html({**document, "node": "vm"})
+
+
 def test_namespaces_that_are_shared_have_one_letter() -> None:
     page = Balanced(static_html(sample("kernel"))).text
     assert page.count("C 4026532214") == 2

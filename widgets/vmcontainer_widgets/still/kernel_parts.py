@@ -11,12 +11,12 @@ __all__ = ["Table", "kernel_tables"]
 
 Table = tuple[str, Sequence[str], list[list[str]]]
 _ROWS_LIMIT = 100
+_HOST = "host"
 
 
 def kernel_tables(view: Document, w: Words) -> list[Table]:
     """Caption, columns and rows of each part that is there."""
-    parts = part(view, "parts")
-    mounts, network, sockets = (part(parts, name) for name in ("mounts", "network", "sockets"))
+    mounts, network, sockets = (_to_show(view, name) for name in ("mounts", "network", "sockets"))
     layers = [w["who"], "", w["layers"], ""]
     links = [w["who"], w["link_name"], w["link_addresses"], w["link_traffic"]]
     columns = [w["who"], w["socket_protocol"], w["socket_local"], w["socket_remote"], w["state"], w["socket_holders"]]
@@ -27,6 +27,16 @@ def kernel_tables(view: Document, w: Words) -> list[Table]:
         (w["bridges"], [w["bridge_name"], w["bridge_subnet"], w["bridge_members"]], _cut(_bridges(network))),
         (w["sockets_title"], columns, _cut(_sockets(sockets))),
     ]
+
+
+def _to_show(view: Document, name: str) -> dict[str, Any]:
+    """Return a part without what is the host's own: a picture travels with its notebook, and nobody needs to know
+    which disks, addresses and open ports there are beside the containers.
+    """
+    found = dict(part(part(view, "parts"), name))
+    if view.get("node") == _HOST:
+        found["spaces"] = [one for one in items(found, "spaces") if one.get("name") != _HOST]
+    return found
 
 
 def _cut(rows: Iterable[list[str]]) -> list[list[str]]:
