@@ -66,6 +66,7 @@ current().close()
 # computer a clone may take long enough for a progress line.
 # And nobody is there to predict and to solve exercises (docs/teaching-form.md).
 QUIET = {"LAB_LANGUAGE": "en", "VMCONTAINER_PATIENCE_S": "600", "VMCONTAINER_UNATTENDED": "1"}
+CODE_WIDTH = 88
 IGNORED_SHARE = 0.1  # of the code cells may have outputs that nbval does not compare
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 PO_HEADER = """\
@@ -320,6 +321,9 @@ def _check_source(cells: list[NotebookNode]) -> Iterator[str]:
     for cell in ignored:
         if not cell.metadata.get("reason"):
             yield f"cell {cell.id} ignores its output and gives no reason"
+    for cell in code:
+        if not cell.source.isascii() or max(map(len, cell.source.splitlines()), default=0) > CODE_WIDTH:
+            yield f"cell {cell.id} is not ASCII, or wider than {CODE_WIDTH} columns: {cell.source[:50]!r}"
 
 
 def _check_exercises(cells: list[NotebookNode], asked: Lesson) -> Iterator[str]:

@@ -155,7 +155,10 @@ QUIZ = (
             "the image has to be built anew",
         ),
         right=1,
-        why="Clones share what they do not write to, and that makes it cheaper. Each still keeps what it has written itself.",
+        why=(
+            "Clones share what they do not write to, and that makes it cheaper. "
+            "Each still keeps what it has written itself."
+        ),
     ),
     Question(
         id="other-system",
