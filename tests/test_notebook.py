@@ -279,6 +279,8 @@ def test_a_machine_is_given_the_image_it_lacks(notebook: Notebook) -> None:
     assert "mine" in notebook.value("%container images --on vm")
     notebook.ok("%container tag mine other:1")
     notebook.ok("%container rmi mine other:1")
+    assert notebook.ok("%container rmi --ignore mine").out == ""
+    assert "mine" in notebook.fails("%container rmi mine", "NotFound")
     assert "mine" in notebook.fails("%%container --image mine\ntrue", "NotFound")
 
 

@@ -167,6 +167,18 @@ def test_export_and_import(source: Store, tmp_path: Path, kind: str) -> None:
     assert store.names() == ["busybox:latest", "other:latest"] and other.digest == image.digest
 
 
+def test_a_blob_that_is_not_the_layer_it_claims_to_be(source: Store, tmp_path: Path) -> None:
+    store, forger = Store(tmp_path / "store"), Store(tmp_path / "forger")
+    import_images(store, source.path)
+    before = blobs(store)
+    with forger.new_blob(LAYER_TYPE) as target, tarfile.open(fileobj=target, mode="w|") as archive:  # type: ignore[call-overload]
+        archive.addfile(tarfile.TarInfo("evil"))
+    forger.add("bad:latest", source.resolve("busybox").config, [target.blob])
+    with pytest.raises(ImageError, match="not what the configuration says"):
+        import_images(store, forger.path)
+    assert blobs(store) == before and store.names() == ["busybox:latest"]
+
+
 def test_what_is_no_archive(source: Store, tmp_path: Path) -> None:
     (tmp_path / "noise").write_bytes(b"noise" * 200)
     with tarfile.open(tmp_path / "empty.tar", "w"):

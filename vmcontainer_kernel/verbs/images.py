@@ -10,7 +10,7 @@ from ..agent.protocol import Kind
 from ..container.images import Image, Store, archives, shelf
 from ..container.images.pull import pull as pull_image
 from ..display import Progress, Table, size_text
-from ..errors import UserError
+from ..errors import NotFound, UserError
 from ..messages import say
 from ..paths import cache_dir
 from ..session import Session
@@ -86,7 +86,13 @@ def _tag(session: Session, given: Words, language: str) -> None:
 def _rmi(session: Session, given: Words, language: str) -> None:
     in_use = {one["image_digest"] for one in ask(session, given, "container.list")["containers"]}
     for image in given.images:
-        print(f"{say('removed')} {image}: {size_text(shelf.remove(_store(), image, in_use=in_use))}")
+        try:
+            freed_bytes = shelf.remove(_store(), image, in_use=in_use)
+        except NotFound:
+            if not given.ignore:
+                raise
+        else:
+            print(f"{say('removed')} {image}: {size_text(freed_bytes)}")
     ask(session, given, "image.sweep")
 
 
@@ -159,7 +165,13 @@ VERBS: dict[str, Verb] = {
     "export": Verb(_export, "write an image into a file", *_SAVE),
     "save": Verb(_export, "the same as export", *_SAVE),
     "tag": Verb(_tag, "give an image one more name", IMAGE, word("name", "the new name")),
-    "rmi": Verb(_rmi, "remove images", words("images", "their names"), ON),
+    "rmi": Verb(
+        _rmi,
+        "remove images",
+        words("images", "their names"),
+        ON,
+        flag("--ignore", help="one that is not there is no error"),
+    ),
     "layers": Verb(_layers, "live picture of an image's layers, and of what is written above them", IMAGE, ON),
     "history": Verb(_history, "how an image came to be", IMAGE),
     "diff": Verb(_diff, "what a container changed in its files: A added, C changed, D deleted", NAME, ON),

@@ -24,9 +24,10 @@ from typing import IO, Any
 
 from vmcontainer_kernel.container.ids import Steward
 from vmcontainer_kernel.container.images import documents
+from vmcontainer_kernel.container.images.compression import uncompressed
 from vmcontainer_kernel.container.images.documents import REF_NAME, Blob, blob_of, descriptor, name_of
 from vmcontainer_kernel.container.images.tree import is_opaque
-from vmcontainer_kernel.container.images.unpack import Unpacked, unpack
+from vmcontainer_kernel.container.images.unpack import MAX_UNPACKED_BYTES, Unpacked, unpack
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.spec import User
 from vmcontainer_kernel.errors import ImageError, NotFound
@@ -243,18 +244,34 @@ class Store:
         try:
             with self.open_blob(layer) as stream:
                 diff_id, left_out = self.steward.do(lambda: _values(unpack(stream, layer.media_type, unfinished)))
-            if diff_id != f"sha256:{path.name}":
-                raise ImageError(
-                    f"layer {layer.digest} unpacks to {diff_id}: not what the configuration says",
-                    hint=documents.REPAIR,
-                    where=str(self.path),
-                )
+            self._match(layer, diff_id, f"sha256:{path.name}")
             if left_out:
                 self._replace(self._note(path.name), documents.canonical(left_out))
             unfinished.rename(path)
         except BaseException:
             self.steward.remove_tree(unfinished)
             raise
+
+    def check_layer(self, layer: Blob, diff_id: str) -> None:
+        """Raise `ImageError` if a layer does not unpack to this; for one whose files are there, from another blob."""
+        import hashlib
+
+        digest = hashlib.sha256()
+        with (
+            self.open_blob(layer) as stream,
+            uncompressed(stream, layer.media_type, MAX_UNPACKED_BYTES, digest) as chunks,
+        ):
+            for _ in chunks:
+                pass
+        self._match(layer, f"sha256:{digest.hexdigest()}", diff_id)
+
+    def _match(self, layer: Blob, found: str, diff_id: str) -> None:
+        if found != diff_id:
+            raise ImageError(
+                f"layer {layer.digest} unpacks to {found}: not what the configuration says",
+                hint=documents.REPAIR,
+                where=str(self.path),
+            )
 
     def forget_layer(self, diff_id: str) -> None:
         """Remove an unpacked layer, if there is one; the caller holds the lock."""

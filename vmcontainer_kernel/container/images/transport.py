@@ -202,6 +202,11 @@ def _take_over(store: Store, layout: Path, image: Image, name: str, progress: Pr
     incoming = Store(layout)
     manifest, config = incoming.documents(image)
     digests = [one.digest for one in (manifest, config, *image.layers)]
+    known = [
+        (layer, diff_id)
+        for layer, diff_id, path in zip(image.layers, image.diff_ids, store.layer_paths(image), strict=True)
+        if path.is_dir() and not store.blob_path(layer.digest).exists()
+    ]
     with store.locked():
         (store.path / "blobs/sha256").mkdir(parents=True, exist_ok=True)
         for digest in digests:
@@ -211,6 +216,8 @@ def _take_over(store: Store, layout: Path, image: Image, name: str, progress: Pr
                 raise ImageError(f"{name}: blob {digest} did not come", hint="its layers are not all public") from error
     try:
         progress("unpacking", 0, None)
+        for layer, diff_id in known:
+            store.check_layer(layer, diff_id)
         store.rootfs_layers(image)
         taken = store.name(name, manifest)
     except BaseException:
