@@ -58,8 +58,11 @@ MACHINES = """
 from vmcontainer_kernel.machines import Wish
 from vmcontainer_kernel.session import current
 from vmcontainer_kernel.vm.packages import Origin
-for wish in (Wish(), Wish(512 << 20), Wish(max_cpus=2), Wish(origin=Origin(hypervisor="xen"))):
+from vmcontainer_kernel.vm.systems import ensure_payload, payload_of
+arm64, xen = Origin("arm64"), Origin(hypervisor="xen")
+for wish in (Wish(), Wish(512 << 20), Wish(max_cpus=2), Wish(origin=arm64), Wish(origin=xen)):
     current().wait(current().machines.prepare(wish=wish))
+ensure_payload(payload_of("ipxe"), lambda phase, part: None)
 current().close()
 """
 # Outputs are equal in all languages of the course, so they are English whatever the computer speaks; and on a busy
