@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups, Place, fallback_rlimits, find_places
+from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups, Place, fallback_rlimits, find_places, program
 from vmcontainer_kernel.container.cgroups.trees import missing_reason, writable_places
 from vmcontainer_kernel.container.spec import Cpu, Memory, Resources, Rlimit
 from vmcontainer_kernel.errors import ContainerError, HostError, SpecError
@@ -22,6 +24,22 @@ V1 = """\
 """
 V2 = "40 25 0:40 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
 NAMES = ("memory", "pids", "cpu", "cpuacct", "freezer")
+
+
+def test_a_program_is_loaded_again_when_a_signal_has_stopped_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([errno.EAGAIN, errno.EAGAIN, 0])
+    always = itertools.repeat(errno.EAGAIN)
+
+    def bpf(_command: int, _attribute: object) -> int:
+        if number := next(answers):
+            raise OSError(number, os.strerror(number))
+        return 7
+
+    monkeypatch.setattr(program.linux, "bpf", bpf)
+    assert program._load(program.assemble([])) == 7
+    answers = always
+    with pytest.raises(BlockingIOError):
+        program._load(program.assemble([]))
 
 
 # -- where controllers are

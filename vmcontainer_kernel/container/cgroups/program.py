@@ -4,6 +4,7 @@ BPF_PROG_TYPE_CGROUP_DEVICE), assembled here instruction by instruction.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 
@@ -22,6 +23,7 @@ __all__ = ["assemble", "attach"]
 # linux/bpf.h
 _BPF_PROG_LOAD, _BPF_PROG_ATTACH, _BPF_PROG_DETACH, _BPF_PROG_GET_FD_BY_ID, _BPF_PROG_QUERY = 5, 8, 9, 13, 16
 _BPF_PROG_TYPE_CGROUP_DEVICE, _BPF_CGROUP_DEVICE, _BPF_F_ALLOW_MULTI = 15, 6, 2
+_LOAD_TRIES = 5  # as many as libbpf makes
 _ACCESS = {"m": 1, "r": 2, "w": 4}  # BPF_DEVCG_ACC_*
 _TYPE = {"b": 1, "c": 2}  # BPF_DEVCG_DEV_*
 # Instruction codes (bpf_common.h: class | operation | source of the second operand)
@@ -116,7 +118,12 @@ def attach(group: str, rules: Sequence[DeviceRule]) -> None:
 def _load(program: bytes) -> int:
     code, terms = ctypes.create_string_buffer(program), ctypes.create_string_buffer(b"BSD")
     # prog_type, insn_cnt, insns, license: the first fields of what the kernel takes
-    return _bpf(_BPF_PROG_LOAD, _BPF_PROG_TYPE_CGROUP_DEVICE, len(program) // 8, *_address(code), *_address(terms))
+    fields = _BPF_PROG_TYPE_CGROUP_DEVICE, len(program) // 8, *_address(code), *_address(terms)
+    for _ in range(_LOAD_TRIES - 1):
+        # The verifier gives up when a signal comes, such as of a child's end; it is handled by the time of a retry.
+        with contextlib.suppress(BlockingIOError):
+            return _bpf(_BPF_PROG_LOAD, *fields)
+    return _bpf(_BPF_PROG_LOAD, *fields)
 
 
 def _attached(group_fd: int) -> list[int]:
