@@ -16,11 +16,12 @@ from vmcontainer_kernel.agent.protocol import Kind, encode_json
 from vmcontainer_kernel.errors import HostError, LabError, MachineError, NotFound, UserError
 from vmcontainer_kernel.node import Node
 from vmcontainer_kernel.verbs import VERBS
+from vmcontainer_kernel.vm import memory
 from vmcontainer_kernel.vm.accelerator import Accelerator, Rung
 from vmcontainer_kernel.vm.build import Build
 from vmcontainer_kernel.vm.config import MIB, DirectKernel, Drive, MachineConfig, Multiboot
 from vmcontainer_kernel.vm.disks.disk import Disk, Layer
-from vmcontainer_kernel.vm.state import manifest, memory, shelf
+from vmcontainer_kernel.vm.state import manifest, shelf
 from vmcontainer_kernel.vm.state.document import from_document, paths_of, to_document
 from vmcontainer_kernel.vm.state.manifest import Saved
 from vmcontainer_kernel.vm.state.shelf import Listed, Shelf, tree

@@ -263,6 +263,12 @@ async def answers_anew(bench):
     machine.stream.close()
 
 
+def test_a_template_takes_no_room_for_pages_that_are_zero(saved):
+    status = saved.ram.stat()
+    assert status.st_size == saved.config.memory_bytes
+    assert status.st_blocks * 512 < status.st_size / 2
+
+
 def test_a_damaged_template_is_refused_and_made_again(bench, saved):
     with saved.state.open("r+b") as state:
         state.write(b"damage")

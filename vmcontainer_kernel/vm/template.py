@@ -25,7 +25,7 @@ from typing import Any
 
 from ..errors import MachineError
 from ..paths import cache_dir
-from . import accelerator, cache, qemu
+from . import accelerator, cache, memory, qemu
 from .build import host_cpu, qemu_build
 from .config import MachineConfig, Wiring, accelerator_for
 from .guest import find_guest
@@ -166,13 +166,14 @@ async def _build(config: MachineConfig, launcher: Launcher, run_dir: Path, settl
     key = key_of(config, build.identity)
     place = cache_dir("templates") / key
     shutil.rmtree(place, ignore_errors=True)
-    # As many as systems run side by side, and the former ones of some.
-    cache.prune(place.parent, cache.KEYS, keep=6)
+    # As many as the lessons use, and the former ones of some.
+    cache.prune(place.parent, cache.KEYS, keep=10)
     need_mib = (config.memory_bytes >> 20) + 10
     with cache.reported_when_full(place.parent, "a template", need_mib), cache.made(place) as folder:
         wiring = Wiring(ram=folder / "ram", save=True, qemu_version=build.version)
         machine = await _boot(config.named(f"{BUILD_NAME}-{key}", config.mac), wiring, launcher, run_dir)
         await _save(machine, folder / "state", settle)
+        await asyncio.to_thread(_dig_holes, folder / "ram")
         # In a thread: it waits until the disk has it all.
         await asyncio.to_thread(_write_manifest, folder, key, machine.timeline())
     return Template(place, key, config, build.version)
@@ -200,6 +201,15 @@ async def _save(machine: Machine, path: Path, settle: Settle) -> None:
     finally:
         await machine.stop()
         machine.discard()
+
+
+def _dig_holes(ram: Path) -> None:
+    """Let go of the disk's room for pages that are zero, two of three: a cache is copied, to a student or to Binder."""
+    whole = ram.with_name("whole")
+    ram.rename(whole)
+    with _opened(whole, os.O_RDONLY) as descriptor:
+        memory.copy(descriptor, ram)
+    whole.unlink()
 
 
 async def _saved(machine: Machine) -> None:

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import MachineError
+from .. import memory
 from ..build import qemu_build
 from ..config import MachineConfig, Wiring
 from ..machine import Launcher, Machine, start
-from . import manifest, memory, transfer
+from . import manifest, transfer
 from .manifest import Saved
 
 __all__ = ["Receiver", "freeze", "receiver", "seal", "standing_still", "wake"]

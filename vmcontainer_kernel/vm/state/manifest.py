@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ...errors import LabError, MachineError
-from .. import cache, qemu
+from .. import cache, memory, qemu
 from ..build import host_cpu, qemu_build
 from ..config import MachineConfig, Wiring
-from . import memory
 from .document import from_document, paths_of, to_document
 
 __all__ = ["Saved", "check", "files_back", "read", "size_of", "write"]
