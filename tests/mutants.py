@@ -20,12 +20,128 @@ class Mutant:
 
 
 CONFIG = "vmcontainer_kernel/container/config.py"
-MACHINE = "vmcontainer_kernel/vm/machine.py"
-MACHINES = "vmcontainer_kernel/machines.py"
+DOCUMENT = "vmcontainer_kernel/vm/observe/document.py"
 NODES = "vmcontainer_kernel/verbs/nodes.py"
 LEFT_OUT = "    return {*options.without, *(short"
+GIVE = "        await give_image(node, options.image, report)"
+EVENT = "        self.events.append((seconds, name, event_detail(data)))"
+ASK = """\
+            return await (await current().node(self.name)).view()
+
+        return current().wait(ask())
+
+    def put"""
+ASK_OR_REMEMBER = """\
+            last = globals().setdefault("_last", {})
+            try:
+                last[self.name] = await (await current().node(self.name)).view()
+            except Exception:
+                pass
+            return last[self.name]
+
+        return current().wait(ask())
+
+    def put"""
 
 MUTANTS = (
+    # Virtual machines
+    Mutant(
+        "V1",
+        "a machine is said to have a thousand times the memory that it has",
+        "04-host-hypervisor-guest",
+        DOCUMENT,
+        '    return {"given_bytes": facts.given_bytes, **found}',
+        '    return {"given_bytes": facts.given_bytes << 10, **found}',
+    ),
+    Mutant(
+        "V2",
+        "no virtual processor is plugged in",
+        "06-resources",
+        "vmcontainer_kernel/vm/growing.py",
+        "    for _ in range(growth.cpus):",
+        "    for _ in range(0):",
+    ),
+    Mutant(
+        "V3",
+        "the guest's processor does not say that it is a virtual one",
+        "04-host-hypervisor-guest",
+        "vmcontainer_kernel/vm/config.py",
+        'cpu="qemu64,+rdrand"',
+        'cpu="qemu64,+rdrand,-hypervisor"',
+    ),
+    Mutant(
+        "V4",
+        "a pause does not stop the virtual processors",
+        "02-first-vm",
+        "vmcontainer_kernel/vm/machine.py",
+        'Stop the virtual CPUs (QMP ``stop``)."""\n        await self.execute("stop")',
+        'Stop the virtual CPUs (QMP ``stop``)."""\n        await self.execute("query-status")',
+    ),
+    Mutant(
+        "V5",
+        "a machine's memory is the usual one, whatever is asked for",
+        "02-first-vm",
+        "vmcontainer_kernel/machines.py",
+        "memory_bytes=wish.memory_bytes or image.recipe.memory_bytes",
+        "memory_bytes=image.recipe.memory_bytes",
+    ),
+    Mutant(
+        "V6",
+        "the hypervisor's list of devices lacks one that the guest has",
+        "04-host-hypervisor-guest",
+        "vmcontainer_kernel/vm/observe/devices.py",
+        '    return sorted(found, key=lambda one: str(one["address"]))',
+        '    return sorted(found, key=lambda one: str(one["address"]))[:-1]',
+    ),
+    Mutant(
+        "V9",
+        "weights of machines are not given to the host's scheduler",
+        "06-resources",
+        "vmcontainer_kernel/vm/resources.py",
+        "        if self.cpu_shares is not None:",
+        "        if False:",
+    ),
+    Mutant(
+        "V9",
+        "the balloon is never asked to grow",
+        "06-resources",
+        "vmcontainer_kernel/vm/growing.py",
+        "    if growth.balloon_bytes is not None:",
+        "    if False:",
+    ),
+    Mutant(
+        "V10",
+        "the event of a guest's panic is swallowed",
+        "16-one-fault",
+        "vmcontainer_kernel/vm/machine.py",
+        EVENT,
+        f'        if name != "GUEST_PANICKED":\n    {EVENT}',
+    ),
+    Mutant(
+        "V13",
+        "a clone takes all of its memory at once",
+        "14-difference",
+        "vmcontainer_kernel/vm/qemu.py",
+        "share={'on' if wiring.save else 'off'}",
+        "share={'on' if wiring.save else 'off,prealloc=on'}",
+    ),
+    Mutant(
+        "V14",
+        "a machine that shall boot is a clone",
+        "14-difference",
+        "vmcontainer_kernel/verbs/resources.py",
+        "    if not given.cold:",
+        "    if True:",
+    ),
+    Mutant(
+        "V15",
+        "the command line that is shown lacks a device",
+        "04-host-hypervisor-guest",
+        DOCUMENT,
+        '"command": list(facts.command)',
+        '"command": [word for word in facts.command if "virtio-rng" not in word]',
+    ),
+    # Containers
     Mutant(
         "C1",
         "no container has a pid namespace",
@@ -37,7 +153,7 @@ MUTANTS = (
     Mutant(
         "C3",
         "containers run in a guest, not on the node that is named",
-        "03-first-container",
+        "01-welcome",
         NODES,
         "    wanted = name or default_node_name()",
         '    wanted = name or "vm"',
@@ -51,19 +167,52 @@ MUTANTS = (
         LEFT_OUT.replace("*options.without, ", "", 1),
     ),
     Mutant(
-        "V4",
-        "a pause does not stop the virtual processors",
-        "02-first-vm",
-        MACHINE,
-        'Stop the virtual CPUs (QMP ``stop``)."""\n        await self.execute("stop")',
-        'Stop the virtual CPUs (QMP ``stop``)."""\n        await self.execute("query-status")',
+        "C10",
+        "a container waits for a second and a half before it starts",
+        "03-first-container",
+        "vmcontainer_kernel/cells.py",
+        GIVE,
+        f'        await __import__("asyncio").sleep(1.5)\n{GIVE}',
     ),
     Mutant(
-        "V5",
-        "a machine's memory is the usual one, whatever is asked for",
-        "02-first-vm",
-        MACHINES,
-        "memory_bytes=wish.memory_bytes or image.recipe.memory_bytes",
-        "memory_bytes=image.recipe.memory_bytes",
+        "C15",
+        "of a node that is gone the last view is shown",
+        "16-one-fault",
+        "vmcontainer_kernel/lab.py",
+        ASK,
+        ASK_OR_REMEMBER,
+    ),
+    Mutant(
+        "C17",
+        "a container may write the kernel's settings",
+        "15-hardening",
+        CONFIG,
+        '"readonlyPaths": [] if "readonly-paths" in left_open else',
+        '"readonlyPaths": [] if True else',
+    ),
+    # The difference
+    Mutant(
+        "D1",
+        "no container has a network namespace",
+        "14-difference",
+        CONFIG,
+        LEFT_OUT,
+        LEFT_OUT.replace("{", '{"net", ', 1),
+    ),
+    Mutant(
+        "D3",
+        "a container waits for a second and a half before it starts",
+        "14-difference",
+        "vmcontainer_kernel/cells.py",
+        GIVE,
+        f'        await __import__("asyncio").sleep(1.5)\n{GIVE}',
+    ),
+    Mutant(
+        "D4",
+        "a container for a machine runs on the host",
+        "18-choosing",
+        NODES,
+        "        return await session.node(wanted)",
+        '        return await session.node("host")',
     ),
 )

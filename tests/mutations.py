@@ -90,7 +90,7 @@ def try_mutant(mutant: Mutant, profile: Profile) -> Finding:
     try:
         client.execute(env={**profile.environment, **build.QUIET, **own}, stderr=subprocess.DEVNULL)
     except CellExecutionError as error:
-        [(cell, number)] = failed
+        cell, number = failed[-1]  # those before it were announced
         return Finding(mutant, cell, number, _in_short(error, cell))
     return Finding(mutant)
 
