@@ -54,17 +54,6 @@ LANGUAGES = ("en", "ko")
 SOURCE_LANGUAGE = "en"
 KERNEL = {"display_name": "VM & Container Lab", "language": "python", "name": "vmcontainer"}
 CELL_TIMEOUT_S = 120
-MACHINES = """
-from vmcontainer_kernel.machines import Wish
-from vmcontainer_kernel.session import current
-from vmcontainer_kernel.vm.packages import Origin
-from vmcontainer_kernel.vm.systems import ensure_payload, payload_of
-arm64, xen = Origin("arm64"), Origin(hypervisor="xen")
-for wish in (Wish(), Wish(512 << 20), Wish(max_cpus=2), Wish(origin=arm64), Wish(origin=xen)):
-    current().wait(current().machines.prepare(wish=wish))
-ensure_payload(payload_of("ipxe"), lambda phase, part: None)
-current().close()
-"""
 # Outputs are equal in all languages of the course, so they are English whatever the computer speaks; and on a busy
 # computer a clone may take long enough for a progress line.
 # And nobody is there to predict and to solve exercises (docs/teaching-form.md).
@@ -211,7 +200,7 @@ def _said(text: str, catalogue: Catalog) -> str:
 
 def prepare() -> None:
     """Boot each size of machine that the lessons use, once: a lesson's times are to be those of clones."""
-    subprocess.run([sys.executable, "-c", MACHINES], check=True, timeout=600)
+    subprocess.run([sys.executable, "-m", "vmcontainer_kernel.cli", "setup", "--course"], check=True, timeout=600)
 
 
 def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:

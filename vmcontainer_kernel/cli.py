@@ -14,11 +14,12 @@ from .errors import LabError, UserError
 from .messages import say, say_help
 
 if TYPE_CHECKING:
-    from .vm.packages import Origin
+    from .machines import Wish
 
 __all__ = ["main"]
 
 Report = Callable[[str, float], None]
+Step = tuple[str, Callable[[Report], object]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     setup = commands.add_parser("setup", help="build what is missing: container images, guest image, template")
     setup.add_argument("--arch", default="", help="a guest for another processor instead, as arm64")
     setup.add_argument("--system", default="", help="a guest of another system instead, as debian13")
+    setup.add_argument("--course", action="store_true", help="and the machines that the lessons use beside")
     setup.set_defaults(run=_setup)
 
     # Its options are Go's, as callers of runc write them, and it is read before any of this.
@@ -92,17 +94,20 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _setup(options: argparse.Namespace) -> int:
-    steps: list[tuple[str, Callable[[Report], None]]] = [
+    steps: list[Step] = [
         ("container image", _build_image),
         ("guest image", _build_guest),
         ("template", _build_template),
         ("python image", _build_python),
     ]
     if options.arch or options.system:
+        from .machines import Wish
         from .vm.systems import origin_of
 
-        origin = origin_of(options.system, options.arch)
-        steps = [("guest", lambda report: _build_template(report, origin))]
+        wish = Wish(origin=origin_of(options.system, options.arch))
+        steps = [("guest", lambda report: _build_template(report, wish))]
+    if options.course:
+        steps += _course_steps()
     for name, build in steps:
         progress = Progress(name)
         build(progress.report)
@@ -124,15 +129,33 @@ def _build_guest(report: Report) -> None:
     ensure_guest(report)
 
 
-def _build_template(report: Report, origin: Origin | None = None) -> None:
-    from .machines import Wish
+def _build_template(report: Report, wish: Wish | None = None) -> None:
+    from .machines import ANY
     from .session import Session
 
     session = Session()
     try:
-        session.prepare(report, Wish(origin=origin))
+        session.prepare(report, wish or ANY)
     finally:
         session.close()
+
+
+def _course_steps() -> list[Step]:
+    """Return how to make what lessons would have to wait for: a template of each kind of machine, and a payload."""
+    from functools import partial
+
+    from .machines import Wish
+    from .vm.packages import Origin
+    from .vm.systems import ensure_payload, payload_of
+
+    kinds = {
+        "512 MiB": Wish(512 << 20),
+        "two processors": Wish(max_cpus=2),
+        "arm64": Wish(origin=Origin("arm64")),
+        "xen": Wish(origin=Origin(hypervisor="xen")),
+    }
+    steps = [(name, partial(_build_template, wish=wish)) for name, wish in kinds.items()]
+    return [*steps, ("ipxe", partial(ensure_payload, payload_of("ipxe")))]
 
 
 def _build_python(report: Report) -> None:
