@@ -185,12 +185,12 @@ def generate(lesson: str, language: str, cells: list[NotebookNode], *, teacher: 
     asked, catalogue = read_exercises(lesson), read_catalogue(lesson, language)
     say = partial(_said, catalogue=catalogue) if language != SOURCE_LANGUAGE else str
     word = partial(own_words, chosen=language)
-    if teacher and (notes := teacher_notes(asked, str, str)):
-        result.cells.append(v4.new_markdown_cell(notes, id="notes"))
     for cell in result.cells:
         if cell.cell_type == "markdown":
             text = translate(cell.source, catalogue) if language != SOURCE_LANGUAGE else cell.source
             cell.source = expand(text, asked, say, word, teacher=teacher)
+    if teacher and (notes := teacher_notes(asked, say, word)):
+        result.cells.append(v4.new_markdown_cell(notes, id="notes"))
     return result
 
 
@@ -290,13 +290,15 @@ def check(lesson: str) -> list[str]:
     """Return what is wrong with a lesson's catalogues and notebooks, one sentence each; an empty list is good."""
     cells = read_lesson(lesson)
     asked = read_exercises(lesson)
-    problems = [*_check_source(cells), *_check_exercises(cells, asked)]
+    unmet = [*_check_exercises(cells, asked)]  # no notebook can be made of a question that is not declared
+    problems = [*_check_source(cells), *unmet]
     problems += wrong_references("\n\n".join(messages(cells, asked)))
     for language in LANGUAGES:
         if language != SOURCE_LANGUAGE:
             problems += _check_catalogue(read_catalogue(lesson, language), messages(cells, asked), language)
-        stored = read_notebook(notebook_path(lesson, language))
-        problems += [f"{language}: {text}" for text in _check_notebook(stored, generate(lesson, language, cells))]
+        if not unmet:
+            stored = read_notebook(notebook_path(lesson, language))
+            problems += [f"{language}: {text}" for text in _check_notebook(stored, generate(lesson, language, cells))]
     return [f"{lesson}: {problem}" for problem in problems]
 
 

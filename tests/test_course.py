@@ -86,8 +86,8 @@ def _replace(path, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
-def _problems():
-    return "\n".join(build.check("01-welcome"))
+def _problems(lesson="01-welcome"):
+    return "\n".join(build.check(lesson))
 
 
 def test_check_finds_a_missing_translation(course):
@@ -173,6 +173,54 @@ def test_code_is_in_english_and_fits_the_page(course, code):
 def test_an_ignored_output_needs_a_reason(course):
     _replace(course / "src" / "01-welcome.md", ' reason="', ' because="')
     assert "ignores its output and gives no reason" in _problems()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("<!-- predict: pid -->\n", "", "the text should ask once for predict pid, not 0 times"),
+        ("<!-- quiz -->", "<!-- quiz -->\n\n<!-- quiz -->", "the text should ask once for quiz , not 2 times"),
+        ("%predict pid\n", "pass\n", "there should be one line %predict pid, not 0"),
+        ("%%after pid\n", "", "there should be one line %%after pid, not 0"),
+        ("%check lantern", "%check lantern\n%check lantern", "there should be one line %check lantern, not 2"),
+        ("%quiz\n", "pass\n", "there should be one line %quiz, not 0"),
+    ],
+)
+def test_check_finds_a_question_that_nobody_meets(course, old, new, problem):
+    _replace(course / "src" / "03-first-container.md", old, new)
+    assert problem in _problems("03-first-container")
+
+
+def test_check_finds_a_question_that_is_not_declared(course):
+    _replace(course / "exercises" / "03-first-container.py", 'id="pid"', 'id="pids"')
+    problems = _problems("03-first-container")
+    assert "nothing is declared as predict pid" in problems
+    assert "the text should ask once for predict pids, not 0 times" in problems
+
+
+# ── the teachers' edition ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_the_teachers_edition_has_all_answers_in_both_languages(lesson, tmp_path):
+    assert build.main([lesson, "--teacher", str(tmp_path)]) == 0
+    asked = build.read_exercises(lesson)
+    for language in build.LANGUAGES:
+        cells = nbformat.read(tmp_path / language / f"{lesson}.ipynb", as_version=4).cells
+        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        catalogue = build.read_catalogue(lesson, language)
+        told = [hint for one in asked.exercises for hint in one.hints] + [*asked.notes]
+        told += [one.why for one in (*asked.predictions, *asked.quiz)]
+        if language != build.SOURCE_LANGUAGE:
+            told = [str(catalogue.get(one).string) if one else "" for one in told]
+        assert [one for one in told if one not in text] == []
+        assert [one.id for one in asked.exercises if one.solution.strip() not in text] == []
+        assert not build.named_in(text), "an unresolved question"
+        title = {"en": "## For teachers", "ko": "## "}[language]
+        assert not asked.notes or any(cell.id == "notes" and cell.source.startswith(title) for cell in cells)
+        assert language == "en" or "For teachers" not in text
+        stored = _notebook(lesson, language).cells
+        assert [cell.get("outputs") for cell in cells[: len(stored)]] == [cell.get("outputs") for cell in stored]
 
 
 def test_blocks_do_not_split_a_fence():
