@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import build
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 __all__ = ["CLAIMS", "Evidence", "document", "evidence", "python_of"]
@@ -91,8 +92,9 @@ class Evidence:
 
 
 def python_of(source: str) -> str:
-    """Return a Python cell without its magics, such as the line that keeps it from running before its prediction."""
-    return "\n".join(line for line in source.splitlines() if not line.startswith("%"))
+    """Return a Python cell as Python reads it, without the line that keeps it from running before its prediction."""
+    cell = "\n".join(line for line in source.splitlines() if not line.startswith("%%after "))
+    return TransformerManager().transform_cell(cell)
 
 
 def evidence() -> Iterator[Evidence]:
