@@ -206,6 +206,22 @@ MUTANTS = (
         LEFT_OUT.replace("*options.without, ", "", 1),
     ),
     Mutant(
+        "C9",
+        "no container gets its memory limit",
+        "10-cgroups",
+        "vmcontainer_kernel/container/limits.py",
+        "    return _said(limit=options.memory_bytes, swap=swap,",
+        "    return _said(limit=None, swap=None,",
+    ),
+    Mutant(
+        "C9",
+        "no container gets its limit of processes",
+        "10-cgroups",
+        "vmcontainer_kernel/container/limits.py",
+        '"pids": {} if options.pids_limit is None else',
+        '"pids": {} if True else',
+    ),
+    Mutant(
         "C10",
         "a container waits for a second and a half before it starts",
         "03-first-container",

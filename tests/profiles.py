@@ -32,12 +32,12 @@ COURSE = ROOT / "course"
 NAMES = ("here", "binder")
 UID = 1000
 MEMORY_BYTES = 2 << 30
-LIMIT_S = 300.0
+LIMIT_S = 900.0
 LINK_FROM_BYTES = 1 << 20
 # Of the cache a Binder image has what lessons use; not what guests are built from, nor what this computer has tried.
 PARTS = ("guests", "images", "payloads", "sectors", "templates")
 NOT_COPIED = ("apt", "base-*", "build", "packages", "trixie*", "unpacked")
-# As ./lab does when the image is made (postBuild): nothing is booted when it was copied.
+# As Binder does when the image is made (postBuild); in a profile with a copy there is nothing left to boot.
 PREPARE = "import build; build.prepare()"
 
 
@@ -108,7 +108,12 @@ def entered(name: str) -> Iterator[Profile]:
     folder = Path(tempfile.mkdtemp(prefix=f"vmcontainer-{name}-"))
     try:
         shutil.copytree(COURSE, folder / "course", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-        with {"here": _here, "binder": _binder}[name](folder) as profile:
+        here = Profile("here", folder, os.geteuid())
+        _prepare(here)
+        if name == "here":
+            yield here
+            return
+        with _binder(folder) as profile:
             _prepare(profile)
             yield profile
     finally:
@@ -122,11 +127,6 @@ def _prepare(profile: Profile) -> None:
         told, _ = process.communicate(timeout=LIMIT_S)
     if process.returncode:
         raise RuntimeError(f"the machines of the lessons cannot be made ready ({profile.name}):\n{told[-3000:]}")
-
-
-@contextlib.contextmanager
-def _here(folder: Path) -> Iterator[Profile]:
-    yield Profile("here", folder, os.geteuid())
 
 
 @contextlib.contextmanager
