@@ -5,7 +5,9 @@
 
 A mutant is one replacement in one file of the product: without the process-number namespace, say, or with a pause that
 does not pause. The lesson's cells run on that copy, in order, up to the last one that shows the claim. A cell has to
-fail; the table says which one, and what it said. The program's status is 1 if a mutant survives.
+fail; the table says which one, and what it said. Before that the same cells run on a copy in which nothing is broken,
+and none may fail: otherwise what fails later proves nothing. The program's status is 1 if a mutant survives, or if a
+lesson is red without one.
 """
 
 from __future__ import annotations
@@ -50,6 +52,11 @@ class Finding:
     said: str = ""
 
     @property
+    def is_as_it_should_be(self) -> bool:
+        """Whether what is broken was noticed, and nothing else."""
+        return (self.cell is None) == (self.mutant.old == self.mutant.new)
+
+    @property
     def is_early(self) -> bool:
         """Whether a cell noticed that does not show the claim."""
         return self.cell is not None and f"claim:{self.mutant.claim}" not in build.tags(self.cell)
@@ -57,7 +64,7 @@ class Finding:
     @property
     def row(self) -> tuple[str, ...]:
         """Return its line of the table."""
-        where = "NOBODY" if self.cell is None else f"[{self.number}] {self.cell.source.splitlines()[0][:40]}"
+        where = "nobody" if self.cell is None else f"[{self.number}] {self.cell.source.splitlines()[0][:40]}"
         if self.is_early:
             where += " (before the claim)"
         return self.mutant.claim, self.mutant.broken, self.mutant.lesson, where, self.said
@@ -77,6 +84,12 @@ def cells_of(mutant: Mutant) -> list[NotebookNode]:
     code = [cell for cell in build.read_lesson(mutant.lesson) if cell.cell_type == "code"]
     showing = [index for index, cell in enumerate(code) if f"claim:{mutant.claim}" in build.tags(cell)]
     return code[: showing[-1] + 1] if showing else []
+
+
+def control_of(mutants: list[Mutant]) -> Mutant:
+    """Return a mutant in which nothing is broken, for the longest way that one of these goes through its lesson."""
+    longest = max(mutants, key=lambda one: len(cells_of(one)))
+    return replace(longest, broken="nothing", new=longest.old)
 
 
 def try_mutant(mutant: Mutant, profile: Profile) -> Finding:
@@ -132,18 +145,18 @@ def main(argv: list[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     if unknown := set(asked.claim) - {mutant.claim for mutant in MUTANTS}:
         parser.error(f"there is no mutant for {', '.join(sorted(unknown))}")
+    chosen = [one for one in MUTANTS if not asked.claim or one.claim in asked.claim]
     findings: list[Finding] = []
     with _workshop() as profile:
-        for mutant in MUTANTS:
-            if not asked.claim or mutant.claim in asked.claim:
-                finding = try_mutant(mutant, profile)
-                # What failed early may have failed for another reason, such as a busy computer.
-                findings.append(try_mutant(mutant, profile) if finding.is_early else finding)
+        for lesson in sorted({one.lesson for one in chosen}):
+            mutants = [one for one in chosen if one.lesson == lesson]
+            for mutant in (control_of(mutants), *mutants):
+                findings.append(try_mutant(mutant, profile))
                 print(*findings[-1].row, sep="  ", file=sys.stderr)
-    survived = [one for one in findings if one.cell is None]
+    broken = [one for one in findings if one.mutant.broken != "nothing"]
     print("\n".join(in_columns([HEAD, *(one.row for one in findings)])))
-    print(f"{len(findings) - len(survived)} of {len(findings)} were noticed")
-    return 1 if survived else 0
+    print(f"{sum(one.cell is not None for one in broken)} of {len(broken)} were noticed")
+    return 0 if all(one.is_as_it_should_be for one in findings) else 1
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from tests.mutants import MUTANTS, Mutant
-from tests.mutations import ROOT, cells_of, sabotage, try_mutant
+from tests.mutations import ROOT, cells_of, control_of, sabotage, try_mutant
 from tests.profiles import Profile, entered
 
 
@@ -40,8 +40,11 @@ def here() -> Iterator[Profile]:
 def test_a_missing_namespace_is_noticed(here: Profile) -> None:
     finding = try_mutant(next(one for one in MUTANTS if one.claim == "C1"), here)
     assert finding.cell is not None and "claim:C1" in finding.cell.metadata.tags
-    assert finding.said
+    assert finding.said and finding.is_as_it_should_be and not finding.is_early
 
 
-def test_a_mutant_that_breaks_nothing_survives(here: Profile) -> None:
-    assert try_mutant(replace(MUTANTS[0], new=MUTANTS[0].old), here).cell is None
+@pytest.mark.needs("containers-on-host")
+def test_without_a_mutant_the_lesson_is_green(here: Profile) -> None:
+    control = control_of([one for one in MUTANTS if one.claim == "C1"])
+    finding = try_mutant(control, here)
+    assert finding.cell is None and finding.is_as_it_should_be
