@@ -223,11 +223,11 @@ MUTANTS = (
     ),
     Mutant(
         "C10",
-        "a container waits for a second and a half before it starts",
+        "a container waits for four seconds before it starts",
         "03-first-container",
         "vmcontainer_kernel/cells.py",
         GIVE,
-        f'        await __import__("asyncio").sleep(1.5)\n{GIVE}',
+        f'        await __import__("asyncio").sleep(4)\n{GIVE}',
     ),
     Mutant(
         "C15",
@@ -256,11 +256,11 @@ MUTANTS = (
     ),
     Mutant(
         "D3",
-        "a container waits for a second and a half before it starts",
+        "a container waits for four seconds before it starts",
         "14-difference",
         "vmcontainer_kernel/cells.py",
         GIVE,
-        f'        await __import__("asyncio").sleep(1.5)\n{GIVE}',
+        f'        await __import__("asyncio").sleep(4)\n{GIVE}',
     ),
     Mutant(
         "D4",
