@@ -230,6 +230,22 @@ MUTANTS = (
         f'        await __import__("asyncio").sleep(4)\n{GIVE}',
     ),
     Mutant(
+        "C13",
+        "each container waits longer than the one before it",
+        "17-pipeline",
+        "vmcontainer_kernel/cells.py",
+        GIVE,
+        f'        await __import__("asyncio").sleep(0.4 * len(session.containers))\n{GIVE}',
+    ),
+    Mutant(
+        "C14",
+        "a stop ends a container's programs at once",
+        "17-pipeline",
+        "vmcontainer_kernel/agent/lives.py",
+        'str(image.get("StopSignal") or "SIGTERM")',
+        '"SIGKILL"',
+    ),
+    Mutant(
         "C15",
         "of a node that is gone the last view is shown",
         "16-one-fault",
