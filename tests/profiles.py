@@ -35,7 +35,7 @@ MEMORY_BYTES = 2 << 30
 LIMIT_S = 900.0
 LINK_FROM_BYTES = 1 << 20
 # Of the cache a Binder image has what lessons use; not what guests are built from, nor what this computer has tried.
-PARTS = ("guests", "images", "payloads", "sectors", "templates")
+PARTS = ("guests", "images", "payloads", "runtimes", "sectors", "templates")
 NOT_COPIED = ("apt", "base-*", "build", "packages", "trixie*", "unpacked")
 # As Binder does when the image is made (postBuild); in a profile with a copy there is nothing left to boot.
 PREPARE = "import build; build.prepare()"

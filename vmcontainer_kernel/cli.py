@@ -99,6 +99,7 @@ def _setup(options: argparse.Namespace) -> int:
         ("guest image", _build_guest),
         ("template", _build_template),
         ("python image", _build_python),
+        ("runc", _build_runc),
     ]
     if options.arch or options.system:
         from .machines import Wish
@@ -164,6 +165,12 @@ def _build_python(report: Report) -> None:
     from .python_image import build_python
 
     build_python(Store(cache_dir("images")), report)
+
+
+def _build_runc(report: Report) -> None:
+    from .runtimes import ensure_runc
+
+    ensure_runc(report)
 
 
 class Progress:

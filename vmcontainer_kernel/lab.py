@@ -19,7 +19,7 @@ from .session import current
 from .timelines import document
 from .verbs import default_node_name
 
-__all__ = ["Completed", "MachineHandle", "NodeHandle", "host", "machine", "node", "run"]
+__all__ = ["Completed", "MachineHandle", "NodeHandle", "give_runc", "host", "machine", "node", "run"]
 
 _HOST = "host"
 
@@ -137,6 +137,19 @@ def run(
         raise session.wait(session.machines.explain_loss(on, error)) from None
     seconds = time.monotonic() - begin_s
     return Completed(int(answer["status"]), streams[Kind.STDOUT].text(), streams[Kind.STDERR].text(), seconds)
+
+
+def give_runc(on: str) -> None:
+    """Put runc, another OCI runtime, into a machine (made if it does not exist); it is fetched once for this computer.
+
+    Raises HostError where there is neither a network nor one that was fetched before.
+    """
+    from .runtimes import give_runc as give
+
+    async def send() -> None:
+        await give((await current().machines.ensure(on)).node)
+
+    current().wait(send())
 
 
 def __getattr__(name: str) -> str:
