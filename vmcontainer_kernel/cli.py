@@ -99,7 +99,6 @@ def _setup(options: argparse.Namespace) -> int:
         ("guest image", _build_guest),
         ("template", _build_template),
         ("python image", _build_python),
-        ("runc", _build_runc),
     ]
     if options.arch or options.system:
         from .machines import Wish
@@ -142,10 +141,11 @@ def _build_template(report: Report, wish: Wish | None = None) -> None:
 
 
 def _course_steps() -> list[Step]:
-    """Return how to make what lessons would have to wait for: a template of each kind of machine, and a payload."""
+    """Return how to make what lessons would have to wait for: templates, one of each kind, a payload, and runc."""
     from functools import partial
 
     from .machines import Wish
+    from .runtimes import ensure_runc
     from .vm.packages import Origin
     from .vm.systems import ensure_payload, payload_of
 
@@ -156,7 +156,7 @@ def _course_steps() -> list[Step]:
         "xen": Wish(origin=Origin(hypervisor="xen")),
     }
     steps = [(name, partial(_build_template, wish=wish)) for name, wish in kinds.items()]
-    return [*steps, ("ipxe", partial(ensure_payload, payload_of("ipxe")))]
+    return [*steps, ("ipxe", partial(ensure_payload, payload_of("ipxe"))), ("runc", ensure_runc)]
 
 
 def _build_python(report: Report) -> None:
@@ -165,12 +165,6 @@ def _build_python(report: Report) -> None:
     from .python_image import build_python
 
     build_python(Store(cache_dir("images")), report)
-
-
-def _build_runc(report: Report) -> None:
-    from .runtimes import ensure_runc
-
-    ensure_runc(report)
 
 
 class Progress:

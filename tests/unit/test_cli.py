@@ -35,14 +35,14 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return build
 
-    for name in ("image", "guest", "template", "python", "runc"):
+    for name in ("image", "guest", "template", "python"):
         monkeypatch.setattr(cli, f"_build_{name}", builder(name))
     return order
 
 
 def test_setup_builds_in_order_and_tells_each_phase_once(built: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["setup"]) == 0
-    assert built == ["image", "guest", "template", "python", "runc"]
+    assert built == ["image", "guest", "template", "python"]
     lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
     assert lines[:3] == ["container image: fetch", "container image: pack", "container image: ready (0.0 s)"]
     assert "\x1b" not in "".join(lines)
