@@ -79,7 +79,7 @@ class States:
 
         saved = Shelf().find(name, snapshot)
         async with self._machines.changing(name):
-            woken = await self._wake(saved, saved.config.named(name, saved.config.mac), _still_itself())
+            woken = await self._wake(saved, saved.config.named(name, saved.config.mac), itself=True)
             old = self._machines.guests.get(name)
             if old:
                 why = UserError(f"machine {name} was brought back to snapshot {snapshot}", hint="run the cell again")
@@ -110,7 +110,7 @@ class States:
     async def _branch(self, saved: Saved, name: str, title: str) -> None:
         from .vm.template import fresh_mac
 
-        self._take_in(await self._wake(saved, saved.config.named(name, fresh_mac()), None), saved, title)
+        self._take_in(await self._wake(saved, saved.config.named(name, fresh_mac()), itself=False), saved, title)
 
     async def suspend(self, name: str) -> None:
         """Save a machine and end it; `resume` brings it back, in this notebook or in another."""
@@ -141,7 +141,7 @@ class States:
         shelf = Shelf()
         async with self._machines.changing(name), cache.held(shelf.lock):
             saved = shelf.find(name)
-            self._take_in(await self._wake(saved, saved.config, _still_itself()), saved, saved.parent)
+            self._take_in(await self._wake(saved, saved.config, itself=True), saved, saved.parent)
             shelf.remove(name)
 
     async def migrate(self, name: str) -> Migration:
@@ -211,8 +211,8 @@ class States:
             await freezing.seal(target, Saved(folder, machine.config, guest.snapshot, time.time(), notes))
         return stood_s
 
-    async def _wake(self, saved: Saved, config: MachineConfig, identity: dict[str, Any] | None) -> Guest:
-        """Start a saved machine and hear from its agent; nobody knows it yet."""
+    async def _wake(self, saved: Saved, config: MachineConfig, *, itself: bool) -> Guest:
+        """Start a saved machine and hear from its agent; nobody knows it yet. It stays `itself`, or becomes another."""
         from .vm.state import freezing
 
         _check_memory(config)
@@ -220,7 +220,9 @@ class States:
         machine = await freezing.wake(saved, config, host, self._folder, place=self._place(config.name))
         if not config.agent:
             return Guest(machine, None, time.monotonic())
-        guest = self._machines.adopt(machine, time.monotonic(), identity, int(saved.notes["number"]))
+        # What time it is is asked now: to start a QEMU may have taken seconds.
+        who = _still_itself() if itself else None
+        guest = self._machines.adopt(machine, time.monotonic(), who, int(saved.notes["number"]))
         assert guest.waking
         await guest.waking
         if machine.gone.is_set() or guest.lost:

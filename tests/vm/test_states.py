@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from vmcontainer_kernel.errors import HostError, LabError, MachineError, NotFoun
 from vmcontainer_kernel.paths import cache_dir
 from vmcontainer_kernel.ports import deliver
 from vmcontainer_kernel.vm.machine import Machine
-from vmcontainer_kernel.vm.state import manifest, migration, shelf, transfer
+from vmcontainer_kernel.vm.state import freezing, manifest, migration, shelf, transfer
 from vmcontainer_kernel.vm.state.shelf import Shelf
 
 ROOT = Path(__file__).parent.parent.parent
@@ -315,6 +317,22 @@ def test_a_machine_runs_on_without_the_files_it_was_woken_from(lab: Lab, states:
     shutil.rmtree(states)
     assert lab.sh("vm", "cat /root/file; find / -xdev -type f 2>/dev/null | wc -l").split()[0] == "kept"
     lab.wait(lab.states.snapshot("vm", "b"))
+
+
+def test_a_machine_that_wakes_slowly_gets_the_time_of_its_waking(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.sh("vm", "true")
+    lab.wait(lab.states.snapshot("vm", "good"))
+    wake = freezing.wake
+
+    async def slowly(*arguments: Any, **named: Any) -> Machine:
+        machine = await wake(*arguments, **named)
+        await asyncio.sleep(8)
+        return machine
+
+    monkeypatch.setattr(freezing, "wake", slowly)
+    lab.wait(lab.states.restore("vm", "good"))
+    skew_s = time.time() - float(lab.sh("vm", "python3 -c 'import time; print(time.time())'"))
+    assert abs(skew_s) < 6
 
 
 def test_the_wall_clock_may_jump(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
