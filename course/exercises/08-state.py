@@ -22,7 +22,10 @@ def side(machine: str) -> str:
 PREDICTIONS = (
     Question(
         id="size",
-        asks="The machine has 256 MiB of memory, a processor and a handful of devices. How much will its snapshot take on the disk?",
+        asks=(
+            "The machine has 256 MiB of memory, a processor and a handful of devices. "
+            "How much will its snapshot take on the disk?"
+        ),
         choices=(
             "256 MiB for the memory, and as much again for processors and devices",
             "less than half of the memory, and less than 1 MiB for all processors and devices",
