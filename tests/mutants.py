@@ -182,6 +182,14 @@ MUTANTS = (
         '    wanted = name or "vm"',
     ),
     Mutant(
+        "C4",
+        "the step that names a container does nothing",
+        "13-engines",
+        "vmcontainer_kernel/container/namespaces.py",
+        "lambda _: linux.sethostname(spec.hostname),",
+        "lambda _: None,",
+    ),
+    Mutant(
         "C5",
         "what a layer unpacks to is not compared with the image's settings",
         "11-images",

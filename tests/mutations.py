@@ -129,7 +129,7 @@ def _workshop() -> Iterator[Profile]:
     with entered("here") as profile:
         cache = profile.folder / "cache"
         cache.mkdir()
-        for part in ("guests", "payloads"):  # large, and never written to: other names for the same files
+        for part in ("guests", "payloads", "runtimes"):  # large, and never written to: other names for the same files
             if (cache_dir() / part).exists():
                 subprocess.run(["cp", "-al", str(cache_dir(part)), str(cache / part)], check=True)
         for part in ("filters", "images", "probes", "sectors", "templates"):
