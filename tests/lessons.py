@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -85,26 +86,32 @@ def run_lesson(profile: Profile, lesson: str, language: str) -> Outcome:
     report, answer = run.with_suffix(".report"), run.with_suffix(".answer")
     report.touch()
     report.chmod(0o666)
-    before = set(files(profile.course))
+    before, kills_before = set(files(profile.course)), _kills(profile)
     with profile.start(
         _command(profile, lesson, language, report, answer), VMCONTAINER_RUN=str(run), **build.QUIET
     ) as process:
         try:
             told, _ = process.communicate(timeout=LESSON_LIMIT_S)
         except subprocess.TimeoutExpired:
-            process.kill()
+            process.terminate()
             told, _ = process.communicate()
-            return Outcome(lesson, language, profile.name, LESSON_LIMIT_S, 0.0, [], ["the lesson does not end"], told)
+        except BaseException:
+            process.terminate()  # it ends all that it has started
+            raise
     spent, seen = json.loads(answer.read_text()), json.loads(report.read_text() or "{}")
     cells = seen.get("cells", [])
     problems = [*spent["left"], *_left(run, seen.get("kernel", 0))]
     problems += [f"file {path}" for path in sorted(set(files(profile.course)) - before)]
     problems = [f"left behind: {one}" for one in problems]
-    if profile.group and (kills := profile.group.events()["oom_kills"]):
+    if kills := _kills(profile) - kills_before:
         problems.append(f"{kills} processes were ended for want of memory")
     if spent["status"] or not cells:
         problems.append(f"nbval ended with status {spent['status']} after {len(cells)} cells")
     return Outcome(lesson, language, profile.name, spent["seconds"], spent["cpu_s"], cells, problems, told)
+
+
+def _kills(profile: Profile) -> int:
+    return profile.group.events()["oom_kills"] if profile.group else 0
 
 
 def _command(profile: Profile, lesson: str, language: str, report: Path, answer: Path) -> list[str]:
@@ -164,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", choices=profiles.NAMES, action="append", help="default: both")
     parser.add_argument("--language", choices=build.LANGUAGES, default=build.SOURCE_LANGUAGE)
     asked = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as timeout(1) asks: not without tidying up
     if unknown := set(asked.lesson) - set(LESSONS):
         parser.error(f"no such lesson: {', '.join(sorted(unknown))}; there are {', '.join(LESSONS)}")
     outcomes: list[Outcome] = []

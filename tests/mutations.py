@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,6 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutations", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("claim", nargs="*", help="claims, such as C1 (default: all)")
     asked = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if unknown := set(asked.claim) - {mutant.claim for mutant in MUTANTS}:
         parser.error(f"there is no mutant for {', '.join(sorted(unknown))}")
     chosen = [one for one in MUTANTS if not asked.claim or one.claim in asked.claim]

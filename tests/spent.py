@@ -31,6 +31,7 @@ PR_SET_CHILD_SUBREAPER = 36
 def main(answer: Path, command: list[str]) -> None:
     """Run the command; write what it used, what its end was and which processes stayed."""
     linux.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGTERM, lambda *_: _end_all())
     began_s = time.monotonic()
     status = _status_of(subprocess.Popen(command).pid)
     seconds = time.monotonic() - began_s
@@ -56,13 +57,17 @@ def _wait_for_the_rest(deadline_s: float) -> list[str]:
         except ChildProcessError:
             return left
         if not ended and time.monotonic() > deadline_s:
-            for pid in _descendants(os.getpid()):
-                left.append(f"process {pid} {_command(pid)}")
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            left += [f"process {pid} {_command(pid)}" for pid in _descendants(os.getpid())]
+            _end_all()
             deadline_s += GONE_WITHIN_S
         elif not ended:
             time.sleep(0.02)
+
+
+def _end_all() -> None:
+    for pid in _descendants(os.getpid()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _descendants(ancestor: int) -> list[int]:

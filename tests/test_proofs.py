@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,17 @@ def test_a_process_that_stays_is_named_and_ended(tmp_path: Path) -> None:
     pid = left.split()[1]
     assert left.split()[2:] == ["sleep", "1000"]
     assert not Path("/proc", pid).exists()
+
+
+def test_who_ends_it_ends_all_that_it_has_started(tmp_path: Path) -> None:
+    answer, ready = tmp_path / "answer", tmp_path / "ready"
+    command = ["sh", "-c", f"setsid -f sleep 1000; echo > {ready}; sleep 1000"]
+    with subprocess.Popen([sys.executable, "-m", "tests.spent", str(answer), *command], cwd=ROOT) as process:
+        while not ready.exists():
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(30) == 0
+    assert json.loads(answer.read_text())["status"] == -9
 
 
 def nbval(folder: Path, *cells: Any, **environment: str) -> tuple[int, list[dict[str, Any]]]:
