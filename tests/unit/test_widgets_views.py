@@ -150,6 +150,19 @@ def test_a_recording_replays_to_what_was_shown(cls: Any, kind: str, tmp_path: Pa
     assert widget.end_recording() == {}
 
 
+def test_a_replay_speaks_the_readers_language() -> None:
+    reason = "control groups of version 1 do not count it; the whole kernel's is there"
+    widget = KernelView(document=sample("kernel"))
+    widget.begin_recording("a small computer")
+    widget.document = {**sample("kernel"), "missing": {"containers[].pressure": reason}}
+    recording = widget.end_recording()
+    first, last = (Replay(recording, "ko").document["frames"][at] for at in (0, -1))
+    assert first[1]["set"][""]["node"] == "host"
+    assert [text for text in last[1]["set"].values() if "버전 1" in str(text)], last
+    assert reason not in replay_html(recording, "ko")
+    assert reason in replay_html(recording)
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [

@@ -11,10 +11,13 @@ from typing import Any
 import anywidget
 import traitlets
 
+from vmcontainer_kernel.delta import apply, difference
+
 from .recording import last_document
 from .still import static_html, static_text
 from .view import stylesheet
 from .views import VIEWS
+from .words import told_in
 
 __all__ = ["Replay", "replay_html"]
 
@@ -29,7 +32,7 @@ class Replay(anywidget.AnyWidget):
     def __init__(self, recording: Mapping[str, Any], language: str = "en") -> None:
         view = VIEWS[recording["view"]]
         self._esm, self._css = view.source("export default replay(draw);", "replay"), stylesheet(*view.styles)
-        super().__init__(document=dict(recording), language=language, words=view.words_in(language))
+        super().__init__(document=_told(recording, language), language=language, words=view.words_in(language))
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The widget, and for pages without widgets the same as HTML that moves where scripts may run."""
@@ -46,7 +49,7 @@ def replay_html(recording: Mapping[str, Any], language: str = "en", *, name: str
     `name` is its element's id, of letters, digits and hyphens, once in a page; by default nobody else's.
     """
     view = VIEWS[recording["view"]]
-    model = {"document": recording, "language": language, "words": view.words_in(language)}
+    model = {"document": _told(recording, language), "language": language, "words": view.words_in(language)}
     name = name or f"vmc-{secrets.token_hex(6)}"
     still = static_html(last_document(recording), language=language)
     script = view.source("const replayed = replay(draw);", "replay").replace("</", "<\\/")
@@ -58,6 +61,19 @@ def replay_html(recording: Mapping[str, Any], language: str = "en", *, name: str
         f'replayed.render({{ model: {{ get: (name) => state[name] }}, el: document.getElementById("{name}") }});'
         "</script>"
     )
+
+
+def _told(recording: Mapping[str, Any], language: str) -> dict[str, Any]:
+    """The recording with our own sentences in the reader's language, whatever it was taken in."""
+    document: dict[str, Any] = {}
+    said: dict[str, Any] = {}
+    frames: list[list[Any]] = []
+    for moment_s, change in recording["frames"]:
+        document = apply(document, change)
+        now = told_in(language, document)
+        frames.append([moment_s, difference(said, now) if frames else {"set": {"": now}}])
+        said = now
+    return {**recording, "frames": frames}
 
 
 def _inert(value: object) -> str:
