@@ -239,11 +239,11 @@ MUTANTS = (
     ),
     Mutant(
         "C13",
-        "each container waits longer than the one before it",
+        "each container waits three times as long as the one before it",
         "17-pipeline",
         "vmcontainer_kernel/cells.py",
         GIVE,
-        f'        await __import__("asyncio").sleep(0.4 * len(session.containers))\n{GIVE}',
+        f'        await __import__("asyncio").sleep(min(20, 0.1 * 3 ** len(session.containers)))\n{GIVE}',
     ),
     Mutant(
         "C14",
