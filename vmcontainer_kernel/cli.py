@@ -106,13 +106,21 @@ def _setup(options: argparse.Namespace) -> int:
 
         wish = Wish(origin=origin_of(options.system, options.arch))
         steps = [("guest", lambda report: _build_template(report, wish))]
-    if options.course:
-        steps += _course_steps()
-    for name, build in steps:
-        progress = Progress(name)
-        build(progress.report)
-        progress.done()
+    for step in steps:
+        _make(*step)
+    for step in _course_steps() if options.course else []:
+        # Not each computer can have each of them, and a lesson can be read without.
+        try:
+            _make(*step)
+        except LabError as error:
+            print(f"vmcontainer: {error.told()}", file=sys.stderr)
     return 0
+
+
+def _make(name: str, build: Callable[[Report], object]) -> None:
+    progress = Progress(name)
+    build(progress.report)
+    progress.done()
 
 
 def _build_image(report: Report) -> None:

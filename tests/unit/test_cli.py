@@ -70,3 +70,15 @@ def test_setup_stops_at_the_first_failure(
     assert cli.main(["setup"]) == status
     assert built == ["image"]
     assert told in capsys.readouterr().err
+
+
+def test_setup_for_the_course_goes_on_without_a_machine_that_cannot_be_had(
+    built: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(report: cli.Report) -> None:
+        raise HostError("no packages for arm64")
+
+    monkeypatch.setattr(cli, "_course_steps", lambda: [("arm64", refuse), ("xen", lambda _: built.append("xen"))])
+    assert cli.main(["setup", "--course"]) == 0
+    assert built == ["image", "guest", "template", "python", "xen"]
+    assert "no packages for arm64" in capsys.readouterr().err
