@@ -200,7 +200,7 @@ def _said(text: str, catalogue: Catalog) -> str:
 
 def prepare() -> None:
     """Boot each size of machine that the lessons use, once: a lesson's times are to be those of clones."""
-    subprocess.run([sys.executable, "-m", "vmcontainer_kernel.cli", "setup", "--course"], check=True, timeout=600)
+    subprocess.run([sys.executable, "-m", "vmcontainer_kernel.cli", "setup", "--course"], check=True, timeout=900)
 
 
 def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
