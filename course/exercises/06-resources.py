@@ -9,7 +9,7 @@ from vmcontainer_kernel import lab
 from vmcontainer_kernel.teaching import Exercise, Fact, Question
 
 MIB = 1 << 20
-BUSY = "timeout 2.5 sh -c 'while :; do :; done' > /dev/null 2>&1 &"
+BUSY = "rm -f /run/enough; timeout 15 sh -c 'until [ -e /run/enough ]; do :; done' > /dev/null 2>&1 &"
 
 
 def ledger() -> dict[str, Any]:
@@ -47,6 +47,8 @@ def bronze_is_ahead() -> bool:
     before = [ran_s(number) for number in pair]
     time.sleep(1.2)
     gold, bronze = (ran_s(number) - old for number, old in zip(pair, before, strict=True))
+    for name in ("gold", "bronze"):
+        lab.run("touch /run/enough", on=name)
     return bronze > 1.3 * gold
 
 
