@@ -23,6 +23,7 @@ CONFIG = "vmcontainer_kernel/container/config.py"
 DOCUMENT = "vmcontainer_kernel/vm/observe/document.py"
 NODES = "vmcontainer_kernel/verbs/nodes.py"
 LEFT_OUT = "    return {*options.without, *(short"
+HOLD = '            await give_image(node, options.get("image"), report)'
 GIVE = "        await give_image(node, options.image, report)"
 EVENT = "        self.events.append((seconds, name, event_detail(data)))"
 ASK = "            return await (await current().node(self.name)).view(parts)"
@@ -241,9 +242,9 @@ MUTANTS = (
         "C13",
         "each container waits three times as long as the one before it",
         "17-pipeline",
-        "vmcontainer_kernel/cells.py",
-        GIVE,
-        f'        await __import__("asyncio").sleep(min(20, 0.1 * 3 ** len(session.containers)))\n{GIVE}',
+        "vmcontainer_kernel/session.py",
+        HOLD,
+        f"            await asyncio.sleep(min(20, 0.1 * 3 ** len(self.containers)))\n{HOLD}",
     ),
     Mutant(
         "C14",
