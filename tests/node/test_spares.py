@@ -83,6 +83,16 @@ def test_the_next_container_is_the_one_made_ahead(bench: Bench) -> None:
     assert general in waiting(bench)
 
 
+def test_a_user_may_call_his_containers_as_ours_are_called(bench: Bench) -> None:
+    waiting(bench)
+    names = [f"c{number}" for number in range(2, 9)]
+    for name in names:
+        assert bench.container("hostname", name=name).out == f"{name}\n".encode()
+    own = {bench.container("hostname").out.decode().strip() for _ in range(3)}
+    assert len(own) == 3 and not own & set(names)
+    assert [one["name"] for one in bench.call("container.list")["containers"]] == names
+
+
 def test_its_bundle_says_what_it_has_become(bench: Bench) -> None:
     waiting(bench)
     task = bench.loop.create_task(bench.collect("container.run", None, name="", options={"argv": ["sleep", "9.25"]}))

@@ -89,7 +89,7 @@ class ContainerVerbs:
         stdio = Stdio.make(tty=options.tty, stdin=options.interactive or get_bool(call.arguments, "stdin", False))
         try:
             spare = self._runtime.take_spare(options, stdio.child) if one_shot and not (name or detach) else None
-            container, launch = spare or self._create_and_start(name or f"c{next(self._names)}", options, stdio)
+            container, launch = spare or self._create_and_start(name or self._unnamed(), options, stdio)
         except BaseException:
             stdio.close_ours()
             raise
@@ -101,6 +101,11 @@ class ContainerVerbs:
         if spare:
             self._server.timers.after(_SETTLED_S, lambda: self._describe(kept))
         self._add(call.request, call.at_ns, launch, stdio, kept, detach=detach)
+
+    def _unnamed(self) -> str:
+        """Return a name for a container that was given none; somebody may have called his own like ours."""
+        taken = {one.name for one in self._runtime.list()}
+        return next(name for number in self._names if (name := f"c{number}") not in taken)
 
     def _describe(self, kept: Kept) -> None:
         """Write down what a spare has become, if it is still there: nobody had to wait for that."""
@@ -120,7 +125,7 @@ class ContainerVerbs:
     def create(self, call: Call) -> dict[str, Any]:
         """Make a container and do not start it: name, options."""
         options = Options.from_json(get_map(call.arguments, "options"))
-        name = get_str(call.arguments, "name", "") or f"c{next(self._names)}"
+        name = get_str(call.arguments, "name", "") or self._unnamed()
         self._keeper.add(Kept(self._runtime.create(name, options)))
         return {"name": name}
 
@@ -281,7 +286,7 @@ class ContainerVerbs:
         if not self._last or not missing:
             return False
         self._ready_process()
-        self._runtime.make_spare(f"c{next(self._names)}", self._last, exact=missing[0])
+        self._runtime.make_spare(self._unnamed(), self._last, exact=missing[0])
         return True
 
     def _ready_process(self) -> None:

@@ -122,6 +122,7 @@ class Runtime:
             raise UserError(
                 f"there is a container {name} already", hint=f"run in it, or remove it first: %container rm {name}"
             )
+        self.drop_spares(lambda one: one.container.name == name)
         container = self._preparer.prepare(name, options)
         self._preparer.write_bundle(container)
         self._containers[name] = container
