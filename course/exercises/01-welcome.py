@@ -102,8 +102,8 @@ QUIZ = (
         ),
         right=2,
         why=(
-            "The number is drawn once, when a kernel starts. Programs of one kernel read the same; "
-            "so do two copies of a machine that was saved, as lesson 2 shows."
+            "The number is drawn once in a kernel's life. Programs of one kernel read the same; "
+            "so do two copies of a machine that was saved after somebody had read it."
         ),
     ),
 )
