@@ -281,11 +281,11 @@ MUTANTS = (
     ),
     Mutant(
         "D3",
-        "a container waits for four seconds before it starts",
+        "a container waits for three seconds before it starts",
         "14-difference",
         "vmcontainer_kernel/cells.py",
         GIVE,
-        f'        await __import__("asyncio").sleep(4)\n{GIVE}',
+        f'        await __import__("asyncio").sleep(3)\n{GIVE}',
     ),
     Mutant(
         "D4",
