@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,17 +78,21 @@ async def _give(node: Node, store: Store, image: Image, name: str, report: Calla
 
 
 async def take_image(node: Node, name: str) -> None:
-    """Copy an image that a machine made to this computer's store, where it is listed, exported and given to others."""
-    from .container.images import Store
+    """Copy an image that a machine made to this computer's store, where it is listed, exported and given to others.
+
+    Raises ImageError for what is no image: a guest may say anything.
+    """
+    from .container.images import Store, documents
     from .container.images.shelf import full_name
 
     store, wanted = Store(cache_dir("images")), full_name(name)
-    manifest = await _take(node, store, (await node.call("image.view", node=node.name, name=wanted))["digest"])
-    document = json.loads(manifest)
-    for one in (document["config"], *document["layers"]):
-        if not store.blob_path(one["digest"]).exists():
-            await _take(node, store, one["digest"])
-    blob = store.put(manifest, str(document["mediaType"]))
+    data = await _take(node, store, (await node.call("image.view", node=node.name, name=wanted))["digest"])
+    manifest = documents.parse(data, wanted)
+    layers = manifest.get("layers")
+    for one in map(documents.blob_of, [manifest.get("config"), *(layers if isinstance(layers, list) else [None])]):
+        if not store.blob_path(one.digest).exists():
+            await _take(node, store, one.digest)
+    blob = store.put(data, str(manifest.get("mediaType") or documents.MANIFEST_TYPE))
     _given.setdefault(node, {})[wanted] = store.name(wanted, blob).digest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -110,5 +111,19 @@ def test_a_damaged_blob_of_a_machine_is_refused(tmp_path: Path) -> None:
     machine.got = {f"/usr/share/vmcontainer/images/blobs/sha256/{machine.made.partition(':')[2]}": b"{}"}
     take: Any = giving.take_image
     with pytest.raises(ImageError, match="another digest"):
+        asyncio.run(take(machine, "app"))
+    assert Store(cache_dir("images")).names() == []
+
+
+@pytest.mark.parametrize(
+    "manifest", [b"[]", b"{", b'{"config": 5}', b'{"config": {"digest": "sha256:../x", "size": 1}}']
+)
+@pytest.mark.usefixtures("private_folders")
+def test_what_a_machine_calls_an_image_may_be_none(manifest: bytes) -> None:
+    machine, value = Machine(), hashlib.sha256(manifest).hexdigest()
+    machine.made = f"sha256:{value}"
+    machine.got = {f"/usr/share/vmcontainer/images/blobs/sha256/{value}": manifest}
+    take: Any = giving.take_image
+    with pytest.raises(ImageError):
         asyncio.run(take(machine, "app"))
     assert Store(cache_dir("images")).names() == []
