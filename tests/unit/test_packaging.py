@@ -146,7 +146,7 @@ def test_start_becomes_what_it_is_given() -> None:
     assert done.stdout == "sh here\n"
 
 
-@pytest.mark.parametrize("failing", ["kernel install --sys-prefix", "setup"])
+@pytest.mark.parametrize("failing", ["kernel install --sys-prefix", "setup --course"])
 def test_post_build_stops_at_the_first_failure(failing: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     program = tmp_path / "vmcontainer"
