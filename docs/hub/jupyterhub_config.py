@@ -13,7 +13,7 @@ from pathlib import Path
 LAB = Path(os.environ.get("CLASS_LAB", "/srv/vmcontainer"))
 """This project, checked out and set up (./lab setup), readable for all."""
 IMAGES = Path(os.environ.get("CLASS_IMAGES", "/srv/vmcontainer-images"))
-"""A cache that was made for the class (VMCONTAINER_CACHE=/srv/vmcontainer-images ./lab setup), readable for all."""
+"""A cache that was made for the class (VMCONTAINER_CACHE=/srv/vmcontainer-images, setup --course), readable for all."""
 STUDENT_MEMORY = "2G"
 STUDENT_CPUS = 1.0
 STUDENTS_AT_ONCE = 20
@@ -25,8 +25,14 @@ umask 077
 mkdir -p "$HOME/.cache/vmcontainer"
 cd "$2"
 # What is unpacked is private to who unpacked it; each student unpacks for himself.
-cp -r --preserve=timestamps --parents --reflink=auto --sparse=always images/blobs images/index.json images/oci-layout \\
-    guests/packages.json guests/???????????????? templates/???????????????? "$HOME/.cache/vmcontainer"
+set -- images/blobs images/index.json images/oci-layout templates/????????????????
+# For other processors, and for Xen: `vmcontainer setup --course` made them, or nobody did.
+for part in guests guests/arm64 guests/xen payloads runtimes; do
+    for found in "$part"/packages.json "$part"/???????????????? "$part"/runc "$part"/ipxe; do
+        [ ! -e "$found" ] || set -- "$@" "$found"
+    done
+done
+cp -r --preserve=timestamps --parents --reflink=auto --sparse=always "$@" "$HOME/.cache/vmcontainer"
 """
 
 
