@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ sys.path.insert(0, str(COURSE))
 
 import build
 
-__all__ = ["COURSE_LIMIT_S", "HEAD", "LESSONS", "Outcome", "in_columns", "run_lesson", "table"]
+__all__ = ["COURSE_LIMIT_S", "HEAD", "LESSONS", "Outcome", "check_lesson", "in_columns", "run_lesson", "table"]
 
 LESSONS = build.lessons()
 COURSE_LIMIT_S = 3600.0
@@ -108,6 +108,17 @@ def run_lesson(profile: Profile, lesson: str, language: str) -> Outcome:
     if spent["status"] or not cells:
         problems.append(f"nbval ended with status {spent['status']} after {len(cells)} cells")
     return Outcome(lesson, language, profile.name, spent["seconds"], spent["cpu_s"], cells, problems, told)
+
+
+def check_lesson(
+    profile: Profile, lesson: str, language: str, spent_s: list[float], record: Callable[[str, object], None]
+) -> None:
+    """Run a lesson as a test: it is green, and the lessons up to here have not used up the course's CPU hour."""
+    outcome = run_lesson(profile, lesson, language)
+    record("lesson", outcome.row)
+    spent_s.append(outcome.cpu_s)
+    assert outcome.verdict == "green", outcome.describe()
+    assert sum(spent_s) < COURSE_LIMIT_S, f"{sum(spent_s):.0f} CPU seconds for {len(spent_s)} lessons"
 
 
 def _kills(profile: Profile) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lessons import COURSE_LIMIT_S, LESSONS, run_lesson
+from tests.lessons import LESSONS, check_lesson
 from tests.profiles import Profile, entered
 
 CPU_S: list[float] = []
@@ -31,11 +31,4 @@ def binder() -> Iterator[Profile]:
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_lesson(lesson: str, binder: Profile, record_property: Callable[[str, object], None]) -> None:
-    outcome = run_lesson(binder, lesson, "ko")
-    record_property("lesson", outcome.row)
-    CPU_S.append(outcome.cpu_s)
-    assert outcome.verdict == "green", outcome.describe()
-
-
-def test_the_course_costs_less_than_one_cpu_hour() -> None:
-    assert sum(CPU_S) < COURSE_LIMIT_S
+    check_lesson(binder, lesson, "ko", CPU_S, record_property)

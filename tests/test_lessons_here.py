@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lessons import COURSE_LIMIT_S, LESSONS, run_lesson
+from tests.lessons import LESSONS, check_lesson
 from tests.profiles import Profile, entered
 
 CPU_S: list[float] = []
@@ -20,11 +20,4 @@ def here() -> Iterator[Profile]:
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_lesson(lesson: str, here: Profile, record_property: Callable[[str, object], None]) -> None:
-    outcome = run_lesson(here, lesson, "en")
-    record_property("lesson", outcome.row)
-    CPU_S.append(outcome.cpu_s)
-    assert outcome.verdict == "green", outcome.describe()
-
-
-def test_the_course_costs_less_than_one_cpu_hour() -> None:
-    assert sum(CPU_S) < COURSE_LIMIT_S
+    check_lesson(here, lesson, "en", CPU_S, record_property)
