@@ -227,3 +227,10 @@ def test_the_teachers_edition_has_all_answers_in_both_languages(lesson, tmp_path
 
 def test_blocks_do_not_split_a_fence():
     assert list(build.blocks("a\nb\n\n```\nc\n\nd\n```\n\n\ne")) == ["a\nb", "```\nc\n\nd\n```", "e"]
+
+
+@pytest.mark.parametrize("path", sorted((build.ROOT / "recordings").glob("*.json")), ids=lambda path: path.name)
+def test_a_recording_is_shown_by_a_cell_and_tells_nothing_of_its_computer(path):
+    tag = f"replay:{path.name.removesuffix('.recording.json')}"
+    assert any(tag in build.tags(cell) for lesson in LESSONS for cell in build.read_lesson(lesson))
+    assert [*places.leaks(path.read_text())] == []
