@@ -25,6 +25,10 @@ NODES = "vmcontainer_kernel/verbs/nodes.py"
 LEFT_OUT = "    return {*options.without, *(short"
 HOLD = '            await give_image(node, options.get("image"), report)'
 GIVE = "        await give_image(node, options.image, report)"
+BOOT = "        return await session.machines.boot(config)"
+STOP = "        [await one.machine.pause() for one in session.machines.guests.values() if one.machine.config.screen]"
+TRAP = "trap 'exit 0' TERM INT; while"
+SET_NAME = "lambda _: linux.sethostname(spec.hostname),"
 EVENT = "        self.events.append((seconds, name, event_detail(data)))"
 ASK = "            return await (await current().node(self.name)).view(parts)"
 ASK_OR_REMEMBER = """\
@@ -95,11 +99,11 @@ MUTANTS = (
     ),
     Mutant(
         "V8",
-        "every machine boots the usual system",
+        "a machine that boots a system of its own stops the one that did before",
         "07-many-systems",
-        "vmcontainer_kernel/machines.py",
-        "        origin = wish.origin or Origin()",
-        "        origin = Origin()",
+        "vmcontainer_kernel/verbs/booting.py",
+        BOOT,
+        f"{STOP}\n{BOOT}",
     ),
     Mutant(
         "V9",
@@ -124,6 +128,22 @@ MUTANTS = (
         "vmcontainer_kernel/vm/machine.py",
         EVENT,
         f'        if name != "GUEST_PANICKED":\n    {EVENT}',
+    ),
+    Mutant(
+        "V11",
+        "one machine answers for all",
+        "07-many-systems",
+        "vmcontainer_kernel/lab.py",
+        "(await session.machines.ensure(on)).node",
+        '(await session.machines.ensure("vm")).node',
+    ),
+    Mutant(
+        "V11",
+        "for every machine the same process is named",
+        "07-many-systems",
+        DOCUMENT,
+        '"pid": facts.pid',
+        '"pid": __import__("os").getpid()',
     ),
     Mutant(
         "V12",
@@ -168,11 +188,19 @@ MUTANTS = (
     ),
     Mutant(
         "C2",
-        "a container for another kernel runs on the host",
+        "a container for another kernel runs where all others do",
         "11-images",
-        NODES,
-        "        return await session.node(wanted)",
-        '        return await session.node("host")',
+        "vmcontainer_kernel/magics.py",
+        "verbs.node_finder(session, options.on, progress.report)",
+        'verbs.node_finder(session, "", progress.report)',
+    ),
+    Mutant(
+        "C2",
+        "an image keeps the time of day at which it was built",
+        "11-images",
+        "vmcontainer_kernel/container/images/pack.py",
+        "int(status.st_mtime) if time_s is None else min(int(status.st_mtime), time_s)",
+        "int(status.st_mtime)",
     ),
     Mutant(
         "C3",
@@ -187,7 +215,7 @@ MUTANTS = (
         "the step that names a container does nothing",
         "13-engines",
         "vmcontainer_kernel/container/namespaces.py",
-        "lambda _: linux.sethostname(spec.hostname),",
+        SET_NAME,
         "lambda _: None,",
     ),
     Mutant(
@@ -205,6 +233,22 @@ MUTANTS = (
         CONFIG,
         LEFT_OUT,
         LEFT_OUT.replace("{", '{"net", ', 1),
+    ),
+    Mutant(
+        "C7",
+        "containers are told that their kernel is another one (personality(2), UNAME26)",
+        "03-first-container",
+        "vmcontainer_kernel/container/namespaces.py",
+        SET_NAME,
+        f"lambda _: ({SET_NAME[10:-1]}, __import__('ctypes').CDLL(None).personality(0x20000)),",
+    ),
+    Mutant(
+        "C7",
+        "each container has clocks of its own",
+        "03-first-container",
+        "vmcontainer_kernel/container/options.py",
+        "    time_offsets: tuple[tuple[str, int], ...] = ()",
+        '    time_offsets: tuple[tuple[str, int], ...] = (("boottime", 9000),)',
     ),
     Mutant(
         "C8",
@@ -239,6 +283,30 @@ MUTANTS = (
         f'        await __import__("asyncio").sleep(4)\n{GIVE}',
     ),
     Mutant(
+        "C11",
+        "every container that waits keeps 24 MiB of memory",
+        "14-difference",
+        "vmcontainer_kernel/session.py",
+        TRAP,
+        f"head -c 24m /dev/zero > /dev/shm/kept; {TRAP}",
+    ),
+    Mutant(
+        "C11",
+        "every container that waits is never at rest",
+        "14-difference",
+        "vmcontainer_kernel/session.py",
+        "sleep 86400 &",
+        "sleep 0.02 &",
+    ),
+    Mutant(
+        "C12",
+        "an export packs the layers anew",
+        "11-images",
+        "vmcontainer_kernel/container/images/archives.py",
+        'as_it_is = ["--preserve-digests"]',
+        'as_it_is = ["--dest-compress"]',
+    ),
+    Mutant(
         "C13",
         "each container waits three times as long as the one before it",
         "17-pipeline",
@@ -263,6 +331,14 @@ MUTANTS = (
         ASK_OR_REMEMBER,
     ),
     Mutant(
+        "C16",
+        "what the kernel refuses to run is given to a shell, as shells do",
+        "07-many-systems",
+        "vmcontainer_kernel/container/process.py",
+        "            raise _cannot_run(path, error) from None",
+        '            os.execve("/bin/sh", ["sh", *process.args], environment)',
+    ),
+    Mutant(
         "C17",
         "a container may write the kernel's settings",
         "15-hardening",
@@ -278,6 +354,14 @@ MUTANTS = (
         CONFIG,
         LEFT_OUT,
         LEFT_OUT.replace("{", '{"net", ', 1),
+    ),
+    Mutant(
+        "D2",
+        "every container that waits keeps 5.4 MiB: each less than a machine, ten of them more",
+        "14-difference",
+        "vmcontainer_kernel/session.py",
+        TRAP,
+        f"head -c 5500k /dev/zero > /dev/shm/kept; {TRAP}",
     ),
     Mutant(
         "D3",

@@ -4,10 +4,11 @@
     python -m tests.mutations C1 V4        those of some claims
 
 A mutant is one replacement in one file of the product: without the process-number namespace, say, or with a pause that
-does not pause. The lesson's cells run on that copy, in order, up to the last one that shows the claim. A cell has to
-fail; the table says which one, and what it said. Before that the same cells run on a copy in which nothing is broken,
-and none may fail: otherwise what fails later proves nothing. The program's status is 1 if a mutant survives, or if a
-lesson is red without one.
+does not pause. The lesson's cells run on that copy, in order, up to the last one that shows the claim. A cell that
+shows it has to fail, by an assertion of its own: an earlier cell, or another error, would prove only that the product
+is broken. The table says which one, and what it said. Before that the same cells run on a copy in which nothing is
+broken, and none may fail: otherwise what fails later proves nothing. The program's status is 1 if a mutant survives or
+is noticed by chance, or if a lesson is red without one.
 """
 
 from __future__ import annotations
@@ -50,25 +51,30 @@ class Finding:
     mutant: Mutant
     cell: NotebookNode | None = None
     number: int = 0
+    error: str = ""
     said: str = ""
 
     @property
     def is_as_it_should_be(self) -> bool:
-        """Whether what is broken was noticed, and nothing else."""
-        return (self.cell is None) == (self.mutant.old == self.mutant.new)
+        """Whether what is broken was noticed by what the claim's own cell asserts, and nothing else was."""
+        if self.mutant.old == self.mutant.new:
+            return self.cell is None
+        return self.cell is not None and not self.aside
 
     @property
-    def is_early(self) -> bool:
-        """Whether a cell noticed that does not show the claim."""
-        return self.cell is not None and f"claim:{self.mutant.claim}" not in build.tags(self.cell)
+    def aside(self) -> str:
+        """What is to be said of a cell that noticed, if the claim's own assertion did not."""
+        if self.cell is None:
+            return ""
+        if f"claim:{self.mutant.claim}" not in build.tags(self.cell):
+            return " (before the claim)"
+        return "" if self.error == "AssertionError" else " (no assertion)"
 
     @property
     def row(self) -> tuple[str, ...]:
         """Return its line of the table."""
         where = "nobody" if self.cell is None else f"[{self.number}] {self.cell.source.splitlines()[0][:40]}"
-        if self.is_early:
-            where += " (before the claim)"
-        return self.mutant.claim, self.mutant.broken, self.mutant.lesson, where, self.said
+        return self.mutant.claim, self.mutant.broken, self.mutant.lesson, where + self.aside, self.said
 
 
 def sabotage(mutant: Mutant, tree: Path) -> None:
@@ -110,7 +116,7 @@ def try_mutant(mutant: Mutant, profile: Profile) -> Finding:
         client.execute(env={**profile.environment, **build.QUIET, **own}, stderr=subprocess.DEVNULL)
     except CellExecutionError as error:
         cell, number = failed[-1]  # those before it were announced
-        return Finding(mutant, cell, number, _in_short(error, cell))
+        return Finding(mutant, cell, number, error.ename, _in_short(error, cell))
     return Finding(mutant)
 
 
