@@ -11,6 +11,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
+from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "course"))
@@ -45,6 +47,18 @@ def test_korean_prose_is_korean(lesson):
     for cell in _notebook(lesson, "ko").cells:
         if cell.cell_type == "markdown" and build.messages([cell]):
             assert any("가" <= letter <= "힣" for letter in cell.source), cell.source
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+@pytest.mark.parametrize("language", build.LANGUAGES)
+def test_no_mark_of_emphasis_is_left_as_a_letter(lesson, language):
+    """Markdown closes none between a bracket and a letter: **풍선(balloon)**이라고 shows its asterisks."""
+    for cell in _notebook(lesson, language).cells:
+        if cell.cell_type == "markdown":
+            page = BeautifulSoup(markdown2html_mistune(cell.source), "html.parser")
+            for code in page.select("pre, code"):
+                code.decompose()
+            assert "*" not in page.get_text(), cell.source
 
 
 def test_claims_have_an_assertion_in_their_cell():
