@@ -147,11 +147,11 @@ MUTANTS = (
     ),
     Mutant(
         "V12",
-        "a published port leads to another port of the guest",
+        "a disk is exported in this lab's own format, whatever is asked for",
         "07-many-systems",
-        "vmcontainer_kernel/vm/machine.py",
-        "{port}-:{guest_port}",
-        "{port}-:{guest_port + 1}",
+        "vmcontainer_kernel/vm/disks/making.py",
+        "else FORMATS.get(wanted)",
+        'else "qcow2"',
     ),
     Mutant(
         "V13",

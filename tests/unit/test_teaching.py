@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -139,8 +139,13 @@ def test_a_fact_that_is_not_there_is_no_fact_yet() -> None:
         raise KeyError("web")
 
     assert Exercise("e", "", (Fact("no machine", look),), ("", "", ""), "x").missing() == "no machine"
-    with pytest.raises(LabError, match="check of e failed: KeyError"):
-        Exercise("e", "", (Fact("", stumble),), ("", "", ""), "x").missing()
+
+    def fall() -> bool:
+        raise ConnectionRefusedError("port 80")
+
+    for slip, name in ((stumble, "KeyError"), (fall, "ConnectionRefusedError")):
+        with pytest.raises(LabError, match=f"check of e failed: {name}"):
+            Exercise("e", "", (Fact("", slip),), ("", "", ""), "x").missing()
 
 
 def test_unattended_the_check_must_fail_before_the_solution_and_pass_after_it(kept: Store) -> None:
@@ -159,8 +164,8 @@ def test_unattended_the_check_must_fail_before_the_solution_and_pass_after_it(ke
 
 
 def test_the_quiz_tells_why(learner: Room) -> None:
-    assert learner.answer("q", 2) == "not that one So it is."
-    assert learner.answer("q", 1) == "right So it is."
+    assert learner.answer("q", 2) == "Not that one. So it is."
+    assert learner.answer("q", 1) == "Right. So it is."
     entry = learner.progress().find(LESSON.name, "quiz", "q")
     assert entry is not None
     assert (entry.tries, entry.right) == (2, True)
@@ -177,22 +182,61 @@ def test_a_declaration_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="twice"):
         Lesson("l", (PID, PID))
     path = tmp_path / "l.py"
-    path.write_text("QUIZ = (nothing,)")
-    with pytest.raises(LabError, match="nothing"):
-        lesson.load(path)
+    for text in ("QUIZ = (nothing,)", "from vmcontainer_kernel import lab\nlab.nothing()"):
+        path.write_text(text)
+        with pytest.raises(LabError, match="nothing"):
+            lesson.load(path)
 
 
 def test_a_lesson_is_found_beside_its_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VMCONTAINER_COURSE", raising=False)
     monkeypatch.chdir(COURSE / "en")
     assert lesson.find("03-first-container") == COURSE / "exercises" / "03-first-container.py"
+    for folder in (tmp_path, tmp_path / "gone"):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        if folder.name == "gone":
+            folder.rmdir()
+        with pytest.raises(UserError, match="no exercises of a lesson") as caught:
+            lesson.find("03-first-container")
+        assert "VMCONTAINER_COURSE" in caught.value.hint
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no exercises of a lesson"):
-        lesson.find("03-first-container")
     monkeypatch.setenv("VMCONTAINER_COURSE", str(COURSE))
     assert lesson.find("03-first-container").is_file()
     with pytest.raises(UserError, match="no exercises"):
         lesson.find("../exercises/03-first-container")
+
+
+@pytest.mark.parametrize(
+    ("slip", "near"),
+    [
+        ("03-first-contaner", "03-first-container"),
+        ("first-container", "03-first-container"),
+        ("03", "03-first-container"),
+        ("03-first-container.ipynb", "03-first-container"),
+        ("18-chosing", "18-choosing"),
+    ],
+)
+def test_a_slip_in_a_lessons_name(slip: str, near: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(COURSE / "ko")
+    with pytest.raises(UserError) as caught:
+        lesson.find(slip)
+    assert caught.value.hint.startswith(f"did you mean %lab lesson {near}? There are: 01-welcome 02-first-vm")
+    for other in ("", "xyz"):
+        with pytest.raises(UserError) as caught:
+            lesson.find(other)
+        assert caught.value.hint.startswith("there are: 01-welcome 02-first-vm")
+
+
+def test_a_slip_in_a_questions_name() -> None:
+    for pick, slip, near in (
+        (LESSON.prediction, "pidd", "pid"),
+        (LESSON.exercise, "wals", "walls"),
+        (LESSON.question, "Q", "q"),
+    ):
+        with pytest.raises(NotFound) as caught:
+            pick(slip)
+        assert caught.value.hint in (f"did you mean {near}?", f"there are: {near}")
 
 
 CODE_OR_NAME = re.compile(r"`[^`]+`|dockerd|containerd-shim|runc")  # equal in all languages
@@ -231,6 +275,7 @@ def test_the_file_is_where_the_learner_wants_it(tmp_path: Path, monkeypatch: pyt
     assert progress_path() == Path("/elsewhere/mine.json")
 
 
+busy = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # so may this computer be
 ENTRIES = st.builds(
     Entry,
     lesson=st.text("abc-1", max_size=9),
@@ -246,6 +291,7 @@ ENTRIES = st.builds(
 )
 
 
+@busy
 @given(st.builds(Progress, name=st.just("김"), entries=st.lists(ENTRIES, max_size=4).map(tuple)))
 def test_a_file_is_read_as_it_was_written(one: Progress) -> None:
     assert progress.parse(progress.to_text(one)) == one
@@ -254,6 +300,7 @@ def test_a_file_is_read_as_it_was_written(one: Progress) -> None:
 GOOD = json.loads(progress.to_text(Progress(entries=(Entry("l", "quiz", "q", 1.0),))))
 
 
+@busy
 @given(
     st.sampled_from([*GOOD, *GOOD["entries"][0]]),
     st.none() | st.integers(max_value=-1) | st.floats(max_value=-1) | st.just(math.nan) | st.just("\0") | st.just([[]]),
@@ -286,6 +333,48 @@ def test_a_file_of_a_newer_version_is_left_alone(learner: Room, kept: Store, tmp
     assert "of version 2" in kept.take_notices()[0]
     assert path.read_text() == '{"version": 2}'
     assert learner.is_open("pid")
+
+
+def test_what_was_known_outlives_damage(learner: Room, kept: Store, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "progress.json"
+    learner.choose("pid", 2)
+    path.write_text(path.read_text()[:50])
+    assert learner.is_open("pid")
+    assert "it is no JSON from line" in kept.take_notices()[0]
+    assert Store(path).read() == kept.read() != Progress()
+
+
+def test_a_file_that_comes_back_gets_what_waited_for_it(learner: Room, kept: Store, tmp_path: Path) -> None:
+    path, lock = tmp_path / "data" / "progress.json", tmp_path / "data" / "progress.json.lock"
+    learner.choose("pid", 1)
+    before = path.read_text()
+    lock.unlink()
+    lock.mkdir()  # the file can be read, and nobody can change it
+    fresh = Room(LESSON, Store(path))
+    assert fresh.chosen("prediction", "pid") == 1
+    fresh.choose("pid", 2)
+    assert fresh.answer("q", 1)
+    with pytest.raises(UserError, match="cannot be a name"):
+        fresh.store.change(lambda old: report.named(old, "\0"))
+    assert fresh.chosen("prediction", "pid") == 2
+    assert path.read_text() == before
+    [notice] = fresh.store.take_notices()
+    assert "in this notebook only" in notice
+    lock.rmdir()
+    learner.hint("walls")  # another notebook, meanwhile
+    assert fresh.chosen("prediction", "pid") == 2
+    assert fresh.store.take_notices() == [f"your progress is kept in {path} again"]
+    kinds = {(one.kind, one.choice, one.hints) for one in Store(path).read().entries}
+    assert kinds == {("prediction", 2, 0), ("quiz", 1, 0), ("exercise", 0, 1)}
+
+
+def test_a_choice_of_another_version_of_the_lesson(learner: Room, kept: Store) -> None:
+    entry = Entry(LESSON.name, "prediction", "pid", 1.0, end_s=2.0, choice=9, right=True)
+    kept.change(lambda old: Progress(entries=(entry,)))
+    assert not learner.is_open("pid")
+    assert learner.compare("pid") == ""
+    assert "is kept: 1" in learner.choose("pid", 1)
+    assert "you predicted 1" in learner.compare("pid")
 
 
 def test_where_nothing_can_be_written_the_lesson_goes_on(tmp_path: Path) -> None:
@@ -337,8 +426,29 @@ def test_a_table_and_what_a_teacher_gets(learner: Room, kept: Store, tmp_path: P
     ]
     report.write_export(named, str(tmp_path / "me.json"))
     assert json.loads((tmp_path / "me.json").read_text())["work"][0]["lesson"] == "walls-and-numbers"
+    report.write_export(named, str(tmp_path / "me.JSON"))
+    report.write_export(kept.read(), str(tmp_path / "me.csv"))
     with pytest.raises(UserError, match="form is not known"):
         report.write_export(named, "me.txt")
+    for file in ("~nobody-at-all/me.csv", "a\0.csv", str(tmp_path / "nowhere" / "me.csv")):
+        with pytest.raises(UserError, match="cannot be written"):
+            report.write_export(named, file)
+
+
+@pytest.mark.parametrize("name", ["progress.json", "measured.csv"])
+def test_a_report_replaces_no_other_file(learner: Room, kept: Store, tmp_path: Path, name: str) -> None:
+    learner.choose("pid", 1)
+    file = tmp_path / "data" / name
+    if not file.exists():
+        file.write_text("seconds\n1\n")
+    before = file.read_text()
+    with pytest.raises(UserError, match="is no such report"):
+        report.write_export(kept.read(), str(file))
+    assert file.read_text() == before
+
+
+def test_nobody_takes_a_name_that_is_none(kept: Store) -> None:
+    named = kept.read()
     with pytest.raises(UserError, match="cannot be a name"):
         report.named(named, "a\0b")
 
@@ -390,9 +500,42 @@ def test_an_exercise_from_check_to_solution(shell: InteractiveShell, capsys: pyt
 
 
 def test_a_slip_is_no_traceback(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:
-    for line in ("%predict", "%predict pid x", "%predict nothing", "%quiz q 9", "%hint a b", "%check nothing"):
+    for line, told in (
+        ("%predict", "%predict needs a name\n  try:   there are: pid"),
+        ("%predict pid x", "it takes a name and a number"),
+        ("%predict pid 0", "pid has no choice 0"),
+        ("%predict pid 1000", "pid has no choice 1000"),
+        ("%predict nothing", "no prediction 'nothing'"),
+        ("%predict walls 1", "no prediction 'walls'"),
+        ("%%after\n1", "%%after needs a name"),
+        ("%%after pid 2\n1", "%%after pid: what is '2'?"),
+        ("%quiz q 9", "q has no choice 9"),
+        ("%hint a b", "%hint a: what is 'b'?"),
+        ("%hint wals", "did you mean walls?"),
+        ("%solution walls now", "what is 'now'?"),
+        ("%check nothing", "no exercise 'nothing'"),
+        ("%lab lesson", "which lesson?"),
+        ("%lab progress --export ~nobody-at-all/me.csv", "cannot be written"),
+    ):
         assert isinstance(shell.run_cell(line).error_in_exec, UserError), line
-        assert "Traceback" not in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert told in out
+        assert "Traceback" not in out
+
+
+@pytest.mark.parametrize("line", ["pid 2", "pid = 2", "pid=2", "pid: 2", "pid,2", " pid  2 "])
+def test_a_choice_may_be_written_as_one_likes(shell: InteractiveShell, learner: Room, line: str) -> None:
+    shell.run_cell(f"%predict {line}")
+    assert learner.chosen("prediction", "pid") == 2
+
+
+def test_before_a_lesson_is_open_each_command_says_what_to_do(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_room", None)
+    for line in ("%predict pid 2", "%check", "%hint", "%solution", "%quiz", "%%after pid\n1"):
+        assert isinstance(shell.run_cell(line).error_in_exec, UserError), line
+        assert "run its first cell: %lab lesson NAME" in capsys.readouterr().out
 
 
 def test_the_solution_shows_nothing_and_its_errors_are_raised(shell: InteractiveShell) -> None:

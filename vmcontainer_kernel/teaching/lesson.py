@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +18,6 @@ __all__ = ["HINTS", "Exercise", "Fact", "Lesson", "Question", "find", "load", "r
 
 HINTS = 3
 _ID = re.compile(r"[a-z][a-z0-9-]*")
-_NAME = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Exercise:
                     return fact.missing
             except NotFound:
                 return fact.missing
-            except (LookupError, ValueError, TypeError, AttributeError) as error:
+            except LabError:
+                raise
+            except Exception as error:
                 raise LabError(
                     f"the check of {self.id} failed: {type(error).__name__}: {error}",
                     hint="%lab reset and run the lesson again; if it fails again, it is the lesson's fault",
@@ -95,25 +98,27 @@ class Lesson:
 
     def prediction(self, id: str) -> Question:
         """Return a prediction; raises NotFound, with those there are."""
-        return _pick(self.predictions, id, "prediction")
+        return _pick(self.predictions, id, f"this lesson has no prediction {id!r}")
 
     def exercise(self, id: str) -> Exercise:
         """Return an exercise; raises NotFound, with those there are."""
-        return _pick(self.exercises, id, "exercise")
+        return _pick(self.exercises, id, f"this lesson has no exercise {id!r}")
 
     def question(self, id: str) -> Question:
         """Return a question of the quiz; raises NotFound, with those there are."""
-        return _pick(self.quiz, id, "question")
+        return _pick(self.quiz, id, f"this lesson has no question {id!r}")
 
 
 T = TypeVar("T", Question, Exercise)
 
 
-def _pick(group: Sequence[T], id: str, what: str) -> T:
+def _pick(group: Sequence[T], id: str, missing: str) -> T:
     for one in group:
         if one.id == id:
             return one
-    raise NotFound(f"this lesson has no {what} {id!r}", hint=f"there are: {' '.join(one.id for one in group)}")
+    names = [one.id for one in group]
+    near = difflib.get_close_matches(id, names, 1)
+    raise NotFound(missing, hint=f"did you mean {near[0]}?" if near else f"there are: {' '.join(names)}")
 
 
 def _check_id(id: str) -> None:
@@ -141,24 +146,33 @@ def load(path: Path) -> Lesson:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
         groups = [tuple(names.get(group, ())) for group in ("PREDICTIONS", "EXERCISES", "QUIZ", "NOTES")]
         return Lesson(path.stem, *groups)
-    except (OSError, SyntaxError, NameError, ImportError, ValueError, TypeError) as error:
+    except Exception as error:  # it may be of another version, or edited by hand
         raise LabError(f"the lesson's exercises cannot be read: {error}", where=str(path)) from error
 
 
-def _places(name: str) -> Iterator[Path]:
-    course = os.environ.get("VMCONTAINER_COURSE", "")
-    for folder in (*([Path(course)] if course else []), Path.cwd().parent, Path.cwd()):
-        yield folder / "exercises" / f"{name}.py"
+def _places() -> Iterator[Path]:
+    if course := os.environ.get("VMCONTAINER_COURSE", ""):
+        yield Path(course)
+    with suppress(OSError):  # the folder of the notebook may have been removed
+        yield from (Path.cwd().parent, Path.cwd())
 
 
 def find(name: str) -> Path:
     """Return where a lesson's declaration is: beside the notebook's folder, or below VMCONTAINER_COURSE."""
-    if _NAME.fullmatch(name):
-        for path in _places(name):
-            if path.is_file():
-                return path
-    hint = "open the notebook in the folder of the course, or set VMCONTAINER_COURSE to that folder"
-    raise UserError(f"there are no exercises of a lesson {name!r}", hint=hint)
+    there: dict[str, Path] = {}
+    for folder in _places():
+        for path in sorted((folder / "exercises").glob("*.py")):
+            there.setdefault(path.stem, path)
+    if name in there:
+        return there[name]
+    missing = f"there are no exercises of a lesson {name!r}" if name else "which lesson?"
+    if not there:
+        hint = "open the notebook in the folder of the course, or set VMCONTAINER_COURSE to that folder"
+        raise UserError(missing, hint=hint)
+    names, wanted = " ".join(there), name.removesuffix(".ipynb")
+    near = difflib.get_close_matches(wanted, there, 1) or [one for one in there if wanted and wanted in one]
+    suggested = f"did you mean %lab lesson {near[0]}? There are: {names}" if near else f"there are: {names}"
+    raise UserError(missing, hint=suggested)
 
 
 def read_catalogue(declaration: Path, language: str) -> Catalogue:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CELLS", "LINES", "compare_after", "let_through"]
 
 _AFTER = re.compile(r"%%after[ \t]+(\S+)[ \t]*")
-_CHOICE = re.compile(r"(\S+?)(?:\s*=\s*|\s+)(\d{1,3})")
+_CHOICE = re.compile(r"(\S+?)(?:\s*[=:,]\s*|\s+)(\d{1,9})")
 
 
 def after_cell(line: str, cell: str) -> None:
@@ -33,7 +33,8 @@ def after_cell(line: str, cell: str) -> None:
 
     %predict ID shows what there is to choose. When the cell has run, your prediction is told beside what happened.
     """
-    raise _current().refusal(line.strip())
+    room = _current()
+    raise room.refusal(_one(line, "%%after", [one.id for one in room.lesson.predictions]))
 
 
 def predict_line(line: str) -> None:
@@ -42,8 +43,8 @@ def predict_line(line: str) -> None:
     Until then the experiment's cell does not run. Your prediction may change until the cell was run, not after.
     """
     room = _current()
-    id, choice = _words(line, "%predict")
-    if choice:
+    id, choice = _words(line, "%predict", [one.id for one in room.lesson.predictions])
+    if choice is not None:
         _tell(room, room.choose(id, choice))
         return
     _offer(room, "prediction", room.lesson.prediction(id))
@@ -73,9 +74,8 @@ def solution_line(line: str) -> None:
     """
     room = _current()
     words = line.split()
-    id = _id(
-        " ".join(word for word in words if word != "--now"), "%solution", [one.id for one in room.lesson.exercises]
-    )
+    named = " ".join(word for word in words if word != "--now")
+    id = _id(named, "%solution", [one.id for one in room.lesson.exercises])
     _tell(room, room.solution(id, now="--now" in words))
 
 
@@ -83,8 +83,8 @@ def quiz_line(line: str) -> None:
     """Answer the questions at the end of a lesson: %quiz shows them, %quiz ID 2 answers one."""
     room = _current()
     if line.strip():
-        id, choice = _words(line, "%quiz")
-        if choice:
+        id, choice = _words(line, "%quiz", [one.id for one in room.lesson.quiz])
+        if choice is not None:
             _tell(room, room.answer(id, choice))
         else:
             _offer(room, "quiz", room.lesson.question(id))
@@ -106,23 +106,29 @@ CELLS = {"after": after_cell}
 # ---- words
 
 
-def _words(line: str, title: str) -> tuple[str, int]:
+def _words(line: str, title: str, there: list[str]) -> tuple[str, int | None]:
     """Read ``ID``, ``ID 2`` or ``ID = 2``."""
     line = line.strip()
     if found := _CHOICE.fullmatch(line):
         return found[1], int(found[2])
-    if not line or len(line.split()) > 1:
+    if len(line.split()) > 1:
         raise UserError(f"{title} {line}: it takes a name and a number", hint=f"{title} ID or {title} ID 2")
-    return line, 0
+    return _one(line, title, there), None
+
+
+def _one(line: str, title: str, there: list[str]) -> str:
+    """Read ``ID``."""
+    id, _, rest = line.strip().partition(" ")
+    if not id:
+        raise UserError(f"{title} needs a name", hint=f"there are: {' '.join(there)}")
+    if rest:
+        raise UserError(f"{title} {id}: what is {rest.strip()!r}?", hint=f"{title} ID")
+    return id
 
 
 def _id(line: str, title: str, there: list[str]) -> str:
-    words = line.split()
-    if not words and len(there) == 1:
-        return there[0]
-    if len(words) != 1:
-        raise UserError(f"{title} needs the name of an exercise", hint=f"there are: {' '.join(there)}")
-    return words[0]
+    """Read ``ID``, which may be left out where there is only one."""
+    return there[0] if not line.strip() and len(there) == 1 else _one(line, title, there)
 
 
 # ---- effects

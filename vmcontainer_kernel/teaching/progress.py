@@ -78,6 +78,8 @@ def parse(text: str) -> Progress:
     """Read the file's text; raises ValueError for what is damaged, and NewerVersion."""
     try:
         document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON from line {error.lineno} on") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(document, dict) or not _is_number(document.get("version"), LARGEST_COUNT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from ..messages import say
 from .progress import LONGEST_TEXT, Entry, Progress, export
 
 __all__ = ["named", "progress_table", "write_export"]
+
+_SAME = 30  # so many bytes are the same at the beginning of all reports of a form
 
 
 def progress_table(progress: Progress) -> Table:
@@ -42,13 +45,24 @@ def named(progress: Progress, name: str) -> Progress:
     return replace(progress, name=name)
 
 
+def _is_export(path: Path) -> bool:
+    """Tell whether a file is an earlier report, or empty: one of something else is not to be replaced."""
+    begins = [export(Progress(), form)[:_SAME].encode() for form in ("csv", "json")]
+    with path.open("rb") as file:
+        return file.read(_SAME) in (b"", *begins)
+
+
 def write_export(progress: Progress, file: str) -> str:
     """Write what a teacher gets, as CSV or JSON by the file's ending; return what is told."""
-    path = Path(file).expanduser()
-    if path.suffix not in (".csv", ".json"):
+    path = Path(os.path.expanduser(file))  # noqa: PTH111 - pathlib's raises for a user there is not
+    form = path.suffix.lower()[1:]
+    if form not in ("csv", "json"):
         raise UserError(f"the report's form is not known: {path.name}", hint="a name that ends in .csv or .json")
     try:
-        path.write_text(export(progress, path.suffix[1:]), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        if path.exists() and not _is_export(path):
+            raise UserError(f"{path} is there, and is no such report", hint="choose another name")
+        path.write_text(export(progress, form), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        strerror = getattr(error, "strerror", "") or str(error)
+        raise UserError(f"{path} cannot be written: {strerror}", hint="choose another name") from error
     return say(f"written to {path}: lessons, exercises, times and hints; the name in it is {progress.name or '-'}")

@@ -56,9 +56,9 @@ class Room:
         """Keep a prediction. After its experiment it stays what it was."""
         question = self.lesson.prediction(id)
         _check_choice(question, choice)
-        entry = self._entry("prediction", id)
-        if entry and entry.end_s:
-            return say(f"the experiment was run; you had predicted {entry.choice}")
+        entry, kept = self._entry("prediction", id), self.chosen("prediction", id)
+        if entry and entry.end_s and kept:
+            return say(f"the experiment was run; you had predicted {kept}")
         self._change("prediction", id, lambda old: replace(old, choice=choice, right=choice == question.right))
         return say(f"your prediction is kept: {choice}. Now run the experiment")
 
@@ -66,8 +66,7 @@ class Room:
         """Tell whether an experiment may run: its prediction is there."""
         if self.unattended:
             return any(one.id == id for one in self.lesson.predictions)
-        entry = self._entry("prediction", id)
-        return entry is not None and entry.choice > 0
+        return any(one.id == id for one in self.lesson.predictions) and self.chosen("prediction", id) > 0
 
     def refusal(self, id: str) -> UserError:
         """Return what is told to who runs an experiment too early."""
@@ -78,12 +77,13 @@ class Room:
     def compare(self, id: str) -> str:
         """Return what was predicted beside what happens, after the experiment."""
         question = self.lesson.prediction(id)
-        entry = self._entry("prediction", id)
-        if self.unattended or entry is None or not entry.choice:
+        entry, choice = self._entry("prediction", id), self.chosen("prediction", id)
+        if self.unattended or entry is None or not choice:
             return ""
         if not entry.end_s:
-            self._change("prediction", id, lambda old: replace(old, end_s=self._clock()))
-        return self._verdict(question, entry.choice)
+            now_s = self._clock()
+            self._change("prediction", id, lambda old: replace(old, end_s=now_s))
+        return self._verdict(question, choice)
 
     # ---- exercises
 
@@ -143,12 +143,13 @@ class Room:
         _check_choice(question, choice)
         right, now_s = choice == question.right, self._clock()
         self._change("quiz", id, lambda old: replace(old, choice=choice, right=right, tries=old.tries + 1, end_s=now_s))
-        return " ".join(filter(None, (say("right") if right else say("not that one"), self.say(question.why))))
+        return " ".join(filter(None, (say("Right.") if right else say("Not that one."), self.say(question.why))))
 
     def chosen(self, kind: Kind, id: str) -> int:
-        """Return the number that was chosen before, or 0."""
+        """Return the number that was chosen before, or 0; another version of the lesson may have had more choices."""
+        question = self.lesson.prediction(id) if kind == "prediction" else self.lesson.question(id)
         entry = self._entry(kind, id)
-        return entry.choice if entry else 0
+        return entry.choice if entry and entry.choice <= len(question.choices) else 0
 
     # ---- what is kept
 
@@ -160,8 +161,8 @@ class Room:
         return self.store.read().find(self.lesson.name, kind, id)
 
     def _change(self, kind: Kind, id: str, change: Callable[[Entry], Entry]) -> Entry:
-        place = (self.lesson.name, kind, id)
-        found = self.store.change(lambda progress: progress.changed(*place, self._clock(), change)).find(*place)
+        place, now_s = (self.lesson.name, kind, id), self._clock()
+        found = self.store.change(lambda progress: progress.changed(*place, now_s, change)).find(*place)
         assert found is not None
         return found
 

@@ -2,8 +2,8 @@
 
     change ── lock ── read ── change ── write beside it ── rename over it ── unlock
 
-A file that makes no sense is put aside under another name. Where nothing can be written, progress is kept until the
-notebook ends. What the learner should know of that is in `notices`.
+A file that makes no sense is put aside under another name. While nothing can be written, the changes wait in this
+notebook, and the file gets them as soon as it can be had. What the learner should know of that is in `notices`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +23,8 @@ __all__ = ["Store", "progress_path"]
 
 LARGEST_BYTES = 16 << 20
 _POLL_S = 0.02
+
+Change = Callable[[Progress], Progress]
 
 
 def progress_path() -> Path:
@@ -36,57 +39,90 @@ class Store:
 
     def __init__(self, path: Path | None, patience_s: float = 5.0) -> None:
         self._path, self._patience_s = path, patience_s
-        self._kept = Progress()
+        self._lock = threading.Lock()
+        self._known = Progress()
+        self._waiting: Sequence[Change] = ()
+        self._why_apart = ""
         self.notices: list[str] = []
 
     def read(self) -> Progress:
         """Return the progress as it is now."""
-        return self.change(lambda progress: progress)
+        with self._lock:
+            return self._brought(self._waiting)
 
-    def change(self, change: Callable[[Progress], Progress]) -> Progress:
+    def change(self, change: Change) -> Progress:
         """Change what is in the file and return it."""
-        if self._path is not None:
-            try:
-                with _locked(self._path, self._patience_s):
-                    return self._change_file(self._path, change)
-            except (OSError, NewerVersion) as error:
-                self._let_go(self._path, error)
-        self._kept = change(self._kept)
-        return self._kept
+        with self._lock:
+            return self._brought((*self._waiting, change))
 
     def take_notices(self) -> list[str]:
         """Return what the learner should know, once."""
         notices, self.notices = self.notices, []
         return notices
 
-    def _change_file(self, path: Path, change: Callable[[Progress], Progress]) -> Progress:
-        old = self._read_file(path)
-        self._kept = new = change(old)
-        if new != old:
-            _write(path, to_text(new))
-        return new
-
-    def _read_file(self, path: Path) -> Progress:
+    def _brought(self, changes: Sequence[Change]) -> Progress:
+        """Return the progress with these changes, in the file if it can be had."""
+        if self._path is None:
+            self._known = _changed(self._known, changes)
+            return self._known
         try:
-            with path.open("rb") as file:
-                data = file.read(LARGEST_BYTES + 1)
-            if len(data) > LARGEST_BYTES:
-                raise ValueError("it is too large")
-            return parse(data.decode())
+            # Who was kept waiting once is not kept waiting with every cell.
+            with _locked(self._path, 0.0 if self._why_apart else self._patience_s):
+                self._known, self._waiting = self._renew(self._path, changes), ()
+        except (OSError, NewerVersion) as error:
+            self._go_on_apart(self._path, error)
+            apart = _changed(self._known, changes)
+            self._waiting = changes
+            return apart
+        if self._why_apart:
+            self.notices.append(f"your progress is kept in {self._path} again")
+            self._why_apart = ""
+        return self._known
+
+    def _renew(self, path: Path, changes: Sequence[Change]) -> Progress:
+        try:
+            old = _read(path)
         except FileNotFoundError:
-            return Progress()
+            old = Progress()
         except NewerVersion:
             raise
         except ValueError as error:
             aside = path.with_name(f"{path.stem}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}.json")
             path.rename(aside)
             self.notices.append(f"the file of your progress makes no sense ({error}); it is kept as {aside}")
-            return Progress()
+            if self._known != Progress():
+                _write(path, to_text(self._known))
+            old = self._known
+        new = _changed(old, changes)
+        if new != old:
+            _write(path, to_text(new))
+        return new
 
-    def _let_go(self, path: Path, error: OSError | NewerVersion) -> None:
+    def _go_on_apart(self, path: Path, error: OSError | NewerVersion) -> None:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        self.notices.append(f"your progress is kept in this notebook only: {path}: {reason}")
-        self._path = None
+        if reason != self._why_apart:
+            self.notices.append(f"your progress is kept in this notebook only: {path}: {reason}")
+            self._why_apart = reason
+        with suppress(OSError, ValueError):
+            self._known = _read(path)  # what cannot be written can often be read
+
+
+def _changed(progress: Progress, changes: Sequence[Change]) -> Progress:
+    for change in changes:
+        progress = change(progress)
+    return progress
+
+
+def _read(path: Path) -> Progress:
+    """Read the file; raises ValueError for one that makes no sense."""
+    with path.open("rb") as file:
+        data = file.read(LARGEST_BYTES + 1)
+    if len(data) > LARGEST_BYTES:
+        raise ValueError("it is too large")
+    try:
+        return parse(data.decode())
+    except UnicodeDecodeError:
+        raise ValueError("it is no text") from None
 
 
 @contextmanager

@@ -63,6 +63,8 @@ def _progress(session: Session, words: Words, language: str) -> Any:
         progress = store.change(lambda old: report.named(old, words.name))
     for notice in store.take_notices():
         print(f"[lab] {say(notice)}")
+    if words.name is not None:
+        print(say(f"the name in your progress is {progress.name or '-'}"))
     if words.export:
         print(report.write_export(progress, words.export))
         return None
@@ -79,7 +81,9 @@ VERBS: dict[str, Verb] = {
     "timeline": Verb(_timeline, "the last starts of machines, containers and commands, step by step"),
     "nesting": Verb(_nesting, "what is inside of what, and a process's PID at every level"),
     "replay": Verb(_replay, "show what a view recorded", word("name", "a file ending in .recording.json")),
-    "lesson": Verb(_lesson, "open a lesson in this notebook", word("name", "its name, such as 03-first-container")),
+    "lesson": Verb(
+        _lesson, "open a lesson in this notebook", word("name", "its name, such as 03-first-container", needed=False)
+    ),
     "progress": Verb(
         _progress,
         "what you have done in lessons",
