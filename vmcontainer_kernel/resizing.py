@@ -18,9 +18,11 @@ __all__ = ["Change", "Seen", "resize"]
 
 _ANSWER_LIMIT_S = 60.0
 
+# Processors are switched on; memory comes by itself, but a moment after QEMU has plugged it in (an ACPI event).
 _SCRIPT = """
+lacks() { while read key kib unit; do [ $key != MemTotal: ] || break; done < /proc/meminfo; [ $kib -lt "$1" ]; }
 tries=0
-while [ $(nproc) -lt "$1" ] && [ $tries -lt 100 ]; do
+while { [ $(nproc) -lt "$1" ] || lacks "$2"; } && [ $tries -lt 100 ]; do
   for file in /sys/devices/system/cpu/cpu[0-9]*/online; do
     [ -e "$file" ] && read on < "$file" && [ "$on" = 0 ] && echo 1 > "$file"
   done
@@ -77,19 +79,20 @@ async def resize(guest: Guest, host: Node, change: Change) -> tuple[Seen, Seen, 
     answer = await host.call("machine.update", name=config.name, resources=bounds.document())
     machine.config = wanted
     await grow(machine, growth)
-    after = await _look(guest)
+    after = await _look(guest, (before.guest_total_bytes or 0) + growth.module_bytes)
     # That a weight is a nice value here is told to whoever asks for one.
     told = [] if change.cpu_shares is None else answer["warnings"]
     return before, after, [*told, *_lacking(after, change)]
 
 
-async def _look(guest: Guest) -> Seen:
+async def _look(guest: Guest, least_bytes: int = 0) -> Seen:
+    """Ask both; the guest once it has switched its processors on, and has taken so much memory into use."""
     from .vm.growing import hypervisor_sees
 
     memory_bytes, cpus = await hypervisor_sees(guest.machine)
     if guest.agent is None:
         return Seen(memory_bytes, cpus)
-    text = await _output(guest.agent, ["/bin/sh", "-c", _SCRIPT, "sh", str(cpus)])
+    text = await _output(guest.agent, ["/bin/sh", "-c", _SCRIPT, "sh", str(cpus), str(least_bytes >> 10)])
     try:
         found = text.split()
         return Seen(memory_bytes, cpus, int(found[2]) * 1024, int(found[5]) * 1024, int(found[0]))

@@ -28,7 +28,7 @@ PREDICTIONS = (
         choices=(
             "process 1, as in the container",
             "another one; process 1 is the program that the machine started first",
-            "another one; process 1 is QEMU",
+            "another one; process 1 is QEMU, which makes the machine",
         ),
         right=2,
     ),
@@ -49,7 +49,7 @@ PREDICTIONS = (
         choices=(
             "it says so, the cell counts as failed, and all goes on",
             "it prints what the command wrote, and the cell counts as done",
-            "the lab ends all it has started",
+            "the lab ends all it has started, to be on the safe side",
         ),
         right=1,
     ),

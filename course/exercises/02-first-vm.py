@@ -116,7 +116,10 @@ QUIZ = (
             "it ends with an error",
         ),
         right=2,
-        why="While a guest stands still, nothing in it can notice. Only a clock from outside tells it later.",
+        why=(
+            "A pause stops the guest's clock with the guest, so nothing in it can notice. "
+            "Only a clock from outside tells it later."
+        ),
     ),
 )
 

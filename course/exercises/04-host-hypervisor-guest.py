@@ -121,7 +121,7 @@ QUIZ = (
     ),
     Question(
         id="late",
-        asks="A laptop on which QEMU runs was asleep for an hour. Why may its guest misbehave afterwards?",
+        asks="A laptop on which a KVM machine runs was asleep for an hour. Why may the guest misbehave afterwards?",
         choices=(
             "its memory is empty",
             "its clock has moved on by an hour in which it did not live",

@@ -74,7 +74,7 @@ EXERCISES = (
             Fact("there is no program `countdown`", lambda: code() != b""),
             Fact("under your hypervisor it does not end with `hlt`", lambda: exits()[-1:] == ["HLT"]),
             Fact(
-                "KVM sees other exits than 3, 2, 1 at port 0xe9",
+                "your hypervisor sees other exits than 3, 2, 1 at port 0xe9",
                 lambda: exits()[:-1] == [f"out 0xe9 {number}" for number in "321"],
             ),
             Fact("it has more than 12 bytes", lambda: len(code()) <= MOST_BYTES),

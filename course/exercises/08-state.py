@@ -59,7 +59,7 @@ PREDICTIONS = (
     Question(
         id="dice",
         asks="Both twins get the word to throw. The kernel was given a new seed in each. What do they throw?",
-        choices=("different numbers", "the same number"),
+        choices=("different numbers", "the same number", "none: the program notices that it was copied"),
         right=2,
         why="The program took its seed before the snapshot, and both carry it in their memory.",
     ),

@@ -145,11 +145,13 @@ def test_a_cap_and_a_weight_are_changed_live_and_hold(session: Session) -> None:
 
 def test_memory_and_processors_are_plugged_in_while_it_runs(session: Session) -> None:
     guest = made(session, "grow")
-    before, after, lacking = change(session, "grow", memory_bytes=384 * MIB, cpus=2)
+    before, after, lacking = change(session, "grow", memory_bytes=384 * MIB)  # without a processor to wait for
     assert lacking == []
     assert (before.memory_bytes, before.cpus, before.guest_cpus) == (256 * MIB, 1, 1)
-    assert (after.memory_bytes, after.cpus, after.guest_cpus) == (384 * MIB, 2, 2)
     assert after.guest_total_bytes - before.guest_total_bytes == 128 * MIB
+    _, after, lacking = change(session, "grow", cpus=2)
+    assert lacking == []
+    assert (after.memory_bytes, after.cpus, after.guest_cpus) == (384 * MIB, 2, 2)
     assert counted(session, "grow")["memory"]["limit_bytes"] == (384 + 256) * MIB
     # The new memory is used: more than the machine was made with fits into it.
     assert shell(session, "grow", f"{LARGER}; {FILL}240; stat -c %s /x/x") == str(240 * MIB)
