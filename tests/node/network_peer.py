@@ -1,6 +1,6 @@
 """A small server and client for the tests of networks: ``serve PORT TEXT``, ``echo``, ``ask HOST PORT``, and with udp.
 
-serve   answers each connection (or datagram) with TEXT
+serve   answers each connection (or datagram) with TEXT, after a while if that is said
 echo    sends back what a connection sends, once its end of file was read
 ask     prints what a server answers; sends nothing but its end of file (or an empty datagram)
 send    sends standard input, then prints what comes back
@@ -9,13 +9,15 @@ send    sends standard input, then prints what comes back
 import socket
 import sys
 import threading
+import time
 
 
-def serve(port: str, text: str) -> None:
+def serve(port: str, text: str, after_s: str = "0") -> None:
     with socket.create_server(("0.0.0.0", int(port))) as server:
         while True:
             client, _ = server.accept()
             with client:
+                time.sleep(float(after_s))
                 client.sendall(text.encode())
 
 

@@ -131,6 +131,21 @@ def test_containers_of_a_network_find_each_other_by_name_and_alias(lab: Lab) -> 
     assert "db" not in lab("run", name="app", script=f"cat {lab.folder}/run/network/app/hosts")["output"]
 
 
+def test_an_answer_arrives_although_another_member_leaves(lab: Lab) -> None:
+    """A bridge takes the lowest address of its ports, if it is given none: when that port goes, answers are lost."""
+    lab.container("stays", "bridge", publish=["8080:80"])
+    lab("run", name="stays", script=f"exec {PEER} serve 80 hello 0.5", background=True)
+    until(lambda: lab.local(8080) == "hello")
+    for index in range(6):
+        name, told = f"c{index}", lab.folder / f"told-{index}"
+        lab.container(name, "bridge")
+        lab("node", script=f"{PEER} ask 127.0.0.1 8080 60 >{told} 2>&1 &")
+        time.sleep(0.2)  # it was asked, and has not answered yet
+        lab("end", name=name)
+        lab("detach", name=name)
+        until(lambda told=told: told.read_text() == "hello", 5)
+
+
 def test_networks_are_apart_and_the_node_is_between_them(lab: Lab) -> None:
     for name in ("one", "two"):
         lab("create", name=name)

@@ -110,10 +110,10 @@ class Links:
         """List the interfaces."""
         return [str(link.get_attr("IFLA_IFNAME")) for link in self._route.get_links()]
 
-    def bridge(self, interface: str, address: str, subnet: str, alias: str) -> Undo:
+    def bridge(self, interface: str, address: str, subnet: str, mac: str, alias: str) -> Undo:
         """Make a bridge, give it the network's first address and switch it on."""
         with netlink_errors(f"bridge {interface}"):
-            self._route.link("add", ifname=interface, kind="bridge")
+            self._route.link("add", ifname=interface, kind="bridge", address=mac)
             try:
                 index = self._index(interface)
                 self._route.link("set", index=index, ifalias=alias, state="up")

@@ -69,6 +69,15 @@ class Network(Record):
         """The node's address: the first of the subnet."""
         return str(self.subnet[1])
 
+    @property
+    def mac(self) -> str:
+        """The bridge's own hardware address.
+
+        One that is given none takes the lowest of its ports': with that port's container it would go, and what other
+        members had still to say to the node would be sent to nobody.
+        """
+        return _mac_of(self.subnet[1])
+
     def describe(self) -> dict[str, Any]:
         """Return what ``network ls`` shows."""
         return {
@@ -230,12 +239,16 @@ def choose_address(network: Network, taken: Iterable[str]) -> tuple[str, str]:
     used = {network.gateway, *taken}
     for address in network.subnet.hosts():
         if str(address) not in used:
-            return str(address), (_MAC_PREFIX + address.packed).hex(":")
+            return str(address), _mac_of(address)
     raise HostError(
         f"network {network.name} has no address left in {network.subnet}",
         hint="remove containers, or make a network with a larger subnet",
         where="subnet",
     )
+
+
+def _mac_of(address: ipaddress.IPv4Address) -> str:
+    return (_MAC_PREFIX + address.packed).hex(":")
 
 
 # -- what is to be done
@@ -250,7 +263,7 @@ def create_operations(session: str, network: Network) -> list[Operation]:
         Operation(
             "bridge",
             network.owner,
-            {**shared, "address": network.gateway, "alias": alias},
+            {**shared, "address": network.gateway, "mac": network.mac, "alias": alias},
             f"RTM_NEWLINK bridge {bridge}; RTM_NEWADDR {network.gateway}/{network.subnet.prefixlen}",
             "a switch in software: what one container sends, the others of this network receive",
             "rtnetlink(7), ip-link(8)",
