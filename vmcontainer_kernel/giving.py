@@ -6,20 +6,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from .errors import ImageError, LabError
+from .fetching import fetch_file
 from .node import Node
 from .paths import cache_dir
 
 if TYPE_CHECKING:
-    from .container.images import Image, Store
+    from .container.images import Blob, Image, Store
 
-__all__ = ["ensure_default_image", "give_image", "take_image"]
+__all__ = ["TAKEN_MAX_BYTES", "ensure_default_image", "give_image", "take_image"]
+
+TAKEN_MAX_BYTES: Final = 4 << 30
+_MOST_LAYERS: Final = 500  # of an overlay (fs/overlayfs/params.c, OVL_MAX_STACK)
 
 _given: WeakKeyDictionary[Node, dict[str, str]] = WeakKeyDictionary()  # what nodes have for certain: name → digest
 
@@ -80,31 +83,74 @@ async def _give(node: Node, store: Store, image: Image, name: str, report: Calla
 async def take_image(node: Node, name: str) -> None:
     """Copy an image that a machine made to this computer's store, where it is listed, exported and given to others.
 
-    Raises ImageError for what is no image: a guest may say anything.
+    A guest may say anything: raises ImageError for what is no image or not of the sizes that its manifest tells, and
+    for more than `TAKEN_MAX_BYTES` or than the disk has room for. Of an image that is refused nothing is kept.
     """
-    from .container.images import Store, documents
+    from .container.images import Store
     from .container.images.shelf import full_name
+    from .container.images.transport import adopt, incoming
 
     store, wanted = Store(cache_dir("images")), full_name(name)
-    data = await _take(node, store, (await node.call("image.view", node=node.name, name=wanted))["digest"])
-    manifest = documents.parse(data, wanted)
-    layers = manifest.get("layers")
-    for one in map(documents.blob_of, [manifest.get("config"), *(layers if isinstance(layers, list) else [None])]):
-        if not store.blob_path(one.digest).exists():
-            await _take(node, store, one.digest)
-    blob = store.put(data, str(manifest.get("mediaType") or documents.MANIFEST_TYPE))
-    _given.setdefault(node, {})[wanted] = store.name(wanted, blob).digest
+    digest = (await node.call("image.view", node=node.name, name=wanted))["digest"]
+    with incoming(store) as folder:
+        came = Store(folder / "image")
+        manifest = await _take_manifest(node, came, digest, wanted)
+        blobs = _wanted_of(came, manifest, wanted)
+        for one in blobs:
+            if not came.blob_path(one.digest).exists():
+                await _take(node, came, one)
+        came.name(wanted, manifest)  # or it is no image
+        adopt(store, came.path, [one.digest for one in (manifest, *blobs)], wanted)
+        _given.setdefault(node, {})[wanted] = store.name(wanted, manifest).digest
 
 
-async def _take(node: Node, store: Store, digest: str) -> bytes:
+async def _take_manifest(node: Node, store: Store, digest: str, name: str) -> Blob:
+    from .container.images import Blob, documents
+
+    data = bytearray()
+    await fetch_file(node, _place(digest), data.extend, documents.MAX_BYTES)
+    document = documents.parse(bytes(data), name)
+    blob = store.put(bytes(data), str(document.get("mediaType") or documents.MANIFEST_TYPE))
+    _check(node, Blob("", digest, blob.size_bytes), blob)
+    return blob
+
+
+def _wanted_of(store: Store, manifest: Blob, name: str) -> list[Blob]:
+    """Return an image's configuration and layers; raises ImageError for more than there may be of them."""
+    from .container.files import room_bytes
+    from .container.images import documents
+
+    document = store.read_json(manifest.digest)
+    layers = document.get("layers")
+    config, *rest = map(documents.blob_of, [document.get("config"), *(layers if isinstance(layers, list) else [None])])
+    total_bytes = sum(one.size_bytes for one in rest)
+    most_bytes = min(TAKEN_MAX_BYTES, room_bytes(store.path))
+    if total_bytes > most_bytes or config.size_bytes > documents.MAX_BYTES or len(rest) > _MOST_LAYERS:
+        raise ImageError(
+            f"{name}: a machine made {total_bytes >> 20} MiB of it, and {most_bytes >> 20} MiB may come from there",
+            hint="it stays in the machine that made it: use it there (--on), or make it smaller",
+        )
+    return [config, *rest]
+
+
+async def _take(node: Node, store: Store, blob: Blob) -> None:
+    with store.new_blob(blob.media_type) as new:
+        await fetch_file(node, _place(blob.digest), new.write, blob.size_bytes)
+        _check(node, blob, new.blob)
+
+
+def _place(digest: str) -> str:
     from .agent.engine import GUEST_IMAGES
+    from .container.images import documents
 
-    path = store.blob_path(digest)
-    data = await node.get(f"{GUEST_IMAGES}/blobs/sha256/{path.name}")
-    if hashlib.sha256(data).hexdigest() != path.name:
-        raise ImageError(f"{node.name}: blob {digest} is damaged: its content has another digest", hint="build it anew")
-    store.put(data, "")
-    return data
+    return f"{GUEST_IMAGES}/blobs/sha256/{documents.digest_value(digest)}"
+
+
+def _check(node: Node, wanted: Blob, found: Blob) -> None:
+    if (found.digest, found.size_bytes) != (wanted.digest, wanted.size_bytes):
+        raise ImageError(
+            f"{node.name}: blob {wanted.digest} is damaged: its content has another digest", hint="build it anew"
+        )
 
 
 async def _put_file(node: Node, source: Path, path: str, sent: Callable[[int], None]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from .agent.protocol import Kind
 from .cells import CAPTURE_LIMIT_BYTES, follow
 from .errors import NodeLost
+from .fetching import fetch_bytes
 from .node import Request
 from .run import Captured, Run
 from .session import current
@@ -72,12 +73,13 @@ class NodeHandle:
         return current().wait(send())
 
     def get(self, path: str) -> bytes:
-        """Read a file from there."""
+        """Read a file from there; one of more than 256 MiB is an error."""
 
-        async def fetch() -> bytes:
-            return await (await current().node(self.name)).get(path)
+        async def collect() -> bytes:
+            node = await current().node(self.name)
+            return await fetch_bytes(node, "get", {"path": path}, CAPTURE_LIMIT_BYTES, what=path)
 
-        return current().wait(fetch())
+        return current().wait(collect())
 
 
 @dataclass(frozen=True)

@@ -206,18 +206,6 @@ class Node:
             request.end_input()
         return int((await request.done)["size"])
 
-    async def get(self, path: str) -> bytes:
-        """Read a file of the node."""
-        parts: list[bytes] = []
-
-        def keep(stream: int, data: bytes) -> None:
-            parts.append(data)
-            request.consumed(stream, len(data))
-
-        request = self.start("get", {"path": path}, on_data=keep)
-        await request.done
-        return b"".join(parts)
-
     async def spawn(
         self, argv: Sequence[str], *, fds: Sequence[int] = (), log: Path, cage: Mapping[str, Any] | None = None
     ) -> Spawned:

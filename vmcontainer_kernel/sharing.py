@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from .agent.protocol import Kind
 from .container import transfer
 from .errors import ContainerError, NotFound, UserError
+from .fetching import fetch
 from .node import Node
 
-__all__ = ["LENT_MAX_BYTES", "Lent", "changed", "contents", "fetch", "lend", "pack", "parse_lent", "send", "take_back"]
+__all__ = ["LENT_MAX_BYTES", "Lent", "changed", "contents", "lend", "pack", "parse_lent", "send", "take_back"]
 
 LENT_MAX_BYTES: Final = 64 << 20
 _CHUNK_BYTES: Final = 1 << 20
@@ -45,31 +45,6 @@ async def send(node: Node, verb: str, arguments: dict[str, Any], archive: IO[byt
     if not request.done.done():
         request.end_input()
     await request.done
-
-
-async def fetch(
-    node: Node, verb: str, arguments: dict[str, Any], archive: IO[bytes], told: Told = _nobody, most: int | None = None
-) -> str:
-    """Write what a verb packs to a file and return what it says of things left out; raises UserError beyond `most`
-    bytes.
-    """
-    left_out, size = bytearray(), 0
-
-    def keep(stream: int, data: bytes) -> None:
-        nonlocal size
-        if stream != Kind.STDOUT:
-            left_out.extend(data[: max(0, 4096 - len(left_out))])
-        elif most is None or size + len(data) <= most:
-            archive.write(data)
-        size += len(data) if stream == Kind.STDOUT else 0
-        told(size)
-        request.consumed(stream, len(data))
-
-    request = node.start(verb, arguments, on_data=keep)
-    await request.done
-    if most is not None and size > most:
-        raise UserError(f"{size >> 20} MiB came, and {most >> 20} MiB may", hint="%vm cp copies any number of bytes")
-    return left_out.decode(errors="replace")
 
 
 def pack(path: Path, archive: IO[bytes]) -> None:
@@ -123,8 +98,9 @@ async def take_back(node: Node, lent: Lent) -> int:
     if lent.read_only:
         return 0
     with tempfile.TemporaryFile() as came, tempfile.TemporaryFile() as chosen:
-        # An archive has blocks and headers besides.
-        await fetch(node, "copy_out", {"path": lent.place}, came, most=2 * LENT_MAX_BYTES)
+        hint = "%vm cp copies any number of bytes"
+        arguments, most_bytes = {"path": lent.place}, 2 * LENT_MAX_BYTES  # an archive has blocks and headers besides
+        await fetch(node, "copy_out", arguments, came.write, most_bytes, what=lent.place, hint=hint)
         came.seek(0)
         count = changed(came, lent.sent, chosen)
         folder_fd = os.open(lent.folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -137,8 +113,8 @@ async def take_back(node: Node, lent: Lent) -> int:
 
 def contents(archive: IO[bytes]) -> Contents:
     """Return what tells one entry of an archive from another, by name below the first; reads it from its beginning."""
-    with tarfile.open(fileobj=archive, mode="r:") as tar:
-        found = {_below(entry.name): _told(tar, entry) for entry in tar}
+    with tarfile.open(fileobj=archive, mode="r:", tarinfo=transfer.Plain) as tar:
+        found = {_below(entry.name): _told(tar, entry) for entry in transfer.entries(tar)}
     archive.seek(0)
     return found
 
@@ -149,14 +125,17 @@ def changed(archive: IO[bytes], sent: Contents, chosen: IO[bytes]) -> int:
     """
     count = 0
     try:
-        with tarfile.open(fileobj=archive, mode="r:") as tar, tarfile.open(fileobj=chosen, mode="w") as out:
-            for entry in tar:
+        with (
+            tarfile.open(fileobj=archive, mode="r:", tarinfo=transfer.Plain) as tar,
+            tarfile.open(fileobj=chosen, mode="w") as out,
+        ):
+            for entry in transfer.entries(tar):
                 if entry.isdir():
                     out.addfile(entry)
                 elif sent.get(_below(entry.name)) != _told(tar, entry):
                     out.addfile(entry, tar.extractfile(entry) if entry.isreg() else None)
                     count += 1
-    except tarfile.TarError as error:
+    except transfer.DAMAGED as error:
         raise ContainerError(f"what came from the guest is damaged: {error}", where="copy") from error
     chosen.seek(0)
     return count

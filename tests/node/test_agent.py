@@ -25,6 +25,7 @@ from vmcontainer_kernel.errors import (
     NotFound,
     UserError,
 )
+from vmcontainer_kernel.fetching import fetch_bytes
 from vmcontainer_kernel.host_agent import HostAgent
 from vmcontainer_kernel.node import Node, Request
 
@@ -366,34 +367,45 @@ def test_a_flood_of_one_gigabyte_holds_no_signal_up(bench: Bench) -> None:
 # -- files
 
 
+def got(bench: Bench, path: str) -> Coroutine[Any, Any, bytes]:
+    return fetch_bytes(bench.node, "get", {"path": path}, 64 << 20, what=path)
+
+
 def test_files_go_and_come_unchanged(bench: Bench, tmp_path: Path) -> None:
     data, path = os.urandom(WINDOW * 2 + 1), tmp_path / "file"
     assert bench.wait(bench.node.put(data, str(path), 0o600)) == len(data)
     assert path.read_bytes() == data
     assert path.stat().st_mode & 0o777 == 0o600
-    assert bench.wait(bench.node.get(str(path))) == data
+    assert bench.wait(got(bench, str(path))) == data
     assert [*tmp_path.iterdir()] == [path]
 
 
 def test_an_empty_file(bench: Bench, tmp_path: Path) -> None:
     bench.wait(bench.node.put(b"", str(tmp_path / "empty")))
-    assert bench.wait(bench.node.get(str(tmp_path / "empty"))) == b""
+    assert bench.wait(got(bench, str(tmp_path / "empty"))) == b""
+
+
+def test_a_file_that_is_larger_than_wanted(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(8 << 20))
+    with pytest.raises(NodeError, match="more than 5000000 bytes"):
+        bench.wait(fetch_bytes(bench.node, "get", {"path": str(tmp_path / "large")}, 5_000_000, what="it"))
+    assert b"MemTotal" in bench.wait(got(bench, "/proc/meminfo"))  # the conversation goes on
 
 
 def test_a_file_of_proc_has_no_size_but_content(bench: Bench) -> None:
-    assert b"MemTotal" in bench.wait(bench.node.get("/proc/meminfo"))
+    assert b"MemTotal" in bench.wait(got(bench, "/proc/meminfo"))
 
 
 def test_a_file_that_is_not_there(bench: Bench) -> None:
     with pytest.raises(NotFound, match="/no/such"):
-        bench.wait(bench.node.get("/no/such"))
+        bench.wait(got(bench, "/no/such"))
 
 
 def test_what_is_no_file_is_refused(bench: Bench, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", Path("/dev/zero")):
         with pytest.raises(NodeError, match="no regular file"):
-            bench.wait(bench.node.get(str(path)), 5)
+            bench.wait(got(bench, str(path)), 5)
 
 
 def test_a_place_that_cannot_be_written(bench: Bench, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import time
 import urllib.request
@@ -95,6 +96,34 @@ def test_stop_sends_the_signal_that_was_asked_for(bench: Bench) -> None:
     assert bench.call("container.stop", name="web")["status"] == 4
     with pytest.raises(UserError, match="no signal 'FLY'"):
         run(bench, "true", name="other", stop_signal="FLY")
+
+
+SERVES = "trap 'echo told; wait $!; exit 0' TERM; (trap 'exit 9' TERM INT; echo up; sleep 0.6; echo served) & wait"
+
+
+@pytest.mark.parametrize("verb", ["stop", "kill"])
+def test_only_the_first_process_is_told(bench: Bench, verb: str) -> None:
+    """As Docker does: the first process ends the others in its own time, and what they are at comes to its end."""
+    run(bench, SERVES)
+    eventually(lambda: b"up" in logs(bench), bench)
+    bench.call(f"container.{verb}", name="web")
+    assert bench.call("container.wait", name="web")["status"] == 0
+    assert logs(bench).split() == [b"up", b"told", b"served"]
+
+
+def test_an_interrupt_is_for_all_that_a_terminal_would_reach(bench: Bench) -> None:
+    """A shell hears of its trap only when the program it waits for has ended."""
+    script = "trap 'exit 5' INT; echo up; sleep 60; true"
+
+    async def scenario() -> dict[str, Any]:
+        options = {"argv": ["sh", "-c", script]}
+        request = bench.node.start("container.run", {"name": "web", "options": options})
+        while b"up" not in (await bench.collect("container.logs", name="web")).out:
+            await asyncio.sleep(0.02)
+        await bench.node.signal(request, signal.SIGINT)
+        return await request.done
+
+    assert bench.wait(scenario())["status"] == 5
 
 
 def test_a_stopped_one_starts_again_with_its_files(bench: Bench) -> None:

@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from vmcontainer_kernel.container.config import make_config
+from vmcontainer_kernel.container.options import Options
+
 from .oci_runtime import Runtime, make_rootfs, our_runtime
 
 pytestmark = [pytest.mark.needs("containers-on-host"), pytest.mark.needs("cgroups")]
@@ -248,6 +251,32 @@ def test_the_facts_tell_of_every_case(ours: Runtime, rootfs: Path) -> None:
     base = facts(ours, rootfs, {})
     same = [case for case, changes in CASES.items() if changes and facts(ours, rootfs, changes) == base]
     assert same == []
+
+
+OPENS = "for one in null zero full random urandom; do : < /dev/$one || exit 1; done; hostname; id -u; echo $A"
+ASKED: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "limits": {"memory_bytes": 64 << 20, "pids_limit": 20, "cpus": 0.5, "ulimits": ["nofile=100:200"]},
+    "another user": {"read_only": True, "cap_drop": ["ALL"], "tmpfs": ["/tmp"]},
+    "more rights": {"cap_add": ["NET_ADMIN"], "shm_size_bytes": 1 << 20},
+    "names": {"hostname": "harbour", "env": {"A": "b c"}},
+    "without": {"without": ["seccomp", "masked-paths", "no-new-privs"]},
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_what_our_engine_writes_runs_as_it_is(ours: Runtime, oracle: Runtime, rootfs: Path, asked: str) -> None:
+    """A `config.json` of a cell's container names no option that only we can honour."""
+    options = Options.from_json({"argv": ["/bin/sh", "-c", OPENS], **ASKED[asked]})
+    told = []
+    for runtime in (ours, oracle):
+        bundle = runtime.bundle(name=f"asked-{asked.replace(' ', '-')}")
+        config = make_config(options, {}, name="ours", cgroups_path=f"{runtime.cgroup}/{bundle.name}")
+        config["root"]["path"] = str(rootfs)
+        (bundle / "config.json").write_text(json.dumps(config))
+        told.append(runtime.ok("run", "--bundle", bundle, f"asked-{os.getpid()}"))
+    assert told[0] == told[1]
+    assert told[0].splitlines()[1] == "0"
 
 
 def test_the_status_of_the_program_is_ours(ours: Runtime, oracle: Runtime, rootfs: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vmcontainer_kernel import giving
+from vmcontainer_kernel.agent.protocol import Kind
 from vmcontainer_kernel.container.images import Image, Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
-from vmcontainer_kernel.errors import ImageError
+from vmcontainer_kernel.errors import ImageError, LabError
 from vmcontainer_kernel.paths import cache_dir
 
 
@@ -34,23 +36,39 @@ class Machine:
             return {"paths": {digest: f"/there/{digest}" for digest in arguments["digests"]}}
         return {"names": []}
 
-    async def get(self, path: str) -> bytes:
-        return self.got[path]
+    def start(self, verb: str, arguments: dict[str, Any], *, on_data: Any = None) -> Machine.Request:
+        assert verb == "get" if on_data else "put"
+        request = self.Request(self.got, arguments["path"])
+        if on_data:
+            asyncio.get_running_loop().call_soon(self._send, request, on_data)
+        return request
 
-    def start(self, verb: str, arguments: dict[str, Any]) -> Machine.Request:
-        assert verb == "put"
-        return self.Request(self.got, arguments["path"])
+    def _send(self, request: Machine.Request, on_data: Any) -> None:
+        data = self.got[request.path]
+        for at in range(0, len(data) or 1, 1 << 16):
+            on_data(Kind.STDOUT, data[at : at + (1 << 16)])
+        if not request.done.done():
+            request.done.set_result({})
+
+    def kill(self, request: Machine.Request) -> None:
+        self.calls.append("kill")
 
     class Request:
         def __init__(self, got: dict[str, bytes], path: str) -> None:
-            self._got, self._path = got, path
+            self._got, self.path = got, path
             self.done: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
 
         async def feed(self, data: bytes) -> None:
-            self._got[self._path] = self._got.get(self._path, b"") + data
+            self._got[self.path] = self._got.get(self.path, b"") + data
+
+        def consumed(self, stream: int, count: int) -> None:
+            """Ask for more."""
+
+        def lose(self, error: Exception) -> None:
+            self.done.set_exception(error)
 
         def end_input(self) -> None:
-            self.done.set_result({"size": len(self._got[self._path])})
+            self.done.set_result({"size": len(self._got[self.path])})
 
 
 @pytest.mark.usefixtures("private_folders")
@@ -127,3 +145,81 @@ def test_what_a_machine_calls_an_image_may_be_none(manifest: bytes) -> None:
     with pytest.raises(ImageError):
         asyncio.run(take(machine, "app"))
     assert Store(cache_dir("images")).names() == []
+
+
+def _made(machine: Machine, theirs: Store, **changes: Any) -> Image:
+    """Have a machine an image of its own, its first layer's descriptor changed."""
+    image = build_busybox(theirs)
+    made = theirs.add("app:latest", {**image.config, "author": "a guest"}, list(image.layers))
+    blobs = _blobs(theirs, made)
+    manifest = json.loads(blobs.pop(made.digest))
+    manifest["layers"][0].update(changes)
+    data = json.dumps(manifest).encode()
+    machine.made = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    machine.got = {_at(digest): content for digest, content in {**blobs, machine.made: data}.items()}
+    return made
+
+
+def _at(digest: str) -> str:
+    return f"/usr/share/vmcontainer/images/blobs/sha256/{digest.partition(':')[2]}"
+
+
+def _files() -> set[str]:
+    folder = cache_dir("images")
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {".lock"}
+
+
+@pytest.mark.usefixtures("private_folders")
+@pytest.mark.parametrize(("size", "message"), [(10, "sends more than 10 bytes"), (1 << 40, "may come from there")])
+def test_a_layer_of_another_size_than_the_manifest_says_is_refused(tmp_path: Path, size: int, message: str) -> None:
+    machine = Machine()
+    _made(machine, Store(tmp_path), size=size)
+    take: Any = giving.take_image
+    with pytest.raises(LabError, match=message):
+        asyncio.run(take(machine, "app"))
+    assert _files() == set()
+
+
+@pytest.mark.usefixtures("private_folders")
+def test_of_a_layer_no_more_is_kept_than_its_manifest_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    made = _made(machine, Store(tmp_path))
+    machine.got[_at(made.layers[0].digest)] += bytes(1 << 22)
+    most = [0]
+
+    def write(self: Any, data: bytes) -> int:
+        most[0] = max(most[0], self.blob.size_bytes + len(data))
+        return int(written(self, data))
+
+    from vmcontainer_kernel.container.images.store import NewBlob
+
+    written = NewBlob.write
+    monkeypatch.setattr(NewBlob, "write", write)
+    take: Any = giving.take_image
+    with pytest.raises(LabError, match="sends more than"):
+        asyncio.run(take(machine, "app"))
+    assert 0 < most[0] <= made.layers[0].size_bytes
+    assert "kill" in machine.calls
+    assert _files() == set()
+
+
+@pytest.mark.usefixtures("private_folders")
+def test_a_manifest_has_a_limit_of_its_own() -> None:
+    machine = Machine()
+    machine.made = f"sha256:{'0' * 64}"
+    machine.got = {_at(machine.made): b" " * (5 << 20)}
+    take: Any = giving.take_image
+    with pytest.raises(LabError, match="sends more than 4194304 bytes"):
+        asyncio.run(take(machine, "app"))
+    assert _files() == set()
+
+
+@pytest.mark.usefixtures("private_folders")
+def test_an_image_is_no_larger_than_the_disk_has_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    _made(machine, Store(tmp_path))
+    monkeypatch.setattr("vmcontainer_kernel.container.files.room_bytes", lambda path: 1000)
+    take: Any = giving.take_image
+    with pytest.raises(ImageError, match="may come from there"):
+        asyncio.run(take(machine, "app"))
+    assert _files() == set()

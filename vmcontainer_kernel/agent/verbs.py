@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..container.csignal import signal
-from ..errors import UserError
+from ..errors import NodeError, UserError
 from .jobs import Job, Stdio, window_of
 from .protocol import get_bool, get_int, get_map, get_str, get_strs
 from .server import Call, Server
@@ -78,9 +78,17 @@ class NodeVerbs:
         self._server.add(job)
 
     def signal(self, call: Call) -> dict[str, Any]:
-        """Send a signal to the process group of a running request: request, signal (a number)."""
-        number = get_int(call.arguments, "signal")
-        job = self._server.jobs.get(get_int(call.arguments, "request"))
+        """Send a signal to what a running request has started: request, signal (a number). A file that is being copied
+        is let go of.
+        """
+        number, request = get_int(call.arguments, "signal"), get_int(call.arguments, "request")
+        copied = self._server.transfers.get(request)
+        if isinstance(copied, Get | Put) and number == signal.SIGKILL:
+            copied.abandon()
+            self._server.forget(request)
+            self._server.fail(request, NodeError("the file is not copied any further"))
+            return {"sent": True}
+        job = self._server.jobs.get(request)
         if job is None or job.wait_status is not None:
             return {"sent": False}
         if number not in signal.valid_signals():
@@ -88,7 +96,7 @@ class NodeVerbs:
         job.signalled = True
         if job.subject:
             runtime = self._runtime()
-            runtime.kill(runtime.get(job.subject), number, everything=number == signal.SIGKILL)
+            runtime.kill(runtime.get(job.subject), number, group=True, everything=number == signal.SIGKILL)
             return {"sent": True}
         try:
             os.killpg(job.pid, number)

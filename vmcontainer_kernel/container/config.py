@@ -14,7 +14,7 @@ from vmcontainer_kernel.container.options import NAMESPACES, Options
 from vmcontainer_kernel.container.record import Record
 from vmcontainer_kernel.container.seccomp.docker_profile import convert
 from vmcontainer_kernel.container.seccomp.profile import default_profile
-from vmcontainer_kernel.container.spec import IdMapping, User
+from vmcontainer_kernel.container.spec import SHOWN_DEVICES, IdMapping, User
 from vmcontainer_kernel.errors import SpecError, UserError
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ def make_config(
     footing: Footing | None = None,
     around: Surroundings | None = None,
 ) -> dict[str, Any]:
-    """Return the OCI ``config.json`` (runtime-spec 1.2) for `options` on an image (image-spec, config.md, "config").
+    """Return the OCI ``config.json`` (runtime-spec) for `options` on an image (image-spec, config.md, "config").
 
     `user`, `home`: `options.user` as looked up in the image. `footing`: what this user may have; an ordinary one gets
     a user namespace.
@@ -82,19 +82,29 @@ def make_config(
     left_out, ids = _left_out(options), footing.ids
     kinds = [kind for short, kind in NAMESPACES.items() if short not in left_out and (short != "user" or ids)]
     config: dict[str, Any] = {
-        "ociVersion": "1.2.0",
+        "ociVersion": _version(options),
         "process": _process(options, defaults, name, user or User(), home),
         "root": {"path": "/" if "root" in options.without else "rootfs", "readonly": options.read_only},
         "hostname": "" if "uts" in left_out or "uts" in around.joined else (options.hostname or name),
         "mounts": _mounts(options, around, kinds, footing, cgroup=bool(cgroups_path)),
         "linux": _linux(options, around, kinds, cgroups_path, guarded=bool(cgroups_path) and not footing.ids),
-        "annotations": {"org.opencontainers.image.ref.name": options.image, **dict(options.labels)},
+        "annotations": _annotations(options),
     }
     if options.domainname:
         config["domainname"] = options.domainname
     if ids:
         config["linux"] |= {"uidMappings": _mappings(ids.uids), "gidMappings": _mappings(ids.gids)}
     return config
+
+
+def _version(options: Options) -> str:
+    """Return the oldest version that has what is asked for: crun 1.8 takes none after 1.0.2."""
+    return "1.2.0" if options.domainname or options.time_offsets else "1.0.2"
+
+
+def _annotations(options: Options) -> dict[str, str]:
+    shown = dict([SHOWN_DEVICES] if _no_devices(options) else [])
+    return {"org.opencontainers.image.ref.name": options.image, **dict(options.labels), **shown}
 
 
 def program_of(options: Options, defaults: dict[str, Any], name: str, home: str) -> dict[str, Any]:
@@ -250,7 +260,7 @@ def _mounts(
     mounts = [
         # The node's own can be written through the outside's processes: oom_score_adj of this user's other programs.
         _bind("/proc", "/proc", *plain, "rro") if "/proc" in footing.bound else _mount("/proc", "proc", *plain),
-        _mount("/dev", "tmpfs", "nosuid", "noexec", *_no_devices(options), "strictatime", "mode=755", "size=65536k"),
+        _mount("/dev", "tmpfs", "nosuid", "noexec", "strictatime", "mode=755", "size=65536k"),
         _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", *group),
         _shm(options),
         _bind("/sys", "/sys", *plain, "rro") if "/sys" in footing.bound else _mount("/sys", "sysfs", *plain, access),

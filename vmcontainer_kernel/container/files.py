@@ -1,5 +1,5 @@
 """Removing a folder that a container has written to: nothing in it can lead the removal elsewhere, however it is named,
-linked or nested.
+linked or nested. And how much room there is for what it writes.
 """
 
 # Plain system calls: a path object costs a forked child copied pages, and hides which call it is.
@@ -15,9 +15,21 @@ from pathlib import Path
 
 from vmcontainer_kernel.errors import ContainerError
 
-__all__ = ["remove_tree"]
+__all__ = ["remove_tree", "room_bytes"]
+
+_LEFT_BYTES = 1 << 30
 
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def room_bytes(path: Path | str) -> int:
+    """Return how much of a stranger's may be written to a folder's disk: what is free there, but for what is left to
+    others, a twentieth of the disk or 1 GiB.
+    """
+    disk = os.statvfs(path)
+    if not disk.f_blocks:  # ramfs: it counts nothing (fs/libfs.c, simple_statfs)
+        return 1 << 62
+    return max(0, disk.f_bavail * disk.f_frsize - min(disk.f_blocks * disk.f_frsize // 20, _LEFT_BYTES))
 
 
 def remove_tree(path: Path | str) -> None:

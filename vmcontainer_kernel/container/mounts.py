@@ -14,7 +14,7 @@ import stat
 from vmcontainer_kernel.container import copying, inside, linux
 from vmcontainer_kernel.container.light import partial
 from vmcontainer_kernel.container.record import Record
-from vmcontainer_kernel.container.spec import Mount, Spec
+from vmcontainer_kernel.container.spec import SHOWN_DEVICES, Mount, Spec
 from vmcontainer_kernel.container.step import Scene, Step
 from vmcontainer_kernel.errors import ContainerError, SpecError
 
@@ -150,8 +150,10 @@ def is_bind(mount: Mount) -> bool:
 
 def fitting(mount: Mount, spec: Spec) -> Mount:
     """Replace what a user namespace may not mount by the node's own (user_namespaces(7): it must own the pid or network
-    namespace too).
+    namespace too); and mount /dev so that no device opens that was made there, where the node's are to be shown.
     """
+    if mount.destination == "/dev" and SHOWN_DEVICES in spec.annotations and not is_bind(mount):
+        return mount.replace(options=(*mount.options[:2], "nodev", *mount.options[2:]))
     kinds = spec.linux.kinds
     needed = {"proc": "pid", "sysfs": "network"}.get(mount.type)
     if "user" not in kinds or needed is None or needed in kinds:

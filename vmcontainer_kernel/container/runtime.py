@@ -263,8 +263,10 @@ class Runtime:
 
     # -- ending
 
-    def kill(self, container: Container, signum: int, *, everything: bool = False) -> None:
-        """Send a signal to the first process's group, or to every process of the container."""
+    def kill(self, container: Container, signum: int, *, group: bool = False, everything: bool = False) -> None:
+        """Send a signal to the first process alone, as docker-kill(1) and docker-stop(1) do; to its `group`, as a
+        terminal's interrupt key does; or to every process of the container.
+        """
         if container.status != "running":
             raise UserError(f"container {container.name} is not running, it is {container.status}")
         if everything and container.cgroup:
@@ -272,7 +274,7 @@ class Runtime:
         if everything and not container.cgroup and signum == signal.SIGKILL:
             signals.to_process(container.pid, signum)  # the end of PID 1 is the end of its pid namespace
             return
-        signals.to_group(container.pid, signum)
+        (signals.to_group if group else signals.to_process)(container.pid, signum)
         mortal = "pid" in container.spec.linux.new_kinds and signum in signals.FATAL_BY_DEFAULT
         if mortal and signals.is_deaf(container.pid, signum):
             container.signalled = signum

@@ -34,7 +34,7 @@ from vmcontainer_kernel.container.process import placed, program_steps
 from vmcontainer_kernel.container.reports import Launch, Stopwatch
 from vmcontainer_kernel.container.requests import SecurityOptions
 from vmcontainer_kernel.container.seccomp.install import has_listener, seccomp_steps
-from vmcontainer_kernel.container.spec import Linux, Process, Spec
+from vmcontainer_kernel.container.spec import SHOWN_DEVICES, Linux, Process, Spec
 from vmcontainer_kernel.container.starting import Starter
 from vmcontainer_kernel.container.step import Scene, Step, explained
 
@@ -79,7 +79,8 @@ def early(spec: Spec) -> Spec:
     )
     process = Process((), oom_score_adj=spec.process.oom_score_adj)
     root = spec.root.replace(readonly=False)
-    return spec.replace(process=process, root=root, hostname="", domainname="", linux=linux, annotations=())
+    shown = tuple(one for one in spec.annotations if one == SHOWN_DEVICES)
+    return spec.replace(process=process, root=root, hostname="", domainname="", linux=linux, annotations=shown)
 
 
 def late(spec: Spec) -> Spec:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from vmcontainer_kernel.container.record import Record
 
 __all__ = [
+    "SHOWN_DEVICES",
     "BlockDevice",
     "BlockIO",
     "Capabilities",
@@ -38,6 +39,13 @@ __all__ = [
     "TimeOffset",
     "User",
 ]
+
+
+SHOWN_DEVICES = ("org.vmcontainer.devices", "shown")
+"""An annotation that other runtimes pass over: /dev is to be mounted nodev, and the node's own files shown in it.
+
+``nodev`` among the options would say only the first half: runc and crun make the files, and then cannot open them.
+"""
 
 
 class User(Record):

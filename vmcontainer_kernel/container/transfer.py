@@ -18,16 +18,21 @@ import errno
 import os
 import stat
 import tarfile
-from typing import IO
+from collections.abc import Iterator
+from typing import IO, Any, Final, NoReturn
 
 from vmcontainer_kernel.container import linux
 from vmcontainer_kernel.errors import ContainerError, NotFound, UserError
 
-__all__ = ["arrival", "open_in_root", "pack", "unpack"]
+__all__ = ["DAMAGED", "Plain", "arrival", "entries", "open_in_root", "pack", "unpack"]
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DEPTH = 256
+DAMAGED: Final = (tarfile.TarError, ValueError, ArithmeticError, RecursionError, EOFError)
+"""What tarfile raises of what is no archive: headers in headers, thousands of them; times that are no number."""
+_LONG_NAMES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_NAMES_BYTES = 64 << 10  # a name and a link's target have up to 4 KiB each
 _UNSIZED_BYTES = 4 << 20  # files of /proc say that they are empty
 
 
@@ -167,6 +172,35 @@ def arrival(root_fd: int, path: str) -> tuple[int, str]:
     return open_in_root(root_fd, parent or "/", os.O_RDONLY | os.O_DIRECTORY), name
 
 
+class Plain(tarfile.TarInfo):
+    """An entry of an archive like those that `pack` writes; another kind is an error before anything of it is read.
+
+    tarfile reads long names and attributes whole, fills the holes of sparse files, at any size that the archive claims,
+    and takes a negative one for a way back (CVE-2025-8194).
+    """
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        names = self.type in _LONG_NAMES
+        if self.type == tarfile.XGLTYPE or self.size < 0 or (names and self.size > _NAMES_BYTES):
+            raise tarfile.ReadError(f"an entry of type {self.type!r} and {self.size} bytes")
+        found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        if found.size < 0:
+            raise tarfile.ReadError(f"{found.size} bytes")
+        return found
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise tarfile.ReadError("a sparse file")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse
+
+
+def entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Give an archive's entries, and keep none: there may be millions."""
+    while (entry := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]
+        yield entry
+
+
 def unpack(folder_fd: int, source: IO[bytes], name: str = "") -> int:
     """Write an archive below an open folder, its first name replaced by `name`; return how many entries there were.
 
@@ -174,14 +208,14 @@ def unpack(folder_fd: int, source: IO[bytes], name: str = "") -> int:
     """
     count = 0
     try:
-        with tarfile.open(fileobj=source, mode="r|") as archive:
-            for entry in archive:
+        with tarfile.open(fileobj=source, mode="r|", tarinfo=Plain) as archive:
+            for entry in entries(archive):
                 parts = [part for part in entry.name.split("/") if part not in ("", ".")]
                 if not parts or ".." in parts or entry.name.startswith("/") or len(parts) > _DEPTH:
                     raise ContainerError(f"{entry.name!r} cannot be copied: its name leads out", where="copy")
                 _write(archive, entry, folder_fd, [name, *parts[1:]] if name else parts)
                 count += 1
-    except tarfile.TarError as error:
+    except DAMAGED as error:
         raise ContainerError(f"the copy came damaged: {error}", where="copy") from error
     return count
 

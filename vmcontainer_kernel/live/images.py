@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from ..agent.protocol import Kind
 from ..errors import NotFound
+from ..fetching import fetch_bytes
 from ..node import Node
 from ..session import Session
 from .base import Json, Source, join, repeated
@@ -17,6 +17,7 @@ __all__ = ["image_document", "image_source", "image_view"]
 PERIOD_S: Final = 1.0
 CHANGES: Final = "changes"
 _MOST: Final = 200
+_MOST_BYTES: Final = 4 << 20  # each row has one path, of at most 4 KiB
 
 
 async def image_document(
@@ -31,18 +32,11 @@ async def image_document(
 
 
 async def _with_changes(node: Node, container: Json) -> Json:
-    written = bytearray()
-
-    def keep(stream: int, data: bytes) -> None:
-        if stream == Kind.STDOUT:
-            written.extend(data)
-        request.consumed(stream, len(data))
-
-    request = node.start("container.changes", {"name": container["name"], "most": _MOST}, on_data=keep)
+    arguments = {"name": container["name"], "most": _MOST}
     try:
-        await request.done
+        written = await fetch_bytes(node, "container.changes", arguments, _MOST_BYTES, what="container.changes")
         return {**container, "changes": json.loads(written)}
-    except (NotFound, ValueError):  # it was removed meanwhile
+    except (NotFound, ValueError, RecursionError):  # it was removed meanwhile; or it is none, and a guest's
         return container
 
 

@@ -15,11 +15,13 @@ from typing import IO, Any
 
 from ..cells import FindNode
 from ..container import transfer
+from ..container.files import room_bytes
 from ..display import Progress, size_text
-from ..errors import NotFound, UserError
+from ..errors import HostError, NotFound, UserError
+from ..fetching import fetch
 from ..messages import say
 from ..session import Session
-from ..sharing import fetch, pack, send
+from ..sharing import pack, send
 from .words import Words
 
 __all__ = ["Far", "between", "copy_in", "copy_out"]
@@ -64,18 +66,30 @@ def copy_out(session: Session, far: Far, path: str, target: str) -> None:
         raise NotFound(f"there is no folder {into} here", hint="make it first")
 
     async def come(archive: IO[bytes], told: Callable[[int], None]) -> None:
-        left_out = await fetch(await far.find(), far.verb("copy_out"), far.arguments(path), archive, told)
+        node, verb, most_bytes = await far.find(), far.verb("copy_out"), room_bytes(Path(tempfile.gettempdir()))
+        hint = "more would fill the disk of this computer; copy less at once, or free some space"
+        arguments, what = far.arguments(path), f"{far.container or node.name}:{path}"
+        left_out = await fetch(node, verb, arguments, archive.write, most_bytes, what=what, hint=hint, told=told)
         if left_out:
             print(say(left_out), end="", file=sys.stderr)
 
     with tempfile.TemporaryFile() as archive:
         _shown(session, lambda told: come(archive, told))
+        _check_room(into, os.fstat(archive.fileno()).st_size)
         archive.seek(0)
         folder_fd = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             transfer.unpack(folder_fd, archive, "" if here.is_dir() else here.name)
         finally:
             os.close(folder_fd)
+
+
+def _check_room(folder: Path, size_bytes: int) -> None:
+    """Raise `HostError` before the first of so many bytes is written to a folder that has no room for them."""
+    if size_bytes > room_bytes(folder):
+        raise HostError(
+            f"the disk of {folder} has no room for {size_text(size_bytes)}", hint="copy to another, or free some space"
+        )
 
 
 def copy_in(session: Session, source: str, far: Far, path: str) -> None:

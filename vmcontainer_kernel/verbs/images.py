@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..agent.protocol import Kind
 from ..container.images import Image, Store, archives, shelf
 from ..container.images.pull import pull as pull_image
 from ..display import Progress, Table, size_text
 from ..errors import NotFound, UserError
+from ..fetching import fetch_bytes
 from ..messages import say
 from ..paths import cache_dir
 from ..session import Session
@@ -20,6 +20,7 @@ from .words import NAME, ON, Verb, Words, flag, option, word, words
 __all__ = ["VERBS"]
 
 _TOLD_LINES = 5
+_TEXT_BYTES = 64 << 20  # what a container changed, a line for each of half a million files
 
 
 def _store() -> Store:
@@ -108,16 +109,7 @@ def _text_of(session: Session, given: Words, verb: str, **arguments: Any) -> str
     find = finder(session, given)
 
     async def collect() -> bytes:
-        parts: list[bytes] = []
-
-        def keep(stream: int, data: bytes) -> None:
-            if stream == Kind.STDOUT:
-                parts.append(data)
-            request.consumed(stream, len(data))
-
-        request = (await find()).start(verb, arguments, on_data=keep)
-        await request.done
-        return b"".join(parts)
+        return await fetch_bytes(await find(), verb, arguments, _TEXT_BYTES, what=verb)
 
     return session.wait(collect()).decode(errors="replace")
 

@@ -18,6 +18,7 @@ __all__ = [
     "CONFIG_TYPE",
     "INDEX_TYPES",
     "MANIFEST_TYPE",
+    "MAX_BYTES",
     "REF_NAME",
     "REPAIR",
     "Blob",
@@ -33,6 +34,7 @@ __all__ = [
     "parse",
 ]
 
+MAX_BYTES = 4 << 20  # of one document: what registries should take at least (distribution-spec, "Pushing Manifests")
 REF_NAME = "org.opencontainers.image.ref.name"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from vmcontainer_kernel.container.files import room_bytes
 from vmcontainer_kernel.container.ids import Steward
 from vmcontainer_kernel.container.images import documents
 from vmcontainer_kernel.container.images.compression import uncompressed
@@ -35,7 +36,6 @@ from vmcontainer_kernel.errors import ImageError, NotFound
 __all__ = ["LAYER_TYPE", "REF_NAME", "Blob", "Image", "NewBlob", "Store"]
 
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
-_DOCUMENT_BYTES = 4 << 20
 _INDEX_WAITS_S = (0.002, 0.01, 0.05, 0.2, 0.0)
 _NESTED = 4  # an index may lead to an index (image-index.md); nobody writes more
 
@@ -155,7 +155,7 @@ class Store:
         return self.path / "blobs" / "sha256" / documents.digest_value(digest)
 
     def _document(self, blob: Blob) -> dict[str, Any]:
-        if blob.size_bytes > _DOCUMENT_BYTES:
+        if blob.size_bytes > documents.MAX_BYTES:
             raise ImageError(
                 f"{blob.digest} claims {blob.size_bytes} bytes: too many for a manifest", where=str(self.path)
             )
@@ -243,7 +243,10 @@ class Store:
         unfinished.mkdir(mode=0o755)
         try:
             with self.open_blob(layer) as stream:
-                diff_id, left_out = self.steward.do(lambda: _values(unpack(stream, layer.media_type, unfinished)))
+                most_bytes = min(MAX_UNPACKED_BYTES, room_bytes(unfinished))
+                diff_id, left_out = self.steward.do(
+                    lambda: _values(unpack(stream, layer.media_type, unfinished, max_bytes=most_bytes))
+                )
             self._match(layer, diff_id, f"sha256:{path.name}")
             if left_out:
                 self._replace(self._note(path.name), documents.canonical(left_out))

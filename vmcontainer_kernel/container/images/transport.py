@@ -23,7 +23,7 @@ from vmcontainer_kernel.container.images import shelf
 from vmcontainer_kernel.container.images.store import Image, Store
 from vmcontainer_kernel.errors import HostError, ImageError
 
-__all__ = ["Progress", "bring", "run_skopeo", "silent"]
+__all__ = ["Progress", "adopt", "bring", "incoming", "run_skopeo", "silent"]
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the phase (asking, fetching, unpacking), bytes done, and bytes in all, None where nobody knows."""
@@ -132,7 +132,7 @@ def bring(
     `source` is one of skopeo's image names; a file or folder in it goes by the name of a link, made of `links`, because
     skopeo's names end at a colon.
     """
-    with _incoming(store) as folder:
+    with incoming(store) as folder:
         for link, path in (links or {}).items():
             (folder / link).symlink_to(path.absolute())
 
@@ -151,8 +151,10 @@ def bring(
 
 
 @contextlib.contextmanager
-def _incoming(store: Store) -> Iterator[Path]:
-    """Give a folder in the store with an empty layout, in which skopeo finds the blobs it need not bring again."""
+def incoming(store: Store) -> Iterator[Path]:
+    """Give a folder in the store with an empty layout, ``image``, of the blobs that need not be brought again; with it
+    goes all that nobody has taken over.
+    """
     store.path.mkdir(parents=True, exist_ok=True)
     for old in store.path.glob(f"{_INCOMING}*"):
         with _held(old) as held:
@@ -198,22 +200,26 @@ def _fetched_bytes(folder: Path) -> int:
     return total_bytes
 
 
+def adopt(store: Store, layout: Path, digests: Sequence[str], name: str) -> None:
+    """Move the blobs of a layout on the same disk into the store."""
+    came = Store(layout)
+    with store.locked():
+        (store.path / "blobs/sha256").mkdir(parents=True, exist_ok=True)
+        for digest in dict.fromkeys(digests):
+            try:
+                came.blob_path(digest).replace(store.blob_path(digest))
+            except FileNotFoundError as error:
+                raise ImageError(f"{name}: blob {digest} did not come", hint="its layers are not all public") from error
+
+
 def _take_over(store: Store, layout: Path, image: Image, name: str, progress: Progress) -> Image:
-    incoming = Store(layout)
-    manifest, config = incoming.documents(image)
-    digests = [one.digest for one in (manifest, config, *image.layers)]
+    manifest, config = Store(layout).documents(image)
     known = [
         (layer, diff_id)
         for layer, diff_id, path in zip(image.layers, image.diff_ids, store.layer_paths(image), strict=True)
         if path.is_dir() and not store.blob_path(layer.digest).exists()
     ]
-    with store.locked():
-        (store.path / "blobs/sha256").mkdir(parents=True, exist_ok=True)
-        for digest in digests:
-            try:
-                incoming.blob_path(digest).replace(store.blob_path(digest))
-            except FileNotFoundError as error:
-                raise ImageError(f"{name}: blob {digest} did not come", hint="its layers are not all public") from error
+    adopt(store, layout, [one.digest for one in (manifest, config, *image.layers)], name)
     try:
         progress("unpacking", 0, None)
         for layer, diff_id in known:
