@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,11 @@ def take(name: str, cell: Cell) -> str:
     """Play a scene; return its recording as a text without what only this computer has."""
     view, scene, look = SCENES[name]
     looks = scene(cell)
-    first = next(looks)
+    first = next(looks)  # what is looked at may begin with the scene
     uname = os.uname()
     place = f"Linux {uname.release} {uname.machine}, {os.cpu_count()} CPUs"
     recording = Recording(view, place, time.time(), look())
-    for times in (first, *looks):
+    for times in chain((first,), looks):
         for _ in range(times):
             time.sleep(PERIOD_S)
             recording.add(look())

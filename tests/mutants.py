@@ -268,11 +268,11 @@ MUTANTS = (
     ),
     Mutant(
         "C9",
-        "no container gets its limit of processes",
+        "a container may have four times as many processes as were asked for",
         "10-cgroups",
         "vmcontainer_kernel/container/limits.py",
-        '"pids": {} if options.pids_limit is None else',
-        '"pids": {} if True else',
+        '{"limit": options.pids_limit},',
+        '{"limit": 4 * options.pids_limit},',
     ),
     Mutant(
         "C10",
