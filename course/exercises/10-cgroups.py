@@ -62,7 +62,11 @@ PREDICTIONS = (
     Question(
         id="again",
         asks="The limit is 4 MiB a second. How long does the second read of the 8 MiB take, in the ordinary way?",
-        choices=("two seconds, as the first", "one second", "nearly no time"),
+        choices=(
+            "two seconds, as the first",
+            "longer: the first has used up what `slow` may read",
+            "nearly no time",
+        ),
         right=3,
     ),
 )
@@ -154,7 +158,8 @@ NOTES = (
     "short leave out `memory.high`.",
     "Students ask: why not always set limits? A CPU quota costs latency even on an idle computer. A usual advice is: "
     "memory and processes always limited, CPU by weight.",
-    "Students ask: can the container raise its own limits? Not if it cannot write the group's files: they are "
-    "read-only inside, and its own limit is written in a folder that belongs to its parent.",
+    "Students ask: can the container raise its own limits? Not if it cannot write the group's files: inside they are "
+    "mounted read-only. And where a group is handed to somebody else on purpose, he is given the folder and "
+    "`cgroup.procs`, not the files with the limits: they share out what is the parent's.",
     "On a busy computer `used` stays below `quota` in the plot: others were running. The pauses are counted anyway.",
 )

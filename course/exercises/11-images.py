@@ -173,7 +173,8 @@ NOTES = (
     "Students ask: could two files not have the same SHA-256? They could, but nobody has ever found two, and to look "
     "for them at random takes about 2 to the power of 128 attempts.",
     "Students ask: then why does my Docker build give another digest each time? Because of the times: of the build in "
-    "the configuration, and of each file in the layers. Let them set `SOURCE_DATE_EPOCH` and compare.",
+    "the configuration, and of each file in the layers. Let them set `SOURCE_DATE_EPOCH`, and "
+    "`rewrite-timestamp=true` for the output, and compare.",
     "Students ask: is the password safe in an `ARG` or an `ENV`? No: `ENV` is in the configuration, and an `ARG` that "
     "a `RUN` uses is in the history. A stage that is thrown away, or a file mounted for one step, keeps it out.",
     "If `other` takes long, its template is being made; that happens once.",

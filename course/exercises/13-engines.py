@@ -25,7 +25,7 @@ PREDICTIONS = (
     Question(
         id="steps",
         asks="The process exists. How many steps are there from here until your program runs in it, behind all walls?",
-        choices=("one: the kernel makes containers", "about five, one for each namespace", "more than twenty"),
+        choices=("one: the kernel makes containers", "eight, one for each wall of lesson 9", "more than twenty"),
         right=3,
     ),
     Question(
@@ -92,7 +92,7 @@ EXERCISES = (
 QUIZ = (
     Question(
         id="who",
-        asks="`docker run` has returned with -d, and the container runs. Which of these programs runs no more?",
+        asks="`docker run -d` has returned, and the container runs. Which of these programs runs no more?",
         choices=("dockerd", "containerd-shim", "runc"),
         right=3,
         why="A runtime makes the process and ends. The shim stays: it holds output and exit status.",

@@ -143,11 +143,12 @@ QUIZ = (
     ),
     Question(
         id="boot",
-        asks="A cloud starts machines in tenths of a second. How can that be?",
+        asks="An application needs ten seconds to start. A cloud has new machines with it ready in tenths of a "
+        "second. How can that be?",
         choices=(
-            "their kernels boot faster",
+            "their kernels boot faster, as the machines have hardly any devices",
             "they are not booted but woken, from a machine that was saved when it was ready",
-            "they are containers in truth",
+            "they are containers in truth, which share one kernel that runs already",
         ),
         right=2,
         why="Waking costs the reading of the devices' state; memory comes page by page, when it is touched.",

@@ -126,9 +126,9 @@ QUIZ = (
         id="third",
         asks="In the third way out the container had no capability. What was it that let it out?",
         choices=(
-            "a hole in the kernel",
+            "a hole in the kernel, which let a process without capabilities write that file",
             "it was user 0, to whom the file belongs, and the kernel starts that program outside of all namespaces",
-            "the filter of system calls was not up",
+            "the filter of system calls, which was not up for a container without capabilities",
         ),
         right=2,
         why="All parts did what they are made for. One wall was missing, and no other stood behind it.",
@@ -158,9 +158,9 @@ QUIZ = (
         id="escape",
         asks="What must go wrong for the root of a guest to reach the computer below it?",
         choices=(
-            "a namespace of the guest is left out",
+            "a namespace of the guest is left out, so that it sees the processes outside",
             "the hypervisor has a hole, and then the walls around its process have one, too",
-            "the guest's kernel crashes",
+            "the guest's kernel crashes, and what ran in it goes on outside",
         ),
         right=2,
         why="It has happened (VENOM, 2015). The devices that a hypervisor plays are the door; the fewer, the smaller.",

@@ -50,7 +50,7 @@ PREDICTIONS = (
     ),
     Question(
         id="bad",
-        asks="Version 3 has a slip of the pen, version 4 works in the test only. What will users see?",
+        asks="Version 3 has a typing error, version 4 works in the test only. What will users see?",
         choices=(
             "version 2 only",
             "version 2, and for a moment version 4",

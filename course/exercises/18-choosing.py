@@ -83,7 +83,10 @@ EXERCISES = (
         ),
         facts=(
             Fact("no container `shop` runs on your node", lambda: "shop" in containers(lab.default_node)),
-            Fact("no container `pupil` runs in a machine `school`, and only there", pupil_apart),
+            Fact(
+                "there is no container `pupil` in a machine `school`, or there is one on your node as well",
+                pupil_apart,
+            ),
             Fact("there is no machine `bank` that runs", lambda: runs("bank")),
             Fact("the kernel of `bank` still promises more memory than there is", lambda: promises_less("bank")),
             Fact("the setting of `school` was changed as well", lambda: not promises_less("school")),
