@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import nbformat
+from answers import quiz_answers
 from bs4 import BeautifulSoup, Tag  # type: ignore[import-not-found, unused-ignore]
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
@@ -110,6 +111,7 @@ def read_page(source: Path, target: str, language: str, export: HTMLExporter) ->
         if cell.cell_type == "code":
             cell.outputs = [_drawable(output, language) for output in cell.outputs]
             _put_replay(cell, source, language)
+            _put_answers(cell, source, language)
     soup = BeautifulSoup(export.from_notebook_node(notebook)[0], "html.parser")
     for table in soup.find_all("table"):
         _let_scroll(table, soup, language)
@@ -131,6 +133,19 @@ def _put_replay(cell: NotebookNode, source: Path, language: str) -> None:
         raise Broken(f"{source.name}: the recording of the tag {tag}: {error}") from None
     kept = [output for output in cell.outputs if "text/html" not in output.get("data", {})]
     cell.outputs = [*kept, v4.new_output("display_data", {"text/html": html})]
+
+
+def _put_answers(cell: NotebookNode, source: Path, language: str) -> None:
+    """Put what a reader can use in place of questions that nobody hears: a page has no buttons to choose with."""
+    words = WORDS[language]
+    if cell.source.startswith("%predict"):
+        text = f'<p lang="{language}">{words["predict"]}</p>'
+    elif cell.source == "%quiz":
+        lines = quiz_answers(ROOT, source.stem, language)
+        text = f'<details lang="{language}"><summary>{words["answers"]}</summary>\n\n{lines}\n\n</details>'
+    else:
+        return
+    cell.outputs = [v4.new_output("display_data", {"text/markdown": text})]
 
 
 def _let_scroll(table: Tag, soup: BeautifulSoup, language: str) -> None:

@@ -67,11 +67,15 @@ def sample(name: str) -> dict[str, Any]:
     return document
 
 
-def violations(page: Any, selector: str) -> list[str]:
-    """What axe-core finds wrong in a part of a page: rule, how bad it is, the element, what would make it right."""
+def violations(page: Any, selector: str, *rules: str) -> list[str]:
+    """What axe-core finds wrong in a part of a page: rule, how bad it is, the element, what would make it right.
+
+    `rules`: only these, as all take seconds on a long page.
+    """
     if not page.evaluate("() => 'axe' in window"):
         page.evaluate(resources.files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
-    found = page.evaluate("(selector) => axe.run(selector, { resultTypes: ['violations'] })", selector)
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    found = page.evaluate("([selector, options]) => axe.run(selector, options)", [selector, options])
     return [
         f"{rule['id']} ({rule['impact']}): {node['html'][:300]}\n{node['failureSummary']}"
         for rule in found["violations"]

@@ -97,9 +97,18 @@ def test_all_cells_and_outputs_are_on_the_page(site, course, lesson):
         if cell.cell_type == "code":
             shown = page.find(id=f"cell-{cell.id}")
             assert shown.select_one(".input").get_text().strip() == cell.source.strip()
-            assert len(shown.select(".output > *")) >= len(cell.outputs)
-            for output in cell.outputs:
+            outputs = cell.outputs[:1] if cell.source == "%quiz" else cell.outputs
+            assert len(shown.select(".output > *")) >= len(outputs)
+            for output in outputs:
                 assert output.get("text", "").strip() in shown.get_text()
+
+
+def test_questions_that_nobody_hears_tell_their_answers(site):
+    page = website.BeautifulSoup((site / "ko" / "01-welcome.html").read_text("utf-8"), "html.parser")
+    assert "NUMBER" not in page.get_text()
+    assert "노트북에서는 여기에서 고릅니다" in page.select_one(".output p:lang(ko)").get_text()
+    [answers] = page.select(".output details:lang(ko)")
+    assert [one.get_text()[:6] for one in answers.select("li")] == ["2 (커널)", "2 (가상 ", "2 (둘의 "]
 
 
 def test_every_link_and_anchor_leads_somewhere(pages):
@@ -138,12 +147,11 @@ def test_anchors_are_equal_in_all_languages(pages):
         assert all(one == ids[0] for one in ids)
 
 
-def test_the_same_sources_give_the_same_bytes(site, course, tmp_path):
-    website.build(tmp_path / "again")
-    files = {path.relative_to(site): path.read_bytes() for path in site.rglob("*") if path.is_file()}
-    again = {path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()}
-    assert again == set(files)
-    assert [name for name, data in files.items() if (tmp_path / "again" / name).read_bytes() != data] == []
+@pytest.mark.parametrize("name", [REPLAYED, "10-cgroups"])  # a replay, charts
+def test_the_same_source_gives_the_same_bytes(course, name):
+    export = website.exporter()
+    one, again = (website.read_page(course / "ko" / f"{name}.ipynb", "", "ko", export) for _ in range(2))
+    assert str(one.soup) == str(again.soup)
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys):
@@ -239,10 +247,10 @@ def test_axe_finds_nothing(opened, language, name):
     page = opened(f"{language}/{name}.html")
     page.get_by_role("searchbox").fill("kernel")
     page.locator("#search-found a").first.wait_for()
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (scheme == "dark")
-        assert violations(page, "html") == [], scheme
+    assert violations(page, "html") == []
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    assert violations(page, "html", "color-contrast") == []
 
 
 def test_a_replay_moves(opened):
@@ -276,7 +284,8 @@ def test_print_leaves_the_text_only(opened):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
-@pytest.mark.parametrize("name", ["en/index", f"ko/{REPLAYED}"])
+# The ninth names files of the engine whose names are wider than a telephone.
+@pytest.mark.parametrize("name", ["en/index", f"ko/{REPLAYED}", "en/09-namespaces"])
 def test_a_narrow_page_does_not_scroll_sideways(opened, name):
     page = opened(f"{name}.html", viewport={"width": 360, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 360
