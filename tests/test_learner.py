@@ -46,7 +46,7 @@ def test_a_lesson_as_a_learner_does_it(notebook: Notebook, tmp_path: Path) -> No
         notebook.ok("%lab reset")
     assert [notebook.ok("%hint lantern").out.count("\n") for _ in range(3)] == [2, 3, 4]
     notebook.ok(notebook.ok("%solution lantern").out)
-    assert notebook.ok("%check lantern").out == "solved: lantern\n"
+    assert notebook.ok("%check lantern").out == "lantern is solved: all that it asks for is there\n"
 
     notebook.ok("LAB_LANGUAGE = 'ko'")
     assert "맞았습니다" in notebook.ok("%quiz numbers 2").out

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .vm.machine import Machine
     from .vm.packages import Origin
 
-__all__ = ["ANY", "Machines", "Report", "Wish", "quiet"]
+__all__ = ["ANY", "USUAL_SHARES", "Machines", "Report", "Wish", "quiet"]
 
 Report = Callable[[str, float], None]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from .errors import NodeError, UserError
 from .guests import Guest
+from .machines import USUAL_SHARES
 from .memory import available_memory
 from .node import Node
 
@@ -44,13 +45,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Seen:
-    """Memory in bytes and processors, as the hypervisor gives them and as the guest's kernel finds them.
+    """Memory in bytes and processors, as the hypervisor gives them and as the guest's kernel finds them, and what the
+    host's scheduler is told; -1 is no cap.
 
     What the balloon takes is no less in total to the guest's kernel, but less that is free. None: nobody can be asked.
     """
 
     memory_bytes: int
     cpus: int
+    cpu_shares: int
+    cpu_quota_us: int
     guest_total_bytes: int | None = None
     guest_free_bytes: int | None = None
     guest_cpus: int | None = None
@@ -90,12 +94,15 @@ async def _look(guest: Guest, least_bytes: int = 0) -> Seen:
     from .vm.growing import hypervisor_sees
 
     memory_bytes, cpus = await hypervisor_sees(guest.machine)
+    config = guest.machine.config
+    seen = Seen(memory_bytes, cpus, config.cpu_shares or USUAL_SHARES, config.cpu_quota_us or -1)
     if guest.agent is None:
-        return Seen(memory_bytes, cpus)
+        return seen
     text = await _output(guest.agent, ["/bin/sh", "-c", _SCRIPT, "sh", str(cpus), str(least_bytes >> 10)])
     try:
         found = text.split()
-        return Seen(memory_bytes, cpus, int(found[2]) * 1024, int(found[5]) * 1024, int(found[0]))
+        total_bytes, free_bytes = int(found[2]) * 1024, int(found[5]) * 1024
+        return replace(seen, guest_total_bytes=total_bytes, guest_free_bytes=free_bytes, guest_cpus=int(found[0]))
     except (IndexError, ValueError):
         raise NodeError(f"machine {guest.machine.config.name} does not tell what it has", where=text[:200]) from None
 

@@ -65,7 +65,7 @@ EXERCISES = (
             Fact("`second` does not answer as a kernel of its own", lambda: boot("second") != boot("host")),
         ),
         hints=(
-            "A name follows the magic in the same line. You need two cells, one for each magic.",
+            "The name follows `%%vm` or `%%container` in the same line. You need two cells, one for each of them.",
             "`%%vm second` is the first line of the one cell; below it any command will do, such as `true`.",
             "The other cell begins with `%%container first`.",
         ),

@@ -72,6 +72,9 @@ EXERCISES = (
         ),
         facts=(
             Fact("there is no program `countdown`", lambda: code() != b""),
+            Fact(
+                "your function `hypervisor` is not there: run its cells first", lambda: named("hypervisor") is not None
+            ),
             Fact("under your hypervisor it does not end with `hlt`", lambda: exits()[-1:] == ["HLT"]),
             Fact(
                 "your hypervisor sees other exits than 3, 2, 1 at port 0xe9",

@@ -108,7 +108,7 @@ def test_what_is_missing_is_told_one_by_one(learner: Room) -> None:
     done.append("first")
     assert learner.check("walls", run).startswith("not yet: there is no second wall")
     done.append("second")
-    assert learner.check("walls", run) == "solved: walls"
+    assert learner.check("walls", run) == "walls is solved: all that it asks for is there"
     done.clear()
     learner.check("walls", run)
     entry = learner.progress().find(LESSON.name, "exercise", "walls")
@@ -496,7 +496,7 @@ def test_an_exercise_from_check_to_solution(shell: InteractiveShell, capsys: pyt
     shell.run_cell("%solution walls --now")
     shell.run_cell(capsys.readouterr().out)
     shell.run_cell("%check")
-    assert "solved: walls" in capsys.readouterr().out
+    assert "walls is solved" in capsys.readouterr().out
 
 
 def test_a_slip_is_no_traceback(shell: InteractiveShell, capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,7 +129,9 @@ def test_its_group_bounds_and_counts_it(session: Session) -> None:
 
 def test_a_cap_and_a_weight_are_changed_live_and_hold(session: Session) -> None:
     guest = made(session, "a")
-    change(session, "a", cpu_quota_us=20_000, cpu_shares=256)
+    was, now_is, _ = change(session, "a", cpu_quota_us=20_000, cpu_shares=256)
+    assert (was.cpu_shares, was.cpu_quota_us) == (1024, -1)
+    assert (now_is.cpu_shares, now_is.cpu_quota_us) == (256, 20_000)
     before = counted(session, "a")["cpu"]
     started_s = time.monotonic()
     shell(session, "a", "timeout 2 sh -c 'while :; do :; done'")

@@ -100,7 +100,7 @@ class Room:
             return replace(old, tries=old.tries + 1, right=not missing, end_s=0.0 if missing else now_s)
 
         self._change("exercise", id, count)
-        return self._missing(exercise, missing) if missing else say(f"solved: {id}")
+        return self._missing(exercise, missing) if missing else say(f"{id} is solved: all that it asks for is there")
 
     def _prove(self, exercise: Exercise, run: Run) -> str:
         """Show that the check can fail, and that the solution passes it."""

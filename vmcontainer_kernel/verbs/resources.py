@@ -53,7 +53,15 @@ def _update(session: Session, given: Words, language: str) -> Table:
         ("CPUs", "hypervisor", before.cpus, after.cpus),
         ("CPUs", "guest", before.guest_cpus, after.guest_cpus),
     ]
+    if change.cpu_shares is not None:
+        rows.append(("weight of its CPUs", "host", before.cpu_shares, after.cpu_shares))
+    if change.cpu_quota_us is not None:
+        rows.append(("cap on its CPUs", "host", _cap(before.cpu_quota_us), _cap(after.cpu_quota_us)))
     return Table(("what", "seen by", "before", "now"), rows)
+
+
+def _cap(quota_us: int) -> str:
+    return "none" if quota_us < 0 else f"{quota_us / 100_000:g} CPU"
 
 
 def _whole(text: str | None, option: str, low: int) -> int | None:
