@@ -24,6 +24,7 @@ from typing import Any
 import requests
 import websocket
 
+from tests.patience import now_s
 from vmcontainer_kernel.paths import cache_dir
 from vmcontainer_kernel.vm.accelerator import choose
 from vmcontainer_kernel.vm.config import MachineConfig
@@ -141,9 +142,9 @@ def run_folder(uid: int) -> Path:
 
 
 def wait_for(reached: Callable[[], Any], what: str, limit_s: float = LIMIT_S) -> None:
-    deadline_s = time.monotonic() + limit_s
+    deadline_s = now_s() + limit_s
     while not reached():
-        assert time.monotonic() < deadline_s, f"{what} did not come in {limit_s} s"
+        assert now_s() < deadline_s, f"{what} did not come in {limit_s} s"
         time.sleep(0.1)
 
 

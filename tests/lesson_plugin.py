@@ -13,9 +13,7 @@ ordinary user, say). What was stored elsewhere does not have it, so these warnin
 from __future__ import annotations
 
 import json
-import os
 import re
-import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ from typing import Any
 import pytest
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell
+
+from tests.patience import now_s
 
 CELL_LIMIT_S = 10.0
 ABOUT_THIS_COMPUTER = re.compile(r"^\[[\w.-]+\] warning: (machines|containers) here\b.*\n\n?", re.MULTILINE)
@@ -76,14 +76,14 @@ class Cells:
     def pytest_runtest_call(self, item: Any) -> Generator[None, object, object]:
         self.told["kernel"] = item.parent.kernel.km.provisioner.pid
         self.cells.append({"number": item.cell_num + 1, "begins": item.cell.source.partition("\n")[0], "told": ""})
-        self.status, began_s = "", time.monotonic()
+        self.status, began_s = "", now_s()
         result = yield
-        seconds = time.monotonic() - began_s
+        seconds = now_s() - began_s
         expected = "error" if "raises-exception" in item.cell.metadata.get("tags", []) else "ok"
         if self.status != expected:
             item.raise_cell_error(f"the kernel's reply says {self.status or 'nothing'}, not {expected}")
-        if seconds > limit_s():
-            item.raise_cell_error(f"the cell took {seconds:.1f} s, more than {limit_s():.1f} s")
+        if seconds > CELL_LIMIT_S:
+            item.raise_cell_error(f"the cell took {seconds:.1f} s on a quiet computer, more than {CELL_LIMIT_S:.1f} s")
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -94,8 +94,3 @@ class Cells:
 
     def pytest_sessionfinish(self) -> None:
         self.report.write_text(json.dumps(self.told))
-
-
-def limit_s() -> float:
-    """Return how long a cell may take: longer where more programs want to run than there are processors."""
-    return CELL_LIMIT_S * max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))

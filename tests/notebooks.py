@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
+from tests.patience import now_s
+
 LIMIT_S = 60.0
+LOOK_S = 0.5
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -22,8 +27,10 @@ class Cell:
     def __init__(self, client: BlockingKernelClient, code: str) -> None:
         self._client = client
         self._id = client.execute(code)
-        self.began_s = time.monotonic()
+        self.began_s, self._began_s = time.monotonic(), now_s()
         self.first_s = self.seconds = 0.0
+        self.patient_s = 0.0
+        """How long it took by the clock of `tests.patience`: for limits from above."""
         self.out = self.err = ""
         self.data: list[dict[str, str]] = []
         self.messages = 0
@@ -52,30 +59,32 @@ class Cell:
         elif kind == "status":
             self._idle = content["execution_state"] == "idle"
 
+    def _take_until(self, done: Callable[[], bool], limit_s: float) -> Cell:
+        deadline_s = now_s() + limit_s
+        while not done():
+            assert now_s() < deadline_s, f"it did not come about in {limit_s} s: {self.describe()}"
+            with contextlib.suppress(queue.Empty):
+                self._take(LOOK_S)
+        return self
+
     def begun(self, limit_s: float = LIMIT_S) -> Cell:
         """Wait until the kernel has begun with it: an interrupt before that is nobody's."""
-        deadline_s = time.monotonic() + limit_s
-        while not self._begun:
-            self._take(deadline_s - time.monotonic())
-        return self
+        return self._take_until(lambda: self._begun, limit_s)
 
     def until(self, text: str, limit_s: float = LIMIT_S) -> Cell:
         """Wait until the output holds `text`."""
-        deadline_s = time.monotonic() + limit_s
-        while text not in self.out + self.err:
-            assert not self._idle, self.describe()
-            self._take(deadline_s - time.monotonic())
-        return self
+
+        def is_told() -> bool:
+            told = text in self.out + self.err
+            assert told or not self._idle, self.describe()
+            return told
+
+        return self._take_until(is_told, limit_s)
 
     def finish(self, limit_s: float = LIMIT_S) -> Cell:
         """Wait until the cell has ended."""
-        deadline_s = time.monotonic() + limit_s
-        while not self._idle:
-            try:
-                self._take(max(0.0, deadline_s - time.monotonic()))
-            except queue.Empty:
-                raise AssertionError(f"the cell did not end in {limit_s} s: {self.describe()}") from None
-        self.seconds = time.monotonic() - self.began_s
+        self._take_until(lambda: self._idle, limit_s)
+        self.seconds, self.patient_s = time.monotonic() - self.began_s, now_s() - self._began_s
         reply = self._client.get_shell_msg(timeout=LIMIT_S)
         while reply["parent_header"].get("msg_id") != self._id:
             reply = self._client.get_shell_msg(timeout=LIMIT_S)
@@ -217,8 +226,8 @@ def left_behind(run: Path, ids: list[str], *, but: int = 0) -> dict[str, Any]:
 
 def wait_until_nothing_is_left(run: Path, ids: list[str], limit_s: float, *, but: int = 0) -> float:
     """Return how long it took."""
-    began_s = time.monotonic()
+    began_s = now_s()
     while left := left_behind(run, ids, but=but):
-        assert time.monotonic() - began_s < limit_s, left
+        assert now_s() - began_s < limit_s, left
         time.sleep(0.02)
-    return time.monotonic() - began_s
+    return now_s() - began_s

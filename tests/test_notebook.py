@@ -17,6 +17,7 @@ import pytest
 
 from tests.node.registry import require, running
 from tests.notebooks import Notebook, failed, sessions, wait_until_nothing_is_left
+from tests.patience import now_s
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
 
@@ -76,7 +77,7 @@ def test_a_container_in_a_machine_shares_the_kernel_of_the_machine(notebook: Not
 
 @pytest.mark.parametrize("where", ["%%vm", "%%container", "%%container --on vm"])
 def test_output_streams_while_the_command_runs(notebook: Notebook, where: str) -> None:
-    cell = notebook.cell(f"{where}\necho first; sleep 0.6; echo second")
+    cell = notebook.cell(f"{where}\necho first; sleep 1.5; echo second")
     assert cell.out == "first\nsecond\n"
     assert cell.seconds - cell.first_s > 0.5
     assert cell.messages == 2
@@ -128,36 +129,35 @@ def test_output_into_a_variable_though_the_command_failed(notebook: Notebook) ->
     assert notebook.value("text, _exit_code") == r"('out\n', 7)"
 
 
-@pytest.mark.alone
 def test_in_the_background(notebook: Notebook) -> None:
-    began_s = time.monotonic()
-    notebook.ok("%%vm --bg --proc p\necho begun; sleep 0.8; echo ended; exit 4")
-    assert time.monotonic() - began_s < 0.7
+    notebook.ok("%%vm --bg --proc p\necho begun; until [ -e /tmp/go ]; do sleep 0.05; done; echo ended; exit 4")
     assert "running" in notebook.value("p")
+    notebook.ok("%%vm\ntouch /tmp/go")
     assert notebook.value("p.wait(), p.status, p.out") == r"(4, 4, 'begun\nended\n')"
 
 
 def test_the_background_can_be_ended(notebook: Notebook) -> None:
     notebook.ok("%%container --bg --proc p\nsleep 1000")
     notebook.ok("p.kill()")
-    assert notebook.value("p.wait(5)") == "137"
+    assert notebook.value("p.wait(60)") == "137"
 
 
 def test_the_background_of_a_machine_that_is_removed(notebook: Notebook) -> None:
     notebook.ok("%%vm brief --bg --proc p\necho begun; sleep 1000")
     notebook.ok("while 'begun' not in p.out: pass")
     notebook.ok("%vm rm brief")
-    assert "brief" in notebook.fails("p.wait(5)", "NodeLost")
+    assert "brief" in notebook.fails("p.wait(60)", "NodeLost")
     assert "lost: " in notebook.value("p")
     assert notebook.value("p.out") == r"'begun\n'"
 
 
 @pytest.mark.parametrize("where", ["%%vm", "%%container"])
 def test_a_time_limit(notebook: Notebook, where: str) -> None:
-    cell = notebook.cell(f"{where} --timeout 0.5\necho begun; trap '' TERM; while :; do sleep 0.1; done", 10)
-    assert "ended after 0.5 s" in failed(cell, "TimeLimit")
+    cell = notebook.cell(f"{where} --timeout 1.5\necho begun; trap '' TERM; while :; do sleep 0.1; done", 10)
+    assert "ended after 1.5 s" in failed(cell, "TimeLimit")
     assert cell.out == "begun\n"
-    assert 0.5 < cell.seconds < 4
+    assert cell.seconds > 1.5
+    assert cell.patient_s < 5
 
 
 def test_environment_user_and_folder(notebook: Notebook) -> None:
@@ -202,7 +202,7 @@ def test_help_behind_a_question_mark(notebook: Notebook, name: str) -> None:
     ],
 )
 def test_completion(notebook: Notebook, line: str, matches: list[str]) -> None:
-    reply = notebook.client.complete(line, len(line), reply=True, timeout=10)["content"]
+    reply = notebook.client.complete(line, len(line), reply=True, timeout=60)["content"]
     assert reply["matches"] == matches
 
 
@@ -220,9 +220,9 @@ def test_a_container_that_runs_on(notebook: Notebook, tmp_path: Path) -> None:
     script = "echo begun; trap 'echo told; exit 3' TERM; while :; do sleep 0.05; done"
     made = notebook.ok(f"%%container -d --name web --restart on-failure:3 --label a=b\n{script}")
     assert "container web runs" in made.out
-    deadline_s = time.monotonic() + 10
+    deadline_s = now_s() + 10
     while notebook.ok("%container logs web").out != "begun\n":
-        assert time.monotonic() < deadline_s
+        assert now_s() < deadline_s
     assert notebook.ok("%%container web\necho inside").out == "inside\n"
     assert notebook.ok("%container exec -w /tmp web pwd").out == "/tmp\n"
     assert "sleep" in notebook.value("%container top web")
@@ -332,13 +332,13 @@ def test_a_port_of_a_container_in_a_machine(notebook: Notebook) -> None:
         content: bytes = urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/", timeout=20).read()
         return content
 
-    deadline_s = time.monotonic() + 20
+    deadline_s = now_s() + 20
     while True:
         try:
             assert said() == b"hello\n"
             break
         except OSError:
-            assert time.monotonic() < deadline_s
+            assert now_s() < deadline_s
             time.sleep(0.2)
     assert "taken" in notebook.fails(f"%%container --on vm -p {found[1]}:80\ntrue", "UserError")
     notebook.ok("%container rm -f --on vm web")
@@ -407,7 +407,7 @@ def test_the_reset_button(notebook: Notebook) -> None:
 def test_bad_input_is_told_at_once(notebook: Notebook, code: str, name: str, words: str) -> None:
     cell = notebook.cell(code)
     assert words in failed(cell, name)
-    assert cell.seconds < 2
+    assert cell.patient_s < 2
 
 
 @pytest.mark.parametrize("where", ["%%vm", "%%container", "%%container name"])
@@ -454,9 +454,9 @@ def test_a_flood_can_be_interrupted(notebook: Notebook, where: str) -> None:
     cell.until("begins")
     time.sleep(2)
     notebook.interrupt()
-    pressed_s = time.monotonic()
+    pressed_s = now_s()
     assert "interrupted" in failed(cell.finish(10), "CommandFailed")
-    assert time.monotonic() - pressed_s < 2
+    assert now_s() - pressed_s < 2
     assert "more bytes of output are not shown" in cell.out
     assert len(cell.out) < 1.1 * (1 << 20)
     after_kib = int(notebook.value("__import__('resource').getrusage(0).ru_maxrss"))
@@ -508,9 +508,9 @@ def test_impatient_presses_leave_nothing_running(notebook: Notebook) -> None:
         notebook.interrupt()
         time.sleep(pause_s)
     cell.finish(5)
-    deadline_s = time.monotonic() + 3
+    deadline_s = now_s() + 3
     while notebook.value("%container ls") != "no containers":
-        assert time.monotonic() < deadline_s
+        assert now_s() < deadline_s
 
 
 @pytest.mark.alone
@@ -524,9 +524,9 @@ def test_an_interrupt_while_a_machine_is_made(notebook: Notebook) -> None:
         notebook.cell("%vm rm unborn")
     machines = "[row for row in lab.host.view()['processes'] if row['role'] == 'machine']"
     notebook.ok("from vmcontainer_kernel import lab")
-    deadline_s = time.monotonic() + 5
+    deadline_s = now_s() + 5
     while (count := int(notebook.value(f"len({machines})"))) > 1:
-        assert time.monotonic() < deadline_s, count
+        assert now_s() < deadline_s, count
     assert notebook.value("%vm ls").count("running") == 1
 
 
@@ -536,7 +536,7 @@ def test_a_guest_that_panics(notebook: Notebook) -> None:
     shown = failed(cell, "MachineError")
     assert "panic" in shown.lower()
     assert "sysrq" in shown  # the console's last lines
-    assert cell.seconds < 8
+    assert cell.patient_s < 8
     assert "%vm rm crash" in notebook.fails("%%vm crash\ntrue", "MachineError")
     assert "gone" in notebook.value("%vm ls")
     notebook.ok("%vm rm crash")
@@ -565,15 +565,15 @@ def test_a_guest_that_never_answers(notebook: Notebook) -> None:
     notebook.interrupt()
     cell.until("press again", 5)
     notebook.interrupt()
-    pressed_s = time.monotonic()
+    pressed_s = now_s()
     assert "does not answer" in failed(cell.finish(10), "NodeLost")
-    assert time.monotonic() - pressed_s < 5
+    assert now_s() - pressed_s < 5
     listed = notebook.cell("%vm ls", 15)
     assert "does not answer" in listed.text, listed.describe()
-    assert listed.seconds < 3
+    assert listed.patient_s < 3
     removed = notebook.cell("%vm rm stuck", 15)
     assert not removed.error, removed.failure
-    assert removed.seconds < 8
+    assert removed.patient_s < 8
     assert not Path(f"/proc/{pid}").exists()
 
 
@@ -664,9 +664,9 @@ def test_a_forked_child_does_not_hold_the_session(tmp_path: Path) -> None:
     )
     notebook.kill()
     try:
-        deadline_s = time.monotonic() + 3
+        deadline_s = now_s() + 3
         while sessions(run):
-            assert time.monotonic() < deadline_s, ids
+            assert now_s() < deadline_s, ids
             time.sleep(0.02)
     finally:
         os.kill(child, signal.SIGKILL)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import now_s
+
 ROOT = Path(__file__).parent.parent
 TOKEN = "start"
 START_LIMIT_S = 5.0
@@ -38,7 +40,7 @@ def started(tmp_path: Path) -> Iterator[tuple[int, float]]:
     options = ["--no-browser", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"]
     environment = {**os.environ, "JUPYTER_RUNTIME_DIR": str(tmp_path), "LC_ALL": "C.UTF-8"}
     with (tmp_path / "log").open("wb") as log:
-        start_s = time.monotonic()
+        start_s = now_s()
         server = subprocess.Popen([ROOT / "lab", *options], env=environment, stdout=log, stderr=log)
         try:
             yield port, wait_until_served(server, port, start_s)
@@ -48,11 +50,11 @@ def started(tmp_path: Path) -> Iterator[tuple[int, float]]:
 
 
 def wait_until_served(server: subprocess.Popen[bytes], port: int, start_s: float) -> float:
-    while time.monotonic() - start_s < 60:
+    while now_s() - start_s < 60:
         assert server.poll() is None, "it ended"
         try:
             get(port, "lab")
-            return time.monotonic() - start_s
+            return now_s() - start_s
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.05)
     raise AssertionError("nothing is served after a minute")

@@ -22,6 +22,7 @@ from tests.notebooks import (
     wait_until_nothing_is_left,
 )
 from tests.ordinary_user import FIRST_LIMIT_S, User
+from tests.patience import now_s
 
 END_LIMIT_S = 2.0
 DEATHS = int(os.environ.get("VMCONTAINER_DEATHS", "20"))  # a release is tried with more
@@ -55,6 +56,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> None:
     notebook.close()
 
 
+def all_run(commands: list[str]) -> bool:
+    """Tell whether all has begun: a background command does after its cell has ended."""
+    return sum("sleep" in command for command in commands) >= 4 and any("qemu" in command for command in commands)
+
+
 @pytest.mark.parametrize("attempt", range(DEATHS))
 def test_a_killed_notebook_leaves_nothing(notebook: Notebook, tmp_path: Path, attempt: int) -> None:
     """A quarter of the moments are when all runs, the others while it is being made."""
@@ -63,9 +69,9 @@ def test_a_killed_notebook_leaves_nothing(notebook: Notebook, tmp_path: Path, at
     cell = notebook.start(EVERYTHING)
     if moment_s is None:
         cell.until("all")
-        names = [command for _, command in processes(run, session, but=notebook.pid)]
-        assert sum("sleep" in command for command in names) >= 4
-        assert any("qemu" in command for command in names)
+        deadline_s = now_s() + 10
+        while not all_run(names := [command for _, command in processes(run, session, but=notebook.pid)]):
+            assert now_s() < deadline_s, names
     else:
         time.sleep(moment_s)
     pids = [pid for pid, _ in processes(run, session, but=notebook.pid)]
@@ -86,10 +92,10 @@ def test_a_killed_supervisor_takes_its_children_along_and_the_next_session_clear
     supervisor = next(pid for pid, command in processes(run, session) if "vmcontainer_kernel.agent" in command)
     notebook.kill()
     os.kill(supervisor, signal.SIGKILL)
-    deadline_s = time.monotonic() + END_LIMIT_S
+    deadline_s = now_s() + END_LIMIT_S
     # What has no pid namespace of its own and is no child of the supervisor is met by the sweep.
     while any("qemu" in command or "sh -c" in command for _, command in processes(run, session)):
-        assert time.monotonic() < deadline_s, processes(run, session)
+        assert now_s() < deadline_s, processes(run, session)
         time.sleep(0.02)
     assert sessions(run) == [folder]
     following = Notebook(tmp_path, run)
@@ -163,9 +169,9 @@ def test_a_killed_notebook_of_an_ordinary_user_leaves_nothing(user: User) -> Non
     ready = user.folder / "ready"
     codes = ["%%container web\nsleep 1000 & true", "%%vm --bg\nsleep 1000", "%%vm\ntrue"]
     with user.start(*codes, f"open({str(ready)!r}, 'w').close(); import time; time.sleep(1000)") as process:
-        deadline_s = time.monotonic() + FIRST_LIMIT_S
+        deadline_s = now_s() + FIRST_LIMIT_S
         while not ready.exists():
-            assert time.monotonic() < deadline_s
+            assert now_s() < deadline_s
             time.sleep(0.05)
         assert len(processes(user.run)) >= 4  # notebook, supervisor, container, machine
         process.kill()

@@ -8,7 +8,6 @@ in `programs.py`. Those of the second are part of the set-up itself: `attack_dri
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.guest_engine import GuestEngine
+from tests.patience import now_s
 
 pytestmark = pytest.mark.needs("qemu")
 
@@ -90,9 +90,9 @@ class Field:
         assert engine.run_python(PREPARE_FILES).status == 0
         script = f"{PYTHON} -S -B /attacks/victim.py > /attacks/victim 2>&1 < /dev/null & echo $!"
         self.victim = engine.exec(["/bin/sh", "-c", script]).out.strip()
-        deadline = time.monotonic() + 20
+        deadline = now_s() + 20
         while not (told := engine.exec(["/bin/cat", "/attacks/victim"]).out.split()):
-            assert time.monotonic() < deadline
+            assert now_s() < deadline
         self.env = {"VICTIM": told[0], "HANDLE": told[1]}
 
     def attack(self, names: tuple[str, ...], **options: Any) -> dict[str, tuple[bool, str]]:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.node.engine import Engine, start_engine
 from tests.node.test_agent import Bench
+from tests.patience import now_s
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import HostError, LabError, UserError
@@ -61,9 +62,9 @@ def detach(bench: Bench, script: str, name: str = "web", **options: Any) -> Any:
 
 
 def until(condition: Callable[[], Any]) -> Any:
-    deadline_s = time.monotonic() + LIMIT_S
+    deadline_s = now_s() + LIMIT_S
     while not (found := condition()):
-        assert time.monotonic() < deadline_s
+        assert now_s() < deadline_s
         time.sleep(0.02)
     return found
 

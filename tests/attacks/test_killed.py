@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.node.test_agent import Bench
+from tests.patience import now_s
 from vmcontainer_kernel import host_agent
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
@@ -137,9 +138,9 @@ def yard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
 
 def until(condition: Callable[[], Any], bench: Bench | None = None) -> Any:
     """Poll until something holds; meanwhile the agent's answers are read."""
-    deadline_s = time.monotonic() + LIMIT_S
+    deadline_s = now_s() + LIMIT_S
     while not (found := condition()):
-        assert time.monotonic() < deadline_s
+        assert now_s() < deadline_s
         if bench:
             bench.wait(asyncio.sleep(0.005))
         else:

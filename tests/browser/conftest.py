@@ -24,6 +24,7 @@ import nbformat
 import pytest
 
 from tests.browser.stage import CHROMIUM_ARGUMENTS, Stage, chromium
+from tests.patience import now_s
 
 SAMPLES = Path(__file__).with_name("samples")
 START_TIMEOUT_S = 60
@@ -117,8 +118,8 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _wait_until_serving(lab: Lab, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and server.poll() is None:
+    deadline = now_s() + START_TIMEOUT_S
+    while now_s() < deadline and server.poll() is None:
         try:
             urllib.request.urlopen(f"{lab.url}/api?token={lab.token}", timeout=5).close()
             return
@@ -192,7 +193,7 @@ def plain_page(browser: Any) -> Iterator[Any]:
     # Without motion, as a colour that is on its way from one theme to another is in neither.
     size = {"width": 1280, "height": 1000}
     context = browser.new_context(viewport=size, locale="en-US", reduced_motion="reduce")
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(60_000)
     yield context.new_page()
     context.close()
 
@@ -249,9 +250,9 @@ class Notebook:
 
     def eventually(self, code: str, wanted: str, *, timeout_s: float = 10) -> None:
         """Ask until the answer is `wanted`."""
-        deadline = time.monotonic() + timeout_s
+        deadline = now_s() + timeout_s
         while (answer := self.ask(code)) != wanted:
-            assert time.monotonic() < deadline, f"{code} still prints {answer!r}, not {wanted!r}"
+            assert now_s() < deadline, f"{code} still prints {answer!r}, not {wanted!r}"
             time.sleep(0.1)
 
     def save(self) -> None:
@@ -300,7 +301,7 @@ class Notebooks:
     def _page(self, name: str, width: int, height: int, front: str = "lab", **options: Any) -> Notebook:
         context = self.browser.new_context(viewport={"width": width, "height": height}, locale="en-US", **options)
         self.contexts.append(context)
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(60_000)
         opened = Notebook(context.new_page(), self.lab, name, front)
         opened.open()
         return opened

@@ -16,7 +16,6 @@ import copy
 import json
 import shutil
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from typing import Any
 import comm
 import ipywidgets
 
+from tests.patience import now_s
 from vmcontainer_kernel.delta import apply
 
 ADDRESS = "http://views.test/"
@@ -183,9 +183,9 @@ class Stage:
 
     def until(self, seen: Callable[[], object], timeout_s: float = 10) -> None:
         """Carry messages until `seen` says yes: for views that a session feeds from its own thread."""
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = now_s() + timeout_s
         while not seen():
-            assert time.monotonic() < deadline_s, self.text()
+            assert now_s() < deadline_s, self.text()
             self.pump()
 
     def document(self, view: ipywidgets.Widget) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.browser.conftest import Notebook, Notebooks
+from tests.patience import now_s
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.needs("containers-on-host")]
 
@@ -18,9 +19,9 @@ LOAD = "%load_ext vmcontainer_kernel"
 
 
 def eventually(seen: Callable[[], Any], timeout_s: float = 20) -> Any:
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s = now_s() + timeout_s
     while not (found := seen()):
-        assert time.monotonic() < deadline_s
+        assert now_s() < deadline_s
         time.sleep(0.1)
     return found
 

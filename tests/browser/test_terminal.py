@@ -11,6 +11,7 @@ from vmcontainer_widgets import TerminalView
 
 from tests.browser.conftest import Notebook, Notebooks, sample
 from tests.browser.stage import Stage
+from tests.patience import now_s
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -44,9 +45,9 @@ class Typist:
         return text.replace("\xa0", " ")
 
     def wait_for(self, wanted: str, *, timeout_s: float = 20) -> str:
-        deadline = time.monotonic() + timeout_s
+        deadline = now_s() + timeout_s
         while wanted not in (shown := self.shown()):
-            assert time.monotonic() < deadline, f"{wanted!r} is not in the terminal:\n{shown}"
+            assert now_s() < deadline, f"{wanted!r} is not in the terminal:\n{shown}"
             self.page.page.wait_for_timeout(50)
         return shown
 
@@ -78,9 +79,9 @@ def size(terminal: Typist) -> tuple[int, int]:
     """What the program in the terminal is told, and its number of rows in the page."""
     mark = f"size{time.monotonic_ns()}"
     terminal.type(f"echo {mark} $(stty size) .\n")
-    deadline = time.monotonic() + 20
+    deadline = now_s() + 20
     while not (found := re.search(rf"^{mark} (\d+) (\d+) \.", terminal.shown(), re.MULTILINE)):
-        assert time.monotonic() < deadline, terminal.shown()
+        assert now_s() < deadline, terminal.shown()
         terminal.page.page.wait_for_timeout(50)
     return int(found[1]), int(found[2])
 
@@ -100,9 +101,9 @@ def test_what_is_typed_happens_in_the_container_also_while_a_cell_runs(notebook:
     # A window that is made smaller is another size for the program.
     page.evaluate("() => (document.querySelector('.vmc-terminal').style.height = '200px')")
     page.wait_for_function(f"() => document.querySelectorAll('.xterm-rows > div').length < {rows}")
-    deadline = time.monotonic() + 20
+    deadline = now_s() + 20
     while (now := size(terminal)) != (rows_drawn(terminal), columns):
-        assert time.monotonic() < deadline, now
+        assert now_s() < deadline, now
     assert now[0] < rows
 
     page.evaluate(RUN_LAST, terminal.page.name)

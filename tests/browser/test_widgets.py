@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.browser.conftest import SAMPLES, Notebook, sample
+from tests.patience import now_s
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -220,16 +222,18 @@ def test_not_watched_once_its_output_is_cleared(notebook: Open) -> None:
     page.eventually("print(view.watched)", "False")
 
 
-def test_not_watched_once_its_page_is_gone(notebook: Open) -> None:
+def test_not_watched_once_its_page_is_gone(notebook: Open, tmp_path: Path) -> None:
     page = opened(notebook, "hypervisor")
     page.eventually("print(view.watched)", "True")
-    page.ask("import time; seen = []; view.observe(lambda c: seen.append((c['new'], time.time())), 'watched')")
+    told = tmp_path / "told"
+    page.ask(f"view.observe(lambda change: open({str(told)!r}, 'a').write(str(change['new'])), 'watched')")
     page.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     page.page.goto("about:blank")
-    time.sleep(1)
-    opened_again = time.time()
+    end_s = now_s() + 10
+    while not told.exists() or told.read_text() != "False":
+        assert now_s() < end_s
+        time.sleep(0.05)
     page.open()
-    page.eventually(f"print(bool(seen) and seen[0][0] is False and seen[0][1] < {opened_again})", "True")
 
 
 def test_hidden_views_catch_up(shared: Open) -> None:

@@ -11,11 +11,11 @@ import select
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.node.oci_runtime import NOBODY, ROOT, our_runtime, wait_until
+from tests.patience import now_s
 from tests.reach import open_to_all
 from vmcontainer_kernel.container.images.archives import export_image
 from vmcontainer_kernel.container.images.busybox import build_busybox
@@ -59,9 +59,9 @@ class Engine:
         command = self.inside(*self.command, *words)
         process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         os.close(slave)
-        shown, deadline = b"", time.monotonic() + LIMIT_S
+        shown, deadline = b"", now_s() + LIMIT_S
         os.write(master, typed)
-        while time.monotonic() < deadline:
+        while now_s() < deadline:
             if select.select([master], [], [], 1.0)[0]:
                 try:
                     shown += os.read(master, 65536)

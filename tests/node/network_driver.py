@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ class Driver:
         ):
             subprocess.run(["ip", *line.split()], check=True)
         self.run("outside", "ip address add 198.51.100.2/24 dev wan; ip link set wan up")
+        # The kernel tells of a carrier some time later, and what is there at first is compared with what is left.
+        while "state UP" not in subprocess.check_output(["ip", "link", "show", "wan"], text=True):
+            time.sleep(0.01)
 
     def begin(self, name: str, *, user: bool = False) -> int:
         """Start a container's first process; it holds the namespaces and does nothing."""

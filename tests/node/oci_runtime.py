@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.patience import now_s
 from vmcontainer_kernel.container.images.busybox import find_busybox
 from vmcontainer_kernel.container.oci.install import script
 from vmcontainer_kernel.container.oci.template import template
@@ -167,7 +168,7 @@ def our_runtime(base: Path, package: Path = ROOT, kind: type[Runtime] = Runtime)
 
 def wait_until(condition: Callable[[], Any], limit_s: float = LIMIT_S) -> None:
     """Poll until something holds."""
-    deadline = time.monotonic() + limit_s
+    deadline = now_s() + limit_s
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert now_s() < deadline, "it did not come about in time"
         time.sleep(0.01)

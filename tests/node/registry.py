@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.patience import now_s
+
 CONFIG = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -72,11 +74,11 @@ def running(folder: Path, *, private: bool = False) -> Iterator[Registry]:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    end_s = time.monotonic() + 30
+    end_s = now_s() + 30
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
             return
         except OSError:
-            assert process.poll() is None and time.monotonic() < end_s
+            assert process.poll() is None and now_s() < end_s
             time.sleep(0.05)

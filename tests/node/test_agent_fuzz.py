@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import vmcontainer_kernel
+from tests.patience import now_s
 from vmcontainer_kernel.agent.protocol import (
     MAX_CHUNK,
     PROTOCOL,
@@ -65,10 +66,10 @@ class Agent:
 
     def send(self, data: bytes) -> None:
         """Send all, and take what is said meanwhile, as a notebook does; an agent that has ended takes no more."""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = now_s() + LIMIT_S
         view = memoryview(data)
         while view and not self.ended:
-            assert time.monotonic() < deadline, "the agent takes no bytes"
+            assert now_s() < deadline, "the agent takes no bytes"
             select.select([self.socket], [self.socket], [], 1)
             try:
                 view = view[self.socket.send(view) :]
@@ -90,7 +91,7 @@ class Agent:
 
     def answer(self, request: int) -> dict[str, Any] | None:
         """Return the answer to a request (an ERROR too), or None if the agent has ended instead."""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = now_s() + LIMIT_S
         while True:
             for index, frame in enumerate(self.waiting):
                 if frame.request == request and frame.kind in (Kind.HELLO, Kind.REPLY, Kind.ERROR):
@@ -99,7 +100,7 @@ class Agent:
                     return document
             if self.ended:
                 return None
-            assert time.monotonic() < deadline, f"no answer to request {request}"
+            assert now_s() < deadline, f"no answer to request {request}"
             select.select([self.socket], [], [], 0.5)
             self.receive()
 
@@ -297,8 +298,8 @@ def test_every_argument_of_every_verb_may_be_anything(agent: Agent, tmp_path: Pa
                     arguments["log"] = str(tmp_path / "helper")
                 assert agent.call(number, verb, **arguments) is not None, (verb, member, value, agent.said())
     assert agent.alive()
-    deadline = time.monotonic() + LIMIT_S
-    while agent.children() and time.monotonic() < deadline:
+    deadline = now_s() + LIMIT_S
+    while agent.children() and now_s() < deadline:
         time.sleep(0.05)
     assert agent.children() == []
     assert agent.descriptors() == before
@@ -381,8 +382,8 @@ class TestContainers:
         for number, one in enumerate(listed, 2):
             assert agent.call(number, "container.remove", name=one["name"], force=True) == {}
         assert agent.call(1, "container.list") == {"containers": []}
-        deadline = time.monotonic() + LIMIT_S
-        while (agent.children() or agent.descriptors() != descriptors) and time.monotonic() < deadline:
+        deadline = now_s() + LIMIT_S
+        while (agent.children() or agent.descriptors() != descriptors) and now_s() < deadline:
             time.sleep(0.05)
         assert agent.children() == []
         assert agent.descriptors() == descriptors

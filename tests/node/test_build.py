@@ -21,6 +21,7 @@ import pytest
 
 from tests.node.registry import require
 from tests.node.test_agent import Bench
+from tests.patience import now_s
 from vmcontainer_kernel.agent.protocol import Kind
 from vmcontainer_kernel.container.build.cache import Cache
 from vmcontainer_kernel.container.images import Image, Store
@@ -485,8 +486,8 @@ def test_a_killed_build_leaves_nothing(yard: Yard) -> None:
     request = begin(yard, "echo begun; sleep 1000 & wait")
     yard.bench.call("signal", request=request.number, signal=9)
     assert yard.bench.wait(_answer(request))["signal"] == 9
-    deadline_s = time.monotonic() + 10
-    while [*(yard.run / "builds").iterdir()] and time.monotonic() < deadline_s:
+    deadline_s = now_s() + 10
+    while [*(yard.run / "builds").iterdir()] and now_s() < deadline_s:
         time.sleep(0.05)
     yard.nothing_is_left()
 

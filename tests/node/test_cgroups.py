@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import now_s
 from vmcontainer_kernel.container.cgroups import Cgroup, Cgroups
 from vmcontainer_kernel.container.spec import BlockIO, Cpu, DeviceRule, Memory, Resources
 from vmcontainer_kernel.errors import ContainerError, HostError
@@ -57,9 +58,9 @@ def member(groups: Cgroups, group: Cgroup, source: str) -> subprocess.Popen[byte
 
 
 def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + LIMIT_S
+    end = now_s() + LIMIT_S
     while not done():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert now_s() < end, "it did not happen in time"
         time.sleep(0.01)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.node.engine import NOBODY, Engine, start_engine
+from tests.patience import now_s
 from vmcontainer_kernel.errors import HostError, LabError
 
 
@@ -292,10 +293,10 @@ def test_pids_limit_stops_a_fork_bomb_and_counts(rooted: Engine) -> None:
 
 
 def test_cpu_limit_throttles(rooted: Engine) -> None:
-    result = rooted.sh("timeout 1 sh -c 'while :; do :; done'; true", cpus=0.2)
+    result = rooted.sh("timeout 2 sh -c 'while :; do :; done'; true", cpus=0.05)
     cpu = result["stats"]["cpu"]
-    assert cpu["limit_cpus"] == pytest.approx(0.2)
-    assert cpu["throttled_s"] > 0.1  # less where others keep the CPUs from it
+    assert cpu["limit_cpus"] == pytest.approx(0.05)  # so little that it is more than enough on a busy computer, too
+    assert cpu["throttled_s"] > 0.1
     assert cpu["usage_s"] < 0.5
 
 
@@ -441,9 +442,9 @@ def test_force_removes_what_ignores_every_signal(engine: Engine) -> None:
     engine("start", name="c")
     with pytest.raises(LabError, match="is running"):
         engine("remove", name="c")
-    begin_s = time.monotonic()
+    begin_s = now_s()
     engine("remove", name="c", force=True)
-    assert time.monotonic() - begin_s < 2
+    assert now_s() - begin_s < 2
 
 
 def test_force_removes_a_frozen_container(rooted: Engine) -> None:
@@ -551,8 +552,8 @@ def test_death_of_the_caller_ends_the_container(tmp_path: Path, engine: Engine) 
 
 def _counted(command: bytes, wanted: int) -> bool:
     """Wait up to 2 s until so many processes have that command line."""
-    deadline = time.monotonic() + 2
-    while (found := _count(command)) != wanted and time.monotonic() < deadline:
+    deadline = now_s() + 2
+    while (found := _count(command)) != wanted and now_s() < deadline:
         time.sleep(0.01)
     return found == wanted
 

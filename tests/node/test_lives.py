@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.node.test_agent import Bench
+from tests.patience import now_s
 from vmcontainer_kernel.agent.protocol import CREDIT_AFTER, MAX_CHUNK, WINDOW, Kind
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
@@ -48,9 +49,9 @@ def nothing_is_left(bench: Bench) -> Iterator[None]:
 
 
 def eventually(done: Callable[[], Any], bench: Bench, limit_s: float = 10.0) -> Any:
-    deadline_s = time.monotonic() + limit_s
+    deadline_s = now_s() + limit_s
     while not (found := done()):
-        assert time.monotonic() < deadline_s
+        assert now_s() < deadline_s
         bench.wait(asyncio.sleep(0.02))
     return found
 
@@ -457,29 +458,32 @@ def test_nobody_looks_at_limits_that_tell_by_themselves(bench: Bench) -> None:
         status = Path(f"/proc/{bench.agent.process.pid}/status").read_text()
         return int(next(line for line in status.splitlines() if line.startswith("voluntary")).split()[1])
 
-    async def rest() -> tuple[int, int]:
-        request = bench.node.start("container.run", {"options": {"argv": ["sleep", "2"], "memory_bytes": 32 << 20}})
-        await asyncio.sleep(0.8)  # it runs, and what was before is done
-        before = wakes()
-        await asyncio.sleep(0.8)
-        woken = wakes() - before
-        return woken, (await request.done)["status"]
+    async def rest() -> list[int]:
+        request = bench.node.start("container.run", {"options": {"argv": ["sleep", "1000"], "memory_bytes": 32 << 20}})
+        woken: list[int] = []
+        # At first it has work to do, on a busy computer for longer; who looks again and again never comes to rest.
+        while len(woken) < 8 and (not woken or woken[-1] > 1):
+            before = wakes()
+            await asyncio.sleep(0.8)
+            woken.append(wakes() - before)
+        bench.node.kill(request)
+        await request.done
+        return woken
 
-    woken, status = bench.wait(rest())
-    assert status == 0
-    assert woken < 2
+    woken = bench.wait(rest())
+    assert woken[-1] < 2, woken
 
 
 def test_a_limit_is_told_when_it_strikes(bench: Bench) -> None:
     """Not only at the end: the process that was started lives on."""
-    script = "(sleep 0.4; head -c 100m /dev/zero | tail -c 100m >/dev/null); echo after; sleep 3; echo late"
+    script = "(sleep 0.4; head -c 100m /dev/zero | tail -c 100m >/dev/null); echo after; sleep 1000; echo late"
     told: list[str] = []
 
     async def follow() -> None:
         arguments = {"options": {"argv": ["sh", "-c", script], "memory_bytes": 16 << 20}}
         request = bench.node.start("container.run", arguments, on_event=lambda event: told.append(event["event"]))
-        deadline_s = time.monotonic() + 2.9
-        while "limit" not in told and time.monotonic() < deadline_s:
+        deadline_s = now_s() + 10
+        while "limit" not in told and now_s() < deadline_s:
             await asyncio.sleep(0.02)
         assert not request.done.done()
         bench.node.kill(request)

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.node.test_agent import SESSION, Bench
 from tests.node.test_spares import bench, started_pid, wait_for  # noqa: F401 - a fixture
+from tests.patience import now_s
 from vmcontainer_kernel.errors import ContainerError
 
 
@@ -29,13 +29,13 @@ def ready(bench: Bench) -> int:  # noqa: F811
     """Return the process that was forked ahead: a child of the supervisor in its own namespaces that waits for an
     order, and not an earlier one, in whose memory a container made ahead waits.
     """
-    deadline_s = time.monotonic() + 10
+    deadline_s = now_s() + 10
     while True:
         found = wait_for(bench, lambda pid: not is_away(bench, pid))
         states = {letter: [pid for pid in found if state(pid) == letter] for letter in "SD"}
         if len(states["S"]) == 1 and len(states["D"]) == 2:
             return states["S"][0]
-        assert time.monotonic() < deadline_s, states
+        assert now_s() < deadline_s, states
         bench.wait(asyncio.sleep(0.02))
 
 
@@ -181,8 +181,8 @@ BAD_DAYS = """
     assert state(owner.pid) == "D", "it does not keep the memory its child waits in"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    deadline_s = time.monotonic() + 5
-    while os.path.exists(f"/proc/{owner.pid}") and time.monotonic() < deadline_s:
+    deadline_s = now_s() + 5
+    while os.path.exists(f"/proc/{owner.pid}") and now_s() < deadline_s:
         every.make()
     assert not os.path.exists(f"/proc/{owner.pid}"), "one that is of no more use is kept"
     every.drop()

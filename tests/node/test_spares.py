@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.node.test_agent import SESSION, Bench
+from tests.patience import now_s
 from vmcontainer_kernel.container.images import Store
 from vmcontainer_kernel.container.images.busybox import build_busybox
 from vmcontainer_kernel.errors import ContainerError, LabError
@@ -41,9 +42,9 @@ def waiting(bench: Bench) -> list[int]:
     """Return the supervisor's children that are in a container, once both spares are and no request is under way; at
     first the exact one is the older.
     """
-    deadline_s = time.monotonic() + 10
+    deadline_s = now_s() + 10
     while len(found := wait_for(bench, lambda pid: is_inside(bench, pid))) != 2:
-        assert time.monotonic() < deadline_s, found
+        assert now_s() < deadline_s, found
         bench.wait(asyncio.sleep(0.02))
     return found
 
@@ -59,14 +60,23 @@ def is_inside(bench: Bench, pid: int) -> bool:
 def wait_for(bench: Bench, wanted: Callable[[int], bool]) -> list[int]:
     """Return the supervisor's children of one kind, once there is one and no request under way."""
     pid = bench.agent.process.pid
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
+    deadline = now_s() + 5
+    while now_s() < deadline:
         children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         with contextlib.suppress(OSError):  # one that has just ended
             if (found := [child for child in children if wanted(child)]) and not bench.node._requests:
                 return found
         bench.wait(asyncio.sleep(0.02))
     raise AssertionError("nothing was made ahead")
+
+
+def renewed(bench: Bench, before: list[int]) -> list[int]:
+    """Return both spares once none of those before is left: all that was asked for since is considered in them."""
+    deadline_s = now_s() + 10
+    while {*before} & {*(found := waiting(bench))}:
+        assert now_s() < deadline_s, found
+        bench.wait(asyncio.sleep(0.02))
+    return found
 
 
 def started_pid(events: list[dict]) -> int:
@@ -100,9 +110,9 @@ def test_its_bundle_says_what_it_has_become(bench: Bench) -> None:
     def configs() -> list[str]:
         return [path.read_text() for path in bench.folder.glob("containers/*/config.json")]
 
-    deadline_s = time.monotonic() + 10
+    deadline_s = now_s() + 10
     while not any('"9.25"' in one for one in configs()):
-        assert time.monotonic() < deadline_s
+        assert now_s() < deadline_s
         bench.wait(asyncio.sleep(0.02))
     [running] = bench.call("container.list")["containers"]
     bench.call("container.kill", name=running["name"], signal=9)
@@ -112,9 +122,9 @@ def test_its_bundle_says_what_it_has_become(bench: Bench) -> None:
 def test_limits_are_those_asked_for(bench: Bench) -> None:
     if not os.access("/sys/fs/cgroup/memory", os.W_OK):
         pytest.skip("cgroups: the limit is read from a version 1 tree of root's")
+    before = waiting(bench)
     bench.container("true", memory_bytes=20 << 20)
-    bench.wait(asyncio.sleep(0.3))
-    spares = waiting(bench)
+    spares = renewed(bench, before)
     request = bench.container("sleep 0.2; x=$(head -c 99999999 /dev/zero | tr '\\0' a)", memory_bytes=20 << 20)
     assert started_pid(request.events) in spares
     assert request.answer["limits"]["oom_kills"] >= 1
@@ -170,9 +180,9 @@ def test_a_limit_that_is_not_wanted_any_more_is_not_kept(bench: Bench) -> None:
         pytest.skip("cgroups: the limit is read from a version 1 tree of root's")
     script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes"
     unlimited = bench.container(script).out
+    before = waiting(bench)
     assert bench.container(script, memory_bytes=20 << 20).out == b"20971520\n"
-    bench.wait(asyncio.sleep(0.3))
-    spares = waiting(bench)
+    spares = renewed(bench, before)
     result = bench.container(script)
     assert (result.out, started_pid(result.events) in spares) == (unlimited, False)
 
@@ -183,8 +193,7 @@ def test_another_shape_is_made_in_the_ordinary_way(bench: Bench) -> None:
     assert result.out.decode().strip() == str(Path("/proc/self/ns/uts").readlink())
     assert started_pid(result.events) not in spares
     # What was asked for last is what is made ahead now.
-    bench.wait(asyncio.sleep(0.3))
-    spares = waiting(bench)
+    spares = renewed(bench, spares)
     again = bench.container("readlink /proc/self/ns/uts", without=["uts"])
     assert again.out == result.out
     assert started_pid(again.events) in spares
@@ -253,9 +262,9 @@ def test_one_that_nobody_wants_is_dropped(tmp_path: Path) -> None:
         await request.done
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         for wanted in (True, False):
-            deadline_s = time.monotonic() + 10
+            deadline_s = now_s() + 10
             while bool(children.read_text()) != wanted:
-                assert time.monotonic() < deadline_s, wanted
+                assert now_s() < deadline_s, wanted
                 await asyncio.sleep(0.01)
         node.close()
 
@@ -277,10 +286,10 @@ def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     spares = waiting(bench)
     bench.agent.process.kill()
     bench.agent.process.wait()
-    deadline = time.monotonic() + 2
+    deadline = now_s() + 2
     for spare in spares:
         while Path(f"/proc/{spare}").exists() and "Z" not in Path(f"/proc/{spare}/stat").read_text():
-            assert time.monotonic() < deadline, "a spare outlived its supervisor"
+            assert now_s() < deadline, "a spare outlived its supervisor"
             time.sleep(0.01)
     bench.close()
     second = Bench(tmp_path / "run" / f"{SESSION}-2", tmp_path / "images")

@@ -277,12 +277,22 @@ def test_an_ordinary_user_needs_no_allow_root(world: World) -> None:
 
 
 def test_two_at_once_take_turns(world: World) -> None:
-    world.program("python", 'case "$*" in *setup) sleep 0.5; exit 1 ;; esac', place=world.checkout / ".venv/bin")
+    begun, go = world.folder / "begun", world.folder / "go"
+    wait = f"touch '{begun}'; until [ -e '{go}' ]; do sleep 0.02; done"
+    world.program("python", f'case "$*" in *setup) {wait}; exit 1 ;; esac', place=world.checkout / ".venv/bin")
     environment = {"PATH": str(world.folder / "bin"), "VMCONTAINER_CACHE": str(world.cache)}
-    first = subprocess.Popen([world.checkout / "lab", "setup"], env=environment, stderr=subprocess.DEVNULL)
-    time.sleep(0.2)
-    assert "another ./lab is setting up" in world.lab("setup", expect=1)
-    assert first.wait(10) == 1
+    both = []
+    try:
+        for _ in range(2):
+            told = world.folder / f"told-{len(both)}"
+            with told.open("wb") as file:
+                both.append(subprocess.Popen([world.checkout / "lab", "setup"], env=environment, stderr=file))
+            while not (begun.exists() if len(both) == 1 else "another ./lab is setting up" in told.read_text()):
+                assert both[-1].poll() is None
+                time.sleep(0.02)
+    finally:
+        go.touch()
+        assert [process.wait(60) for process in both] == [1] * len(both)
 
 
 def test_clean_removes_what_is_ours_and_nothing_else(world: World) -> None:

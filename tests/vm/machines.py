@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import dataclasses
 import shutil
-import time
 from pathlib import Path
 
+from tests.patience import now_s
 from tests.vm.launcher import LocalLauncher
 from vmcontainer_kernel.paths import cache_dir
 from vmcontainer_kernel.vm import guest
@@ -98,7 +98,7 @@ def cpu_seconds(pid):
 
 async def until(condition, limit_s=5.0):
     """Wait until a condition holds, and fail if it does not in time."""
-    end = time.monotonic() + limit_s
+    end = now_s() + limit_s
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert now_s() < end, "it did not happen in time"
         await asyncio.sleep(0.02)

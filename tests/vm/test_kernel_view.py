@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import now_s
 from tests.vm.sessions import Lab
 from vmcontainer_kernel.live.images import image_source
 from vmcontainer_kernel.live.kernel import Looks
@@ -46,9 +47,9 @@ class Guest:
         return self.lab.wait(one())
 
     def until(self, found: Callable[[], Any]) -> Any:
-        deadline_s = time.monotonic() + 60
+        deadline_s = now_s() + 60
         while not (seen := found()):
-            assert time.monotonic() < deadline_s
+            assert now_s() < deadline_s
             time.sleep(0.3)
         return seen
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import now_s
 from vmcontainer_kernel.admission import Admission
 from vmcontainer_kernel.agent.protocol import Kind
 from vmcontainer_kernel.errors import LabError, MachineError, NodeLost, UserError
@@ -75,9 +76,9 @@ def private_bytes(pid: int) -> int:
 
 
 def until(condition: Any, limit_s: float = 30.0) -> None:
-    end = time.monotonic() + limit_s
+    end = now_s() + limit_s
     while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert now_s() < end, "it did not happen in time"
         time.sleep(0.05)
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.patience import now_s
 from vmcontainer_kernel.session import Session
 from vmcontainer_kernel.spares import SETTING
 from vmcontainer_kernel.verbs.machines import VERBS
@@ -29,8 +30,8 @@ from vmcontainer_kernel.session import current
 session = current()
 session.machines.spares.quiet_s = 0.0
 session.wait(session.machines.ensure("a"))
-end = time.monotonic() + 90
-while not session.machines.spares.spare and time.monotonic() < end:
+end = now_s() + 90
+while not session.machines.spares.spare and now_s() < end:
     time.sleep(0.05)
 print(session.machines.spares.spare.machine.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -48,9 +49,9 @@ def session(monkeypatch, tmp_path):
 
 
 def until(condition):
-    end = time.monotonic() + LIMIT_S
+    end = now_s() + LIMIT_S
     while not (value := condition()):
-        assert time.monotonic() < end, "it did not happen in time"
+        assert now_s() < end, "it did not happen in time"
         time.sleep(0.05)
     return value
 

@@ -6,10 +6,10 @@ Each proves itself by what it writes on its screen or its serial port.
 import asyncio
 import contextlib
 import struct
-import time
 
 import pytest
 
+from tests.patience import now_s
 from tests.vm.launcher import LocalLauncher
 from vmcontainer_kernel.errors import UserError
 from vmcontainer_kernel.vm import packages, systems
@@ -52,18 +52,18 @@ def payload(name):
 
 async def shown(machine, words):
     """Wait until a machine's screen, in text mode, shows words."""
-    end = time.monotonic() + LIMIT_S
+    end = now_s() + LIMIT_S
     while words not in (picture := await Screen(machine).picture()).text:
-        assert time.monotonic() < end, picture.alt
+        assert now_s() < end, picture.alt
         await asyncio.sleep(0.2)
     return picture
 
 
 async def said(machine, words):
     """Wait until a machine's serial port has said words."""
-    end = time.monotonic() + LIMIT_S
+    end = now_s() + LIMIT_S
     while words not in (text := readable(machine.console.since(0)[0])):
-        assert time.monotonic() < end and not machine.gone.is_set(), text + machine.reason
+        assert now_s() < end and not machine.gone.is_set(), text + machine.reason
         await asyncio.sleep(0.05)
 
 

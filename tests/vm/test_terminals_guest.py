@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.patience import now_s
 from vmcontainer_kernel.live import guest_terminal, serial_terminal
 from vmcontainer_kernel.paths import cache_dir
 from vmcontainer_kernel.session import Session
@@ -54,9 +55,9 @@ class Wire:
         self.view._handle_custom_msg({"stream": said}, [keys])
 
     def until(self, done, pause_s=0.02):
-        deadline = time.monotonic() + LIMIT_S
+        deadline = now_s() + LIMIT_S
         while not done():
-            assert time.monotonic() < deadline, (self.shown[-500:], self.view.document)
+            assert now_s() < deadline, (self.shown[-500:], self.view.document)
             time.sleep(pause_s)
 
     def wait_for(self, pattern):
