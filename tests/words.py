@@ -141,6 +141,8 @@ FORMS = (
     "write {name}=value",
     "give 1 to {count}",
     "line {number}",
+    "machine {name}",
+    "container {name}",
     "Dockerfile, line {line}, column {column}",
     "{step} failed: {reason}",
 )

@@ -192,7 +192,7 @@ def test_a_doctors_report_is_translated(korean: None) -> None:
         "정상",
         "불가",
         "이 사용자는 /dev/kvm을 열 수 없음",
-        "손해: %%asm 셀을 못 씀",
+        "영향: %%asm 셀을 못 씀",
         "signal(7)을 보세요",
     ):
         assert part in text
