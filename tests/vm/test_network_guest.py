@@ -15,6 +15,8 @@ import pytest
 
 from tests.vm.machines import Bench
 from vmcontainer_kernel.errors import UserError
+from vmcontainer_kernel.fetching import fetch_bytes
+from vmcontainer_kernel.guests import rehearse_network
 from vmcontainer_kernel.node import Node
 from vmcontainer_kernel.vm.guest import ensure_guest
 
@@ -130,6 +132,32 @@ def test_containers_in_a_guest_find_each_other_and_nothing_is_left(bench: Bench)
             await talk.request.feed(b"\n")
             end = await talk.line()
             assert end["left"], end
+            node.detach()
+
+    asyncio.run(scenario())
+
+
+def test_a_rehearsal_loads_what_a_network_needs_and_leaves_none(bench: Bench) -> None:
+    """What a template has done once costs each clone half as much; no clone has a program more for it."""
+
+    async def shown(node: Node, script: str) -> str:
+        out = await fetch_bytes(node, "exec", {"argv": ["/bin/sh", "-c", script]}, 1 << 16, what="exec")
+        return out.decode()
+
+    async def scenario() -> None:
+        async with bench.booted() as machine:
+            node = Node("vm", machine.stream)
+            await node.connect(30)
+            state = (
+                "ls /sys/class/net; cat /proc/sys/net/ipv4/ip_forward; cat /proc/[0-9]*/comm | grep -c -e vmc -e pyth"
+            )
+            before, modules = await shown(node, state), await shown(node, "cut -d' ' -f1 /proc/modules")
+            assert not {"bridge", "nf_tables"} & {*modules.split()}
+            await rehearse_network(node)
+            assert (await node.call("network.list"))["networks"] == []
+            assert await shown(node, state) == before
+            modules = await shown(node, "cut -d' ' -f1 /proc/modules")
+            assert {"bridge", "nf_tables", "nft_masq", "nft_ct"} <= {*modules.split()}
             node.detach()
 
     asyncio.run(scenario())
