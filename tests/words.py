@@ -136,13 +136,8 @@ FORMS = (
     "argument {name}: invalid choice: {given} (choose from {names})",
     "argument {name}: not allowed with argument {other}",
     "argument {name}: ignored explicit argument {given}",
-    "see /proc/{path}",
-    "write {name}=VALUE",
-    "write {name}=value",
-    "give 1 to {count}",
-    "line {number}",
-    "machine {name}",
-    "container {name}",
+    *("see /proc/{path}", "write {name}=VALUE", "write {name}=value", "give 1 to {count}", "line {number}"),
+    *("machine {word}", "container {word}"),
     "Dockerfile, line {line}, column {column}",
     "{step} failed: {reason}",
 )
@@ -224,6 +219,8 @@ class _Collector(ast.NodeVisitor):
         shown += [keyword.value for keyword in node.keywords if keyword.arg in wanted]
         for one in shown:
             self.found += [(text, False) for text in _words_of(one) if not _is_prose(text)]
+            if isinstance(one, ast.JoinedStr) and re.search(r"[A-Za-z]{4}", re.sub(r"\{\w*\}", "", template_of(one))):
+                self.found.append((template_of(one), True))  # be it too short to read as prose
         self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:

@@ -64,6 +64,7 @@ _TOLD = frozenset(
     }
 )
 _LOOKUPS = 100
+_WORD = "word"  # a gap of this name holds one: "machine {word}" is a machine, not the beginning of a sentence
 _SEPARATORS = ("\n", "  ", "; ", ": ", ", ")
 
 
@@ -182,7 +183,7 @@ class _Translation:
             return whole
         for source, translation in self._templates:
             found = source.match(text)
-            if found is not None:
+            if found is not None and " " not in found.get(_WORD, ""):
                 return translation.fill({name: self._gap(name, value, depth - 1) for name, value in found.items()})
         return None
 

@@ -54,6 +54,13 @@ def test_the_gaps_of_a_template_have_names(source: str, text: str) -> None:
     assert template(source) == text
 
 
+@pytest.mark.parametrize(
+    "text", ["[and {lines} more]", ", about {now_s} s left", "machine {name} ended itself with {status}"]
+)
+def test_what_is_said_is_collected_be_it_one_word_and_a_gap(text: str) -> None:
+    assert text in {one.source for one in words.collect()}
+
+
 def test_a_translation_that_says_something_else_is_found() -> None:
     wanted = [
         Entry("there is no check {name}", flags=[TEMPLATE]),

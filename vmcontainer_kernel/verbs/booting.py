@@ -163,8 +163,8 @@ def sector_cell(session: Session, name: str, code: bytes, timeout_s: float) -> N
     session.wait(session.machines.remove(name))
     status = machine.exit_status or 0
     # isa-debug-exit of QEMU: the status is twice the value that was written, plus one
-    ended = f"ended itself with {status >> 1:#x}" if status & 1 else f"has ended: {machine.reason}"
-    print(f"[lab] {say(f'machine {name} {ended}')}")
+    itself = f"machine {name} ended itself with {status >> 1:#x}"
+    print(f"[lab] {say(itself if status & 1 else f'machine {name} has ended: {machine.reason}')}")
 
 
 async def _is_done(machine: Machine) -> bool:

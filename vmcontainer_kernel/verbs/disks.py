@@ -117,8 +117,8 @@ def _attach(session: Session, given: Words) -> None:
     wanted = Wanted(name, given.read_only, given.mount or "")
     device = session.wait(attach(guest.machine, guest.node, wanted, _limits(given) or (0, 0)))
     link = drives_of(guest.machine).find(name).link
-    at = f", mounted at {given.mount}" if given.mount else ""
-    print(say(f"{name} is {device} in {machine}{at} (also {link})"))
+    place = machine + (say(f", mounted at {given.mount}") if given.mount else "")
+    print(say(f"{name} is {device} in {place} (also {link})"))
 
 
 def _detach(session: Session, given: Words) -> None:
