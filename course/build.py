@@ -59,6 +59,9 @@ CELL_TIMEOUT_S = 120
 # And nobody is there to predict and to solve exercises (docs/teaching-form.md).
 QUIET = {"LAB_LANGUAGE": "en", "VMCONTAINER_PATIENCE_S": "600", "VMCONTAINER_UNATTENDED": "1"}
 CODE_WIDTH = 88
+# nbval knows more tags, and comments in cells that say the same; they would leave out a cell, and nobody would notice.
+KNOWN_TAGS = re.compile(r"silent|raises-exception|nbval-ignore-output|claim:[VCD]\d+|replay:[\w-]+")
+UNSEEN = re.compile(r"#\s*(NBVAL|PYTEST)_")
 IGNORED_SHARE = 0.1  # of the code cells may have outputs that nbval does not compare
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 PO_HEADER = """\
@@ -316,6 +319,10 @@ def _check_source(cells: list[NotebookNode]) -> Iterator[str]:
         if not cell.metadata.get("reason"):
             yield f"cell {cell.id} ignores its output and gives no reason"
     for cell in code:
+        if unknown := [tag for tag in tags(cell) if not KNOWN_TAGS.fullmatch(tag)]:
+            yield f"cell {cell.id} has tags that mean nothing here: {' '.join(unknown)}"
+        if UNSEEN.search(cell.source):
+            yield f"cell {cell.id} tells nbval something in a comment: {cell.source[:50]!r}"
         if not cell.source.isascii() or max(map(len, cell.source.splitlines()), default=0) > CODE_WIDTH:
             yield f"cell {cell.id} is not ASCII, or wider than {CODE_WIDTH} columns: {cell.source[:50]!r}"
 

@@ -14,6 +14,7 @@ CPU seconds are those of all processes that the lesson started: notebook, superv
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from tests import profiles
 from tests.notebooks import CGROUPS, files
 from tests.profiles import COURSE, Profile
 from tests.spent import GONE_WITHIN_S
+from vmcontainer_kernel.container.images.store import REF_NAME, Store
 
 sys.path.insert(0, str(COURSE))
 
@@ -39,6 +41,7 @@ LESSONS = build.lessons()
 COURSE_LIMIT_S = 3600.0
 CELL_TIMEOUT_S = 240  # for what hangs: the plugin sees to what is slow
 LESSON_LIMIT_S = 900.0
+KEPT = ("disks", "states", "volumes")
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,10 @@ def run_lesson(profile: Profile, lesson: str, language: str) -> Outcome:
     report, answer = run.with_suffix(".report"), run.with_suffix(".answer")
     report.touch()
     report.chmod(0o666)
-    before, kills_before = set(files(profile.course)), _kills(profile)
-    with profile.start(
-        _command(profile, lesson, language, report, answer), VMCONTAINER_RUN=str(run), **build.QUIET
-    ) as process:
+    temporary = profile.run_folder(f"{lesson}-{language}-tmp")
+    own = {"VMCONTAINER_RUN": str(run), "TMPDIR": str(temporary)}
+    before, kills_before = _state_of(profile), _kills(profile)
+    with profile.start(_command(profile, lesson, language, report, answer), **own, **build.QUIET) as process:
         try:
             told, _ = process.communicate(timeout=LESSON_LIMIT_S)
         except subprocess.TimeoutExpired:
@@ -100,9 +103,8 @@ def run_lesson(profile: Profile, lesson: str, language: str) -> Outcome:
             raise
     spent, seen = json.loads(answer.read_text()), json.loads(report.read_text() or "{}")
     cells = seen.get("cells", [])
-    problems = [*spent["left"], *_left(run, seen.get("kernel", 0))]
-    problems += [f"file {path}" for path in sorted(set(files(profile.course)) - before)]
-    problems = [f"left behind: {one}" for one in problems]
+    problems = [f"left behind: {one}" for one in (*spent["left"], *_left([run, temporary], seen.get("kernel", 0)))]
+    problems += [f"left otherwise: {name}" for name, _ in sorted(dict(before ^ _state_of(profile)).items())]
     if kills := _kills(profile) - kills_before:
         problems.append(f"{kills} processes were ended for want of memory")
     if spent["status"] or not cells:
@@ -134,18 +136,32 @@ def _command(profile: Profile, lesson: str, language: str, report: Path, answer:
     return [sys.executable, "-m", "tests.spent", str(answer), *profile.within, *pytest]
 
 
-def _left(run: Path, kernel: int) -> list[str]:
+def _state_of(profile: Profile) -> set[tuple[str, str]]:
+    """Return what a lesson should leave as it was: the course's files, and what the learner keeps by a name.
+
+    That only in a cache of the profile's own: others may use the user's at the same time.
+    """
+    course = [path for path in map(Path, files(profile.course)) if path.is_file()]
+    state = {(f"file {path}", hashlib.sha256(path.read_bytes()).hexdigest()) for path in course}
+    if profile.cache:
+        state |= {(f"file {path}", "") for kept in KEPT for path in files(profile.cache / kept)}
+        images = [image.get("annotations") or {} for image in Store(profile.cache / "images").index()]
+        state |= {(f"image {image[REF_NAME]}", "") for image in images if REF_NAME in image}
+    return state
+
+
+def _left(folders: Sequence[Path], kernel: int) -> list[str]:
     """Name the files, mounts and control groups that a lesson has left, when there has been time to tidy up."""
     deadline_s = time.monotonic() + GONE_WITHIN_S
-    while (left := [*_left_now(run, kernel)]) and time.monotonic() < deadline_s:
+    while (left := [*_left_now(folders, kernel)]) and time.monotonic() < deadline_s:
         time.sleep(0.1)
     return left
 
 
-def _left_now(run: Path, kernel: int) -> Iterator[str]:
-    yield from (f"file {path}" for path in files(run))
+def _left_now(folders: Sequence[Path], kernel: int) -> Iterator[str]:
+    yield from (f"file {path}" for folder in folders for path in files(folder))
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    yield from (f"mount {line}" for line in mounts if str(run) in line)
+    yield from (f"mount {line}" for line in mounts if any(str(folder) in line for folder in folders))
     # A session's groups are named after its notebook's process.
     session = f"vmcontainer/s{kernel}-*"
     yield from (f"control group {path}" for path in (*CGROUPS.glob(session), *CGROUPS.glob(f"*/{session}")))
