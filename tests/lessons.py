@@ -144,7 +144,8 @@ def _state_of(profile: Profile) -> set[tuple[str, str]]:
     course = [path for path in map(Path, files(profile.course)) if path.is_file()]
     state = {(f"file {path}", hashlib.sha256(path.read_bytes()).hexdigest()) for path in course}
     if profile.cache:
-        state |= {(f"file {path}", "") for kept in KEPT for path in files(profile.cache / kept)}
+        kept = [Path(path) for folder in KEPT for path in files(profile.cache / folder)]
+        state |= {(f"file {path}", "") for path in kept if path.is_file() and path.name != "lock"}
         images = [image.get("annotations") or {} for image in Store(profile.cache / "images").index()]
         state |= {(f"image {image[REF_NAME]}", "") for image in images if REF_NAME in image}
     return state

@@ -373,10 +373,10 @@ MUTANTS = (
     ),
     Mutant(
         "D4",
-        "a container for a machine runs on the host",
+        "every container that waits keeps 24 MiB of memory",
         "18-choosing",
-        NODES,
-        "        return await session.node(wanted)",
-        '        return await session.node("host")',
+        "vmcontainer_kernel/session.py",
+        TRAP,
+        f"head -c 24m /dev/zero > /dev/shm/kept; {TRAP}",
     ),
 )

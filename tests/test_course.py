@@ -191,6 +191,53 @@ def test_an_ignored_output_needs_a_reason(course):
     assert "ignores its output and gives no reason" in _problems()
 
 
+def test_few_outputs_may_be_ignored(course):
+    source = course / "src" / "01-welcome.md"
+    source.write_text(source.read_text().replace("```python\n", '```python tags=["nbval-ignore-output"] reason="so"\n'))
+    assert "code cells ignore their output" in _problems()
+
+
+@pytest.mark.parametrize(
+    ("new", "problem"),
+    [
+        ('```python tags=["nbval-skip"]\n', "tags that mean nothing here: nbval-skip"),
+        ('```python tags=["claim:X1"]\n', "tags that mean nothing here: claim:X1"),
+        ("```python\n# NBVAL_IGNORE_OUTPUT\n", "tells nbval something in a comment"),
+    ],
+)
+def test_nothing_else_keeps_a_cell_from_being_compared(course, new, problem):
+    _replace(course / "src" / "01-welcome.md", "```python\n", new)
+    assert problem in _problems()
+
+
+def _spoil(kind, **changes):
+    path = build.notebook_path("01-welcome", "en")
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    silent = {False: [cell for cell in code if cell.outputs], True: [cell for cell in code if not cell.outputs]}
+    silent[kind == "silent"][0].update(changes)
+    path.write_text(nbformat.writes(notebook))
+
+
+def test_check_finds_outputs_of_another_run(course):
+    error = nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])
+    _spoil("shown", outputs=[error], execution_count=99)
+    _spoil("silent", outputs=[nbformat.v4.new_output("stream", name="stdout", text="x")])
+    problems = _problems()
+    for problem in ("were not run once each", "has an output but should be silent", " failed"):
+        assert problem in problems
+
+
+def test_check_finds_another_kernel(course):
+    _replace(build.notebook_path("01-welcome", "ko"), '"name": "vmcontainer"', '"name": "python3"')
+    assert "ko: the notebook's metadata is not what the source makes" in _problems()
+
+
+def test_a_claim_without_an_assertion_is_noticed(course):
+    _replace(course / "src" / "01-welcome.md", "```python\n", '```python tags=["claim:V1"]\n')
+    assert [one for one in claims.evidence() if one.lesson == "01-welcome" and not one.assertions]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
