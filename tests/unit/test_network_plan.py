@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmcontainer_kernel.container.network import names, plan, slirp
+from vmcontainer_kernel.container.network import names, plan, proxy, slirp
+from vmcontainer_kernel.container.network.holders import holder_of
 from vmcontainer_kernel.container.network.plan import Endpoint, Subnet
 from vmcontainer_kernel.container.publish import Publish, read_publish
 from vmcontainer_kernel.errors import HostError, SpecError, UserError
@@ -164,6 +167,29 @@ def test_each_operation_says_what_it_does_and_can_be_sent() -> None:
     for one in operations:
         assert all(one.describe().values()), one
         assert json.loads(json.dumps(one.request())) == one.request()
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_who_has_a_port_is_told(protocol: str) -> None:
+    with proxy.bind(protocol, "127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        own = Path("/proc/self/comm").read_text().strip()
+        with pytest.raises(UserError, match=rf"taken on this node: {own} \(process {os.getpid()}\)") as told:
+            proxy.bind(protocol, "127.0.0.1", port)
+    assert "0 takes any free one" in told.value.hint
+    assert holder_of(protocol, port) == ""
+
+
+def test_another_users_program_is_told_by_its_user(tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    lines = [
+        "0: 0100007F:1F90 00000000:0000 06 0:0 00:0 0 1000 0 55 1",
+        "1: 0100007F:1F90 00000000:0000 0A 0:0 00:0 0 0 0 56 1",
+    ]
+    (tmp_path / "net/tcp").write_text(head + "\n".join(lines) + "\n")
+    assert holder_of("tcp", 8080, tmp_path) == "a program of user root"
+    assert holder_of("tcp", 8081, tmp_path) == holder_of("udp", 8080, tmp_path) == ""
 
 
 def test_a_port_is_taken_before_anything_is_made_that_would_have_to_be_undone() -> None:

@@ -19,6 +19,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from vmcontainer_kernel.container.network.holders import holder_of
 from vmcontainer_kernel.errors import HostError, UserError
 
 __all__ = ["Count", "Proxy", "bind"]
@@ -54,8 +55,12 @@ def bind(protocol: str, host_ip: str, host_port: int) -> socket.socket:
 def _bind_error(protocol: str, host_ip: str, host_port: int, error: OSError) -> UserError | HostError:
     where = f"publish {host_ip}:{host_port}/{protocol}"
     if error.errno == errno.EADDRINUSE:
+        holder = holder_of(protocol, host_port)
+        told = f"port {host_port}/{protocol} is taken on this node: {holder} has it"
         return UserError(
-            f"port {host_port}/{protocol} is taken on this node", hint="publish another, or end who has it", where=where
+            told if holder else f"port {host_port}/{protocol} is taken on this node",
+            hint="publish another (0 takes any free one), or end who has it; %container port NAME tells a container's",
+            where=where,
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return UserError(f"{host_ip} is no address of this node", hint="publish on 127.0.0.1", where=where)
