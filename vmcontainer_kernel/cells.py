@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TextIO
 
-from .drives import attach, parse_wanted
+from . import drives
+from .container.publish import read_publish
 from .errors import CommandFailed, LabError, NodeLost, TimeLimit, UserError
 from .giving import give_image
 from .lans import MODES
@@ -97,10 +98,15 @@ class Printer:
 
 def vm_start(session: Session, options: argparse.Namespace, text: str, progress: Callable[[str, float], None]) -> Start:
     """Return what runs `text` in a machine, made first if there is none."""
-    wish, disks = vm_wish(options), [parse_wanted(text) for text in options.disk]
+    wish, disks = vm_wish(options), [drives.parse_wanted(text) for text in options.disk]
     options.lent = [parse_lent(text) for text in options.volume]
     if options.lent and options.bg:
         raise UserError("--volume copies back when the cell ends: it goes not with --bg", hint="%vm cp, when you like")
+    # What is wrong is told before a machine is made for it.
+    for wanted in disks:
+        drives.check(wanted)
+    for word in options.publish:
+        read_publish(word, "--publish")
 
     async def start(run: Run) -> Request:
         guest = await session.machines.ensure(options.name or DEFAULT_MACHINE, wish, progress)
@@ -108,7 +114,7 @@ def vm_start(session: Session, options: argparse.Namespace, text: str, progress:
         if options.network not in ("", *MODES):
             await session.lans.join(guest.machine.config.name, options.network)
         for wanted in disks:
-            await attach(guest.machine, guest.node, wanted)
+            await drives.attach(guest.machine, guest.node, wanted)
         for lent in options.lent:
             await lend(guest.node, lent)
         progress("", 1.0)

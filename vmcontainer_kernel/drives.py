@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Wanted",
     "attach",
+    "check",
     "detach",
     "drives_of",
     "find_again",
@@ -221,6 +222,13 @@ def _tail(log: Path) -> str:
             return file.read().decode(errors="replace")
     except OSError:
         return ""
+
+
+def check(wanted: Wanted) -> None:
+    """Raise NotFound for a disk that there is not, UserError for one that cannot be had: before a machine is made."""
+    from .vm.disks.store import own_store
+
+    (own_store().disk if wanted.read_only else own_store().writable)(wanted.name)
 
 
 def parse_wanted(text: str) -> Wanted:

@@ -45,6 +45,7 @@ __all__ = [
 
 
 _LONGEST = 32 * 1024
+_LONGEST_WORD = 300  # a path may be long and be of use
 
 
 class LabError(Exception):
@@ -74,7 +75,7 @@ class LabError(Exception):
         # A single word is a field's name; several lines are what a guest wrote, unless they quote a Dockerfile.
         if " " in place and (not newline or place.startswith("Dockerfile, ")):
             place = say(place)
-        lines = [say(self.message)]
+        lines = [" ".join(_brief(word) for word in say(self.message).split(" "))]
         for title, text in (("  where: ", place + newline + quoted), ("  try:   ", say(self.hint))):
             if text:
                 lines += [say(title) + text.replace("\n", "\n         ")]
@@ -144,6 +145,11 @@ def to_json(error: BaseException) -> dict[str, Any]:
         return {"error": "NodeError", "message": _short(f"{type(error).__name__}: {error}"), "hint": "", "where": ""}
     texts = {"message": error.message, "hint": error.hint, "where": error.where}
     return {"error": type(error).__name__, **{key: _short(text) for key, text in texts.items()}}
+
+
+def _brief(word: str) -> str:
+    """Cut a word that nobody reads to its end: a number of a thousand digits, a name of as many letters."""
+    return word if len(word) <= _LONGEST_WORD else f"{word[: _LONGEST_WORD // 2]}…{word[-20:]}"
 
 
 def _short(text: str) -> str:

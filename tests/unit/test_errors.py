@@ -51,3 +51,10 @@ def test_a_strange_document_is_a_node_error(document: dict[str, object]) -> None
 
 def test_a_foreign_exception_is_named() -> None:
     assert from_json(to_json(ZeroDivisionError("by zero"))).message == "ZeroDivisionError: by zero"
+
+
+def test_what_nobody_would_read_to_its_end_is_cut() -> None:
+    shown = "\n".join(LabError(f"{'9' * 4000} is no size of {'/a' * 100}")._render_traceback_())
+    assert len(shown) < 500
+    assert "…" in shown
+    assert shown.endswith(f"is no size of {'/a' * 100}")  # a path may be long

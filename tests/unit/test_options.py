@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcontainer_kernel import magics, options
+from vmcontainer_kernel.cells import vm_start
 from vmcontainer_kernel.container.config import make_config
 from vmcontainer_kernel.container.options import Options
 from vmcontainer_kernel.errors import UserError
@@ -257,3 +259,11 @@ def test_asking_for_help_as_an_option_points_to_it(name: str) -> None:
     with pytest.raises(UserError) as caught:
         parse(magics._CELLS[name], "--help")
     assert caught.value.hint == f"%%{name}? lists the options"
+
+
+@pytest.mark.usefixtures("private_folders")
+@pytest.mark.parametrize("line", ["x --disk nosuch:/x", "x --disk nosuch:/x:ro", "x -p 99999:1", "x -p ::::"])
+def test_what_is_wrong_is_told_before_a_machine_is_made_for_it(line: str) -> None:
+    none: Any = None
+    with pytest.raises(UserError):
+        vm_start(none, vm(line), "true", none)
