@@ -70,7 +70,7 @@ class Table:
         if not self.rows:
             return f"<p>{html.escape(say(self.empty))}</p>"
         titles, *said = self._said()
-        head = "".join(_cell("th", cell, "col") for cell in titles)
+        head = "".join(_cell("th", cell, "col") if cell else _cell("td", cell) for cell in titles)
         first = ("th", "row") if self.caption else ("td", "")
         rows = [[_cell(first[0], row[0], first[1]), *(_cell("td", cell) for cell in row[1:])] for row in said]
         body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)

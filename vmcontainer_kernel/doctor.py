@@ -135,13 +135,14 @@ def to_text(checks: list[Check]) -> str:
 def to_html(checks: list[Check]) -> str:
     """Return the findings as an HTML table without scripts; the verdict is a word, not a colour."""
     rows = []
+    left = ' style="text-align:left"'  # JupyterLab puts what is in tables to the right
     for found in checks:
         more = [] if found.verdict == "ok" else [say("costs: ") + say(found.cost)]
         more += [say("try: ") + say(found.hint)] if more and found.hint else []
         text = "<br>".join(escape(line) for line in [*map(say, (found.reason, *found.details)), *more] if line)
         name = f'<th scope="row">{escape(found.name)}</th>'
-        rows += [f'<tr>{name}<td>{say(found.verdict)}</td><td style="text-align:left">{text}</td></tr>']
-    head = "".join(f'<th scope="col">{say(title)}</th>' for title in ("check", "verdict", "what was seen"))
+        rows += [f"<tr>{name}<td{left}>{say(found.verdict)}</td><td{left}>{text}</td></tr>"]
+    head = "".join(f'<th scope="col"{left}>{say(title)}</th>' for title in ("check", "verdict", "what was seen"))
     caption = "".join(f"<caption>{escape(line)}</caption>" for line in _node_line(checks))
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 

@@ -159,7 +159,7 @@ Boot = DirectKernel | Multiboot | Firmware
 class Boots:
     """How long a guest boots under emulation: in words, and when nobody waits for its agent any more."""
 
-    usually: str = "4 to 6 s"
+    usually: str = "5 s"
     limit_s: float = 60.0
 
 

@@ -26,8 +26,12 @@ function render({ model, el }) {
     const chosen = radios.find((radio) => radio.checked);
     if (chosen) model.send({ choose: Number(chosen.value) });
   });
-  // JupyterLab's own keys (Enter edits the cell, arrows leave it) are not for who is in the form.
-  form.addEventListener("keydown", (event) => event.stopPropagation());
+  // JupyterLab's own keys (Enter edits the cell, arrows leave it) are not for who chooses. Escape goes back to the cell,
+  // and from the button all keys but its own are the notebook's: Tab alone leads past all cells, out of the notebook.
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") form.closest("[tabindex]")?.focus();
+    else if (event.target !== keep || ["Enter", " "].includes(event.key)) event.stopPropagation();
+  });
   // After each answer, also where it changes nothing: the buttons show what is kept.
   for (const event of EVENTS) model.on(event, show);
   el.append(form);
