@@ -11,7 +11,7 @@ import pytest
 from vmcontainer_kernel import magics, probe, verbs
 from vmcontainer_kernel.container.ladder import BOUND, GUEST, ROOT, Footing
 from vmcontainer_kernel.errors import UserError
-from vmcontainer_kernel.verbs import nodes, words
+from vmcontainer_kernel.verbs import booting, nodes, words
 
 
 class Session:
@@ -108,3 +108,25 @@ def test_help_names_every_verb() -> None:
     for magic, table in verbs.VERBS.items():
         missing = [name for name in table if name not in (magics._LINES[magic].__doc__ or "")]
         assert missing == []
+
+
+def test_the_last_words_of_a_machine_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """They may come while somebody looks whether it has ended."""
+
+    class Said:
+        ended = False
+        told = b""
+
+        def since(self, position: int) -> tuple[bytes, int]:
+            return self.told[position:], len(self.told)
+
+    class Here:
+        wait = staticmethod(asyncio.run)
+
+    def ends(seen: str) -> bool:
+        console.told, console.ended = b"CBA\n", True
+        return True
+
+    console, session = Said(), Here()
+    seen = booting._follow(session, console, 5.0, ends)  # type: ignore[arg-type]
+    assert seen == capsys.readouterr().out == "CBA\n"

@@ -290,15 +290,18 @@ def _follow(session: Session, console: Console, limit_s: float, enough: Callable
     async def more() -> tuple[bytes, int]:
         return console.since(position)
 
+    over = False
     while True:
-        last = console.ended or time.monotonic() > end_s
         data, position = session.wait(more())
         text = readable(data)
         printer.add(text.encode())
         seen = seen[-KEPT_BYTES:] + text
-        if last or enough(seen):
+        if over:
             break
-        time.sleep(POLL_S)
+        # Then it is read once more: meanwhile a machine may have said its last words.
+        over = console.ended or time.monotonic() > end_s or enough(seen)
+        if not over:
+            time.sleep(POLL_S)
     printer.end()
     return seen
 
