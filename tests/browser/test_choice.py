@@ -52,6 +52,14 @@ def test_nothing_is_kept_while_nothing_is_chosen(stage: Stage) -> None:
     assert kept == []
 
 
+def test_what_is_code_in_the_text_is_code_here(stage: Stage) -> None:
+    choices = ["`<i>` and `b`", "a ` alone"]
+    stage.show(Choice(asks="What is `$$`?", choices=choices, button="Answer", form="%quiz pid NUMBER"))
+    assert stage.page.locator("legend").inner_html() == "What is <code>$$</code>?"
+    assert stage.page.locator("code").all_inner_texts() == ["$$", "<i>", "b"]
+    assert stage.page.get_by_role("radio", name="2. a ` alone").count() == 1
+
+
 @pytest.mark.parametrize("theme", THEMES)
 def test_it_is_in_nobodys_way(stage: Stage, theme: str) -> None:
     stage.show(choice([]))

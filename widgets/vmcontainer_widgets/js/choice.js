@@ -9,13 +9,18 @@ function make(tag, attributes, ...inside) {
   return node;
 }
 
+// What stands between backticks is code, as in the lesson's text.
+function prose(text) {
+  return text.split(/`([^`]+)`/).map((part, index) => (index % 2 ? make("code", {}, part) : part));
+}
+
 function render({ model, el }) {
   const group = `vmc-choice-${crypto.getRandomValues(new Uint32Array(2)).join("-")}`;
   const radios = model.get("choices").map((_, index) => make("input", { type: "radio", name: group, value: index + 1, required: "" }));
-  const labels = radios.map((radio, index) => make("label", { class: "vmc-choice" }, radio, `${index + 1}. ${model.get("choices")[index]}`));
+  const labels = radios.map((radio, index) => make("label", { class: "vmc-choice" }, radio, make("span", {}, `${index + 1}. `, ...prose(model.get("choices")[index]))));
   const told = make("div", { class: "vmc-told", role: "status" });
   const keep = make("button", { type: "submit", class: "vmc-button" }, model.get("button"));
-  const fields = make("fieldset", { class: "vmc-choices" }, make("legend", { class: "vmc-strong" }, model.get("asks")), ...labels);
+  const fields = make("fieldset", { class: "vmc-choices" }, make("legend", { class: "vmc-strong" }, ...prose(model.get("asks"))), ...labels);
   const form = make("form", { class: "vmc vmc-question", lang: model.get("language") }, fields, keep, told);
   const show = () => {
     for (const radio of radios) radio.checked = Number(radio.value) === model.get("chosen");
