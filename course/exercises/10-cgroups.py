@@ -107,10 +107,11 @@ EXERCISES = (
         ),
         hints=(
             "You need a limit, and a program which wants more than that.",
-            "`head -c 100m /dev/zero | tail` wants 100 MiB. Let it be some other process than number 1.",
+            "`dd if=/dev/zero of=/dev/null bs=100M count=1` wants 100 MiB. Let it be some other process than number 1.",
             "The cell ends with an error, which is right here; `--no-raise-error` leaves the error out.",
         ),
-        solution="%%container survivor --memory 16m --no-raise-error --err _\nhead -c 100m /dev/zero | tail",
+        solution="%%container survivor --memory 16m --no-raise-error --err _\n"
+        "dd if=/dev/zero of=/dev/null bs=100M count=1",
     ),
 )
 
