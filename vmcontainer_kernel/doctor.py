@@ -39,6 +39,7 @@ Verdict = Literal["ok", "degraded", "no"]
 MIB = 1 << 20
 PROGRAM_LIMIT_S = 3.0  # each takes some 20 ms; the limit is for one that hangs
 SETUP = "./lab setup"
+_NEWER = "a newer release of the distribution"
 _CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 
@@ -183,8 +184,10 @@ def _qemu(name: str = "qemu-system-x86_64") -> Finding:
         return _missing(name)
     line = _first_line(program, "--version")
     version = qemu.version_of(line)
+    if version < (6, 0):
+        return Finding("no", f"{line}; machines need 6.0 or later (-action, pvpanic-pci)", _NEWER)
     if version < (7, 2):
-        return Finding("degraded", f"{line}; the lab is made for 7.2 and later", "a newer release of the distribution")
+        return Finding("degraded", f"{line}; the lab is made for 7.2 and later", _NEWER)
     return Finding("ok", line)
 
 

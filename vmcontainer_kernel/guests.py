@@ -56,9 +56,12 @@ class Guest:
 
 async def booted(node: Node, machine: Machine, doing: str = "answer") -> None:
     """Wait for the agent of a guest that boots."""
+    from .vm.growing import make_room
+
     limit_s = machine.config.boots.limit_s
     await machine.within(node.connect(limit_s), limit_s, doing)
     machine.mark("agent")
+    await make_room(machine)
 
 
 async def rehearse(node: Node, machine: Machine) -> None:

@@ -39,6 +39,14 @@ DEBIAN_KERNEL = {
     "linux-image-cloud-amd64": record("linux-image-cloud-amd64", "linux-image-6.1.0-9-cloud-amd64 (= 6.1.9-1)"),
     "linux-image-6.1.0-9-cloud-amd64": record("linux-image-6.1.0-9-cloud-amd64", "kmod, linux-base, initramfs-tools"),
 }
+DEBIAN_14_KERNEL = {
+    "linux-image-cloud-amd64": record("linux-image-cloud-amd64", "linux-base-cloud-amd64, linux-image-7.2-cloud-amd64"),
+    "linux-image-7.2-cloud-amd64": record(
+        "linux-image-7.2-cloud-amd64",
+        "dracut | initramfs-tools, linux-base-7.2-cloud-amd64 (= 7), linux-binary-7.2-cloud-amd64 (= 7), "
+        "linux-modules-7.2-cloud-amd64 (= 7)",
+    ),
+}
 UBUNTU_KERNEL = {
     "linux-image-virtual": record("linux-image-virtual", "linux-image-6.8.0-45-generic"),
     "linux-image-6.8.0-45-generic": record(
@@ -63,6 +71,23 @@ def test_debian_names():
 def test_ubuntu_has_its_modules_in_a_package_of_their_own():
     names = resolved(UBUNTU_24, PYTHON | UBUNTU_KERNEL)
     assert {"linux-image-6.8.0-45-generic", "linux-modules-6.8.0-45-generic"} <= set(names)
+
+
+def test_debian_14_has_the_kernel_its_modules_and_their_lists_apart():
+    names = resolved(DEBIAN_12, PYTHON | DEBIAN_14_KERNEL)
+    assert {f"linux-{part}-7.2-cloud-amd64" for part in ("binary", "modules", "base")} <= set(names)
+    assert "linux-base-cloud-amd64" not in names
+
+
+@pytest.mark.parametrize("name", ["usr/lib/modules/6-x/vmlinuz", "boot/vmlinuz-6-x"])
+def test_a_kernel_is_found_where_its_distribution_has_it(tmp_path, name):
+    with pytest.raises(MachineError, match="kernel 6-x"):
+        modules.kernel_file(tmp_path, "6-x")
+    (tmp_path / name).parent.mkdir(parents=True)
+    # As Ubuntu has it; whoever unpacked the package may read it.
+    (tmp_path / name).write_bytes(b"kernel")
+    (tmp_path / name).chmod(0o600)
+    assert modules.kernel_file(tmp_path, "6-x").read_bytes() == b"kernel"
 
 
 def test_a_descendant_takes_the_names_of_its_nearest_ancestor():

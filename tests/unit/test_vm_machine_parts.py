@@ -72,6 +72,16 @@ def test_a_template_shares_its_memory_and_a_clone_does_not():
     assert "-incoming" not in qemu.argv(CONFIG, Wiring(ram, save=True))
 
 
+def test_a_guest_that_may_get_processors_finds_their_places_taken_when_it_boots():
+    growing = dataclasses.replace(CONFIG, max_cpus=3)
+    newer = Wiring(qemu_version=(10, 0))
+    found = [one for one in options(qemu.argv(growing, newer), "-device") if qemu.ROOM in one]
+    assert found == ["qemu64-x86_64-cpu,apic-id=1,id=room1", "qemu64-x86_64-cpu,apic-id=2,id=room2"]
+    assert qemu.room(CONFIG, newer) == qemu.room(growing, Wiring()) == ()
+    assert qemu.room(growing, dataclasses.replace(newer, receive=True)) == ()
+    assert qemu.room(dataclasses.replace(growing, accelerator=Accelerator("kvm", "")), newer) == ()
+
+
 def test_a_machine_without_a_network_has_no_card():
     assert "-netdev" not in qemu.argv(MachineConfig("vm", GUEST, TCG, network=False), Wiring())
     open_net = MachineConfig("vm", GUEST, TCG, restricted=False)

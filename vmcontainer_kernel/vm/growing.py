@@ -11,12 +11,33 @@ import time
 
 from ..errors import MachineError
 from .machine import Machine
+from .qemu import ROOM
 from .resources import Growth, grown, processor
 
-__all__ = ["grow", "hypervisor_sees"]
+__all__ = ["grow", "hypervisor_sees", "make_room"]
 
 _BALLOON_LIMIT_S = 10.0
+_ROOM_LIMIT_S = 30.0
 _CLOSE_BYTES = 1 << 20
+
+
+async def make_room(machine: Machine) -> None:
+    """Pull out the processors that a guest was to find when it booted (`qemu.room`); its kernel gives them up."""
+    if machine.config.max_cpus > machine.config.cpus:
+        for name in await _rooms(machine):
+            await machine.execute("device_del", id=name)
+        await machine.within(_emptied(machine), _ROOM_LIMIT_S, "give up a processor")
+
+
+async def _emptied(machine: Machine) -> None:
+    # Asked for: QEMU has no event for a processor that has gone, only for a part of it.
+    while await _rooms(machine):
+        await asyncio.sleep(0.02)
+
+
+async def _rooms(machine: Machine) -> list[str]:
+    found: list[dict[str, str]] = await machine.execute("qom-list", path="/machine/peripheral")
+    return [one["name"] for one in found if one["name"].startswith(ROOM)]
 
 
 async def grow(machine: Machine, growth: Growth) -> None:

@@ -215,8 +215,7 @@ def _build_kernel(recipe: Recipe, root: Path, folder: Path, report: Report) -> N
     builtin_text = (source / "modules.builtin").read_text()
     builtin = kernel_modules.builtin_names(builtin_text)
     modules = kernel_modules.select(source, recipe.modules, builtin)
-    kernel = (root / "boot" / f"vmlinuz-{source.name}").read_bytes()
-    (folder / "vmlinuz").write_bytes(vmlinux(kernel))
+    (folder / "vmlinuz").write_bytes(vmlinux(kernel_modules.kernel_file(root, source.name).read_bytes()))
     first = [name for name in recipe.boot_modules if name in modules or name not in OPTIONAL_MODULES]
     order = kernel_modules.load_order(modules, first, builtin)
     busybox = (root / "usr/bin/busybox").read_bytes()

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from ..container.network.proxy import bind
 from ..errors import LabError, MachineError
 from . import qemu, resources
+from .build import qemu_build
 from .config import MachineConfig, Wiring
 from .console import Console
 from .handing import hand, opened
@@ -82,7 +83,8 @@ class Machine:
 
         Files go to ``run_dir/machines/NAME``. Raises MachineError with QEMU's own words, HostError without QEMU.
         """
-        machine = await start(config, Wiring(), launcher, run_dir)
+        build = await asyncio.to_thread(qemu_build, config.platform)
+        machine = await start(config, Wiring(qemu_version=build.version), launcher, run_dir)
         if config.debug_exit:
             await machine.resume()
         return machine

@@ -20,6 +20,7 @@ from .decompress import decompress
 __all__ = [
     "Module",
     "builtin_names",
+    "kernel_file",
     "load_order",
     "modinfo",
     "modules_alias",
@@ -144,6 +145,19 @@ def modules_alias(modules: Mapping[str, Module]) -> str:
 def builtin_names(modules_builtin: str) -> frozenset[str]:
     """Read modules.builtin: the modules that are part of the kernel itself."""
     return frozenset(normal(Path(line).stem) for line in modules_builtin.split())
+
+
+def kernel_file(root: Path, release: str) -> Path:
+    """Return the kernel of an unpacked system: Debian 14 has it among its modules, others in /boot.
+
+    Raises MachineError if it is in neither place.
+    """
+    names = f"usr/lib/modules/{release}/vmlinuz", f"boot/vmlinuz-{release}"
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    hint = "this distribution's kernel cannot be a guest's; use Debian 12 or 13, or Ubuntu 24.04"
+    raise MachineError(f"no package has the kernel {release}", where=", ".join(names), hint=hint)
 
 
 def select(root: Path, patterns: Iterable[str], builtin: frozenset[str]) -> dict[str, Module]:

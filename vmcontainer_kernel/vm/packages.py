@@ -147,7 +147,7 @@ def resolve(wanted: Wanted, show: Callable[[str], str]) -> list[Package]:
     ``linux-modules-RELEASE``; ``python3-minimal`` leads to ``python3.N-minimal`` and its library.
     """
     names = list(wanted.plain)
-    names += follow(wanted.kernel_meta, r"linux-(image|modules|binary)-\d.*", show)
+    names += follow(wanted.kernel_meta, r"linux-(image|modules|binary|base)-\d.*", show)
     python = follow(wanted.python_meta, r"(lib)?python3\.\d+-minimal", show)
     names += python
     names += [name.replace("-minimal", "-stdlib") for name in python if name.startswith("lib")]

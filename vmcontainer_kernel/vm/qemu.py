@@ -29,6 +29,7 @@ __all__ = [
     "FIRST_FD",
     "NETDEV",
     "QMP_FD",
+    "ROOM",
     "SLOT",
     "argv",
     "check",
@@ -44,6 +45,7 @@ AGENT_FD: Final = FIRST_FD + 2
 
 DISK_BUS: Final = "scsi"
 NETDEV: Final = "net0"
+ROOM: Final = "room"
 SLOT: Final = "port1"
 
 
@@ -246,6 +248,20 @@ def small_devices(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     )
 
 
+def room(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
+    """Processors that are there while a guest boots and are pulled out then, to come later.
+
+    Newer Linux (6.18, and stable series since) passes over a processor that is not there at boot, unless it knows the
+    hypervisor, and it knows no emulator (acpi_is_processor_usable of arch/x86/kernel/acpi/boot.c). `growing.make_room`
+    pulls them out, which QEMU 7.2 does not survive (its memory is corrupted); it comes with older Linux.
+    """
+    if wiring.restore or not config.growable or config.accelerator.name == "kvm" or wiring.qemu_version < (10, 0):
+        return ()
+    driver = f"{config.cpu.partition(',')[0]}-x86_64-cpu"
+    places = range(config.cpus, config.max_cpus)
+    return tuple(word for place in places for word in ("-device", f"{driver},apic-id={place},id={ROOM}{place}"))
+
+
 def plugged(config: MachineConfig, wiring: Wiring) -> tuple[str, ...]:
     """What was plugged in while the machine ran: its saved state expects it."""
     return config.plugged
@@ -284,6 +300,7 @@ DEVICES: Final[tuple[Device, ...]] = (
     network,
     slot,
     small_devices,
+    room,
     plugged,
     endings,
     incoming,
