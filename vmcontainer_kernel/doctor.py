@@ -39,7 +39,6 @@ Verdict = Literal["ok", "degraded", "no"]
 MIB = 1 << 20
 PROGRAM_LIMIT_S = 3.0  # each takes some 20 ms; the limit is for one that hangs
 SETUP = "./lab setup"
-_NEWER = "a newer release of the distribution"
 _CAP_SYS_RESOURCE = 24  # linux/capability.h
 
 
@@ -179,15 +178,14 @@ def _missing(program: str) -> Finding:
 def _qemu(name: str = "qemu-system-x86_64") -> Finding:
     from .vm import qemu
 
-    program = shutil.which(name)
-    if not program:
+    if not (program := shutil.which(name)):
         return _missing(name)
     line = _first_line(program, "--version")
-    version = qemu.version_of(line)
+    version, newer = qemu.version_of(line), "a newer release of the distribution"
     if version < (6, 0):
-        return Finding("no", f"{line}; machines need 6.0 or later (-action, pvpanic-pci)", _NEWER)
+        return Finding("no", f"{line}; machines need 6.0 or later (-action, pvpanic-pci)", newer)
     if version < (7, 2):
-        return Finding("degraded", f"{line}; the lab is made for 7.2 and later", _NEWER)
+        return Finding("degraded", f"{line}; the lab is made for 7.2 and later", newer)
     return Finding("ok", line)
 
 
@@ -234,8 +232,7 @@ def _skopeo() -> Finding:
 
 
 def _slirp() -> Finding:
-    program = shutil.which("slirp4netns")
-    if not program:
+    if not (program := shutil.which("slirp4netns")):
         return _missing("slirp4netns")
     try:
         os.close(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
