@@ -6,6 +6,7 @@ replaced before they are stored (`anonymous`), and what is still there is found 
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import sys
@@ -20,6 +21,7 @@ __all__ = ["anonymous", "leaks"]
 ROOT = Path(__file__).parent.parent
 USUAL_INITS = ("bash", "docker-init", "dumb-init", "init", "launchd", "sh", "systemd", "tini")
 USUAL_NAMES = ("debian", "guest", "host", "localhost", "ubuntu", "vm")
+USUAL_RELEASE = re.compile(r"[\d.]+(-\d+)?(-(cloud-)?(amd64|arm64)|-generic)?")  # of a kernel: Debian's, Ubuntu's
 USUAL_MOUNTS = re.compile(r"/(boot|dev|etc|home|proc|run|snap|sys|tmp|usr|var)?(/|$)")
 # Whoever checks: a home that is not an image's own, a Python environment that was not replaced.
 ANYWHERE = re.compile(r"/(?:home|Users)/(?!guest\b)\w+|(?<!…/vmcontainer)/\.venv/")
@@ -58,6 +60,9 @@ def _places(root: Path) -> dict[str, str]:
         str(cache_dir()): "~/.cache/vmcontainer",
         str(Path.home()): "~",
     }
+    release = os.uname().release
+    if not USUAL_RELEASE.fullmatch(release):
+        places[release] = release.partition("-")[0]
     program, command = Path("/proc/1/comm").read_text().strip(), Path("/proc/1/cmdline").read_bytes()
     if program not in USUAL_INITS:
         line = command.replace(b"\0", b" ").decode(errors="replace").strip()
