@@ -35,7 +35,7 @@ PREDICTIONS = (
     ),
     Question(
         id="alone",
-        asks="`heavy` has four times the weight of `light`. What does `light` get when `heavy` has ended?",
+        asks="`heavy` has four times the weight of `light`. What does `light` get while `heavy` is paused?",
         choices=("a fifth, as before", "half", "all that is free"),
         right=3,
     ),
