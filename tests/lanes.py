@@ -1,6 +1,6 @@
-"""Two processes for the whole suite: most tests wait for a machine or a program, so two at a time take little more.
+"""Three processes for the whole suite: most tests wait for a machine or a program, so three keep two processors busy.
 
-    ./lab test               two workers; each runs whole files, in order
+    ./lab test               three workers; each runs whole files, in order
     ./lab test tests/unit    one process, as soon as anything is chosen
 
 A test marked ``alone`` has the computer for itself: it measures time, or looks at what all sessions share. Files that
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-WORKERS = 2
+WORKERS = 3
 # Files of one lane are run by one worker.
 LANES = {
     "tests/attacks/test_attacks.py": "guest",
@@ -37,7 +37,7 @@ def lane(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process (0 workers) as soon as anything is chosen: two would take longer to start."""
+    """One process (0 workers) as soon as anything is chosen: several would take longer to start."""
     chosen = config.option.keyword or config.option.markexpr or config.option.lf or config.option.failedfirst
     return WORKERS if config.args_source is config.ArgsSource.TESTPATHS and not chosen else 0
 

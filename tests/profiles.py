@@ -10,11 +10,13 @@ In both the lessons are a copy, so that what one leaves in its folder is seen.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,8 @@ NAMES = ("here", "binder")
 UID = 1000
 MEMORY_BYTES = 2 << 30
 LIMIT_S = 900.0
+LOCK = "lock"
+SWEPT_AFTER_S = 60.0  # another run may just be about to take it
 LINK_FROM_BYTES = 1 << 20
 # Of the cache a Binder image has what lessons use; not what guests are built from, nor what this computer has tried.
 PARTS = ("guests", "images", "payloads", "runtimes", "sectors", "templates")
@@ -105,19 +109,34 @@ class Profile:
 @contextlib.contextmanager
 def entered(name: str) -> Iterator[Profile]:
     """Give a profile; its folder is made once, and gone at the end."""
+    _sweep()
     folder = Path(tempfile.mkdtemp(prefix=f"vmcontainer-{name}-"))
-    try:
-        shutil.copytree(COURSE, folder / "course", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-        here = Profile("here", folder, os.geteuid())
-        _prepare(here)
-        if name == "here":
-            yield here
-            return
-        with _binder(folder) as profile:
-            _prepare(profile)
-            yield profile
-    finally:
-        shutil.rmtree(folder)
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            shutil.copytree(
+                COURSE, folder / "course", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            )
+            here = Profile("here", folder, os.geteuid())
+            _prepare(here)
+            if name == "here":
+                yield here
+                return
+            with _binder(folder) as profile:
+                _prepare(profile)
+                yield profile
+        finally:
+            shutil.rmtree(folder)
+
+
+def _sweep() -> None:
+    """Remove the folders of runs that were killed: they take gigabytes, and nobody holds their lock any more."""
+    for name in NAMES:
+        for lock in Path(tempfile.gettempdir()).glob(f"vmcontainer-{name}-*/{LOCK}"):
+            with contextlib.suppress(OSError), lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - lock.stat().st_mtime > SWEPT_AFTER_S:
+                    shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _prepare(profile: Profile) -> None:

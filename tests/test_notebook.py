@@ -357,7 +357,6 @@ def test_the_reset_button(notebook: Notebook) -> None:
 # -- bad input
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     ("code", "name", "words"),
     [
@@ -407,7 +406,7 @@ def test_the_reset_button(notebook: Notebook) -> None:
 def test_bad_input_is_told_at_once(notebook: Notebook, code: str, name: str, words: str) -> None:
     cell = notebook.cell(code)
     assert words in failed(cell, name)
-    assert cell.patient_s < 2
+    assert cell.patient_s < 1
 
 
 @pytest.mark.parametrize("where", ["%%vm", "%%container", "%%container name"])
@@ -445,7 +444,6 @@ def test_a_flood_is_cut_with_a_marker(notebook: Notebook, where: str, size: int)
     assert after_kib - before_kib < 64 << 10
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("where", ["%%container", "%%vm"])
 def test_a_flood_can_be_interrupted(notebook: Notebook, where: str) -> None:
     """A flood without end: it waits in the node, not in the notebook's memory, and hears the button."""
@@ -530,7 +528,6 @@ def test_an_interrupt_while_a_machine_is_made(notebook: Notebook) -> None:
     assert notebook.value("%vm ls").count("running") == 1
 
 
-@pytest.mark.alone
 def test_a_guest_that_panics(notebook: Notebook) -> None:
     cell = notebook.cell("%%vm crash\necho c >/proc/sysrq-trigger; sleep 10", 20)
     shown = failed(cell, "MachineError")
@@ -555,7 +552,6 @@ def qemu_pid(notebook: Notebook, name: str) -> int:
     return int(notebook.value(f"lab.machine('{name}').view()['qemu']['pid']"))
 
 
-@pytest.mark.alone
 def test_a_guest_that_never_answers(notebook: Notebook) -> None:
     notebook.ok("%%vm stuck\ntrue")
     pid = qemu_pid(notebook, "stuck")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import fcntl
 import json
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from tests import lessons
+from tests import lessons, profiles
 from tests.notebooks import CGROUPS
 from tests.profiles import COURSE, Profile
 
@@ -226,3 +227,19 @@ def test_a_course_that_costs_too_much_is_noticed(profile: Profile, monkeypatch: 
     lessons.check_lesson(profile, "lesson", "en", spent_s, lambda *_: None)
     with pytest.raises(AssertionError, match="3602 CPU seconds for 2 lessons"):
         lessons.check_lesson(profile, "lesson", "en", spent_s, lambda *_: None)
+
+
+def test_folders_of_runs_that_were_killed_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(profiles, "_prepare", lambda profile: None)
+    old, young, held = (tmp_path / f"vmcontainer-here-{name}" for name in ("old", "young", "held"))
+    for folder in (old, young, held):
+        folder.mkdir()
+        (folder / profiles.LOCK).touch()
+    for folder in (old, held):
+        os.utime(folder / profiles.LOCK, (0, 0))
+    with (held / profiles.LOCK).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with profiles.entered("here") as profile:
+            assert {*tmp_path.iterdir()} == {young, held, profile.folder}
+    assert {*tmp_path.iterdir()} == {young, held}

@@ -1,4 +1,4 @@
-"""Two processes for the whole suite: which tests share one, and who waits for whom."""
+"""Several processes for the whole suite: which tests share one, and who waits for whom."""
 
 from __future__ import annotations
 
