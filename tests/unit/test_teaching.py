@@ -117,7 +117,7 @@ def test_what_is_missing_is_told_one_by_one(learner: Room) -> None:
 
 
 def test_hints_open_one_by_one_and_then_the_solution(learner: Room) -> None:
-    assert "3 are left" in learner.solution("walls", now=False)
+    assert "left: 3" in learner.solution("walls", now=False)
     told = [learner.hint("walls") for _ in range(4)]
     assert [text.count("\n") for text in told] == [1, 2, 3, 3]
     assert "%solution walls" in told[3]
@@ -418,7 +418,8 @@ def test_a_table_and_what_a_teacher_gets(learner: Room, kept: Store, tmp_path: P
     assert table.rows == [["walls-and-numbers", "0 / 1", "0 / 1", "1", "1 / 1"]]
     named = kept.change(lambda old: report.named(old, " =Kim "))
     assert "the name in it is =Kim" in report.write_export(named, str(tmp_path / "me.csv"))
-    rows = list(csv.DictReader(StringIO((tmp_path / "me.csv").read_text())))
+    rows = list(csv.DictReader(StringIO((tmp_path / "me.csv").read_text(encoding="utf-8-sig"))))
+    assert (tmp_path / "me.csv").read_bytes().startswith(b"\xef\xbb\xbf")  # or Excel reads Korean names as another code
     assert [(row["name"], row["kind"], row["hints"]) for row in rows] == [
         ("'=Kim", "prediction", "0"),
         ("'=Kim", "exercise", "1"),

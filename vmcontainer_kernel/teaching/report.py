@@ -14,6 +14,8 @@ from .progress import LONGEST_TEXT, Entry, Progress, export
 __all__ = ["named", "progress_table", "write_export"]
 
 _SAME = 30  # so many bytes are the same at the beginning of all reports of a form
+# Spreadsheets take a CSV file for the system's old encoding unless it begins with a byte order mark.
+_ENCODINGS = {"csv": "utf-8-sig", "json": "utf-8"}
 
 
 def progress_table(progress: Progress) -> Table:
@@ -47,7 +49,7 @@ def named(progress: Progress, name: str) -> Progress:
 
 def _is_export(path: Path) -> bool:
     """Tell whether a file is an earlier report, or empty: one of something else is not to be replaced."""
-    begins = [export(Progress(), form)[:_SAME].encode() for form in ("csv", "json")]
+    begins = [export(Progress(), form).encode(encoding)[:_SAME] for form, encoding in _ENCODINGS.items()]
     with path.open("rb") as file:
         return file.read(_SAME) in (b"", *begins)
 
@@ -56,12 +58,12 @@ def write_export(progress: Progress, file: str) -> str:
     """Write what a teacher gets, as CSV or JSON by the file's ending; return what is told."""
     path = Path(os.path.expanduser(file))  # noqa: PTH111 - pathlib's raises for a user there is not
     form = path.suffix.lower()[1:]
-    if form not in ("csv", "json"):
+    if form not in _ENCODINGS:
         raise UserError(f"the report's form is not known: {path.name}", hint="a name that ends in .csv or .json")
     try:
         if path.exists() and not _is_export(path):
             raise UserError(f"{path} is there, and is no such report", hint="choose another name")
-        path.write_text(export(progress, form), encoding="utf-8")
+        path.write_text(export(progress, form), encoding=_ENCODINGS[form])
     except (OSError, ValueError) as error:
         strerror = getattr(error, "strerror", "") or str(error)
         raise UserError(f"{path} cannot be written: {strerror}", hint="choose another name") from error

@@ -130,7 +130,7 @@ class Room:
         opened = entry.hints if entry else 0
         solved = entry is not None and entry.right
         if not (now or solved or self.unattended or opened >= HINTS):
-            return say(f"first the hints, {HINTS - opened} are left: %hint {id} (or %solution {id} --now)")
+            return say(f"first the hints (left: {HINTS - opened}): %hint {id}, or %solution {id} --now")
         if not solved:
             self._change("exercise", id, lambda old: replace(old, solution=True))
         return exercise.solution.strip()
