@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-WORKERS = 3
+WORKERS = 2
 # Files of one lane are run by one worker.
 LANES = {
     "tests/attacks/test_attacks.py": "guest",

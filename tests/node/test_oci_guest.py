@@ -75,9 +75,9 @@ def files(*names):
     return {name: open(f"{GROUP}/c/{name}").read().strip() for name in names}
 
 def until(done):
-    end = now_s() + 40
+    end = time.monotonic() + 40
     while not done():
-        assert now_s() < end, "it did not come about in time"
+        assert time.monotonic() < end, "it did not come about in time"
         time.sleep(0.02)
 """
 EPILOGUE = """

@@ -30,8 +30,8 @@ from vmcontainer_kernel.session import current
 session = current()
 session.machines.spares.quiet_s = 0.0
 session.wait(session.machines.ensure("a"))
-end = now_s() + 90
-while not session.machines.spares.spare and now_s() < end:
+end = time.monotonic() + 90
+while not session.machines.spares.spare and time.monotonic() < end:
     time.sleep(0.05)
 print(session.machines.spares.spare.machine.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
