@@ -5,6 +5,7 @@ container then is nothing, at once or when the next agent starts.
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import os
 import signal
 import time
@@ -119,8 +120,10 @@ class Yard:
                 found.append(path.parent.name)
         return found
 
-    def groups(self) -> list[Path]:
-        return [*Path("/sys/fs/cgroup").glob(f"**/vmcontainer/killed{os.getpid()}-*/*/")]
+    def groups(self) -> list[str]:
+        # Not Path.glob: it ends with an error when a group of somebody else goes meanwhile.
+        ours = f"*/vmcontainer/killed{os.getpid()}-*/*"
+        return [folder for folder, _, _ in os.walk("/sys/fs/cgroup") if fnmatch.fnmatch(folder, ours)]
 
     def folders(self) -> list[Path]:
         return [*(self.base / "run").glob("*/containers/*")]

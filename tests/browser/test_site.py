@@ -108,7 +108,7 @@ def test_questions_that_nobody_hears_tell_their_answers(site):
     assert "NUMBER" not in page.get_text()
     assert "노트북에서는 여기에서 고릅니다" in page.select_one(".output p:lang(ko)").get_text()
     [answers] = page.select(".output details:lang(ko)")
-    assert [one.get_text()[:6] for one in answers.select("li")] == ["2 (커널)", "2 (가상 ", "2 (둘의 "]
+    assert [one.get_text()[:6] for one in answers.select("li")] == ["2 (커널)", "2 (가상 ", "2 (두 프"]
 
 
 def test_every_link_and_anchor_leads_somewhere(pages):

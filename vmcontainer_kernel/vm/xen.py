@@ -88,6 +88,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 hostname $domain
+dmesg -n 1  # what the kernel says is not to get between the lines that a command writes on this console
 while true; do setsid cttyhack sh; done
 """
 

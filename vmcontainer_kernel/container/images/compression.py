@@ -54,7 +54,7 @@ def _counted(chunks: Iterator[bytes], max_bytes: int, digest: _Hash) -> Iterator
         if total_bytes > max_bytes:
             raise ImageError(
                 f"the layer is larger than {max_bytes >> 20} MiB unpacked",
-                hint="it may be made to fill the disk; nothing of it was kept",
+                hint="if the disk is full, free some space; it may be made to fill one: nothing of it was kept",
             )
         digest.update(chunk)
         yield chunk

@@ -11,7 +11,7 @@ function make(tag, attributes, ...inside) {
 
 // What stands between backticks is code, as in the lesson's text.
 function prose(text) {
-  return text.split(/`([^`]+)`/).map((part, index) => (index % 2 ? make("code", {}, part) : part));
+  return text.split(/\x60([^\x60]+)\x60/).map((part, index) => (index % 2 ? make("code", {}, part) : part));
 }
 
 function render({ model, el }) {
