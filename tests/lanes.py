@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-WORKERS = 2
+WORKERS = 3
 # Files of one lane are run by one worker.
 LANES = {
     "tests/attacks/test_attacks.py": "guest",
