@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,9 @@ pytestmark = [pytest.mark.needs("containers-on-host"), pytest.mark.needs("cgroup
 
 
 @pytest.fixture(scope="module", params=sorted(ENGINES))
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with ENGINES[request.param](tmp_path_factory.mktemp(request.param)) as engine:
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    # Not pytest's folder: podman takes no runroot of more than 50 characters.
+    with tempfile.TemporaryDirectory(prefix="vmc-") as folder, ENGINES[request.param](Path(folder)) as engine:
         yield engine
 
 
